@@ -1,0 +1,40 @@
+# Targets create the environment they need: .venv at the root, built once and again whenever the dependencies change.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint format types commit-checks benchmarks clean
+.DEFAULT_GOAL := test
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch .venv/ready
+
+demo: .venv/ready  ## train, fine-tune and report in a few minutes; pictures in demo_output/
+	$(BIN)/python examples/train_gridworld.py --methods ppo forecast --output demo_output
+
+test: .venv/ready lint types  ## what CI runs
+	$(BIN)/python -m pytest
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+commit-checks: format types test
+
+benchmarks: .venv/ready
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf .venv demo_output dist

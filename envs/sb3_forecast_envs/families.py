@@ -1,0 +1,77 @@
+"""The task families that come with the package."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from sb3_forecast_envs.cells import EMPTY, GOAL, LAVA, THIN_ICE, WALL, Cell
+from sb3_forecast_envs.tasks import FAMILIES, START_DIRECTION, Task, TaskFamily
+
+
+class ThinIce(TaskFamily):
+    """A lava field whose rare layouts hold a hazard that the agent has hardly met.
+
+    ## Description
+    The agent crosses an open room from the top left to the goal at the bottom right. Common tasks scatter lava over
+    the room; in the rare mode the hazards are thin ice instead, and there are more of them. A policy that has learned
+    to avoid lava has seen ice too seldom to know what it is.
+
+    ## Mission Space
+    "reach the green goal square"
+
+    ## Action Space
+    0 turn left, 1 turn right, 2 forward.
+
+    ## Observation
+    The egocentric view, one-hot over (empty, wall, goal, lava, thin ice).
+
+    ## Rewards
+    ``1 - time_penalty * steps / horizon`` at the goal, else 0.
+
+    ## Termination
+    The goal, lava or thin ice; truncation at the horizon.
+
+    ## Registered Configurations
+    ``SB3Forecast/ThinIce-8x8-v0``, ``SB3Forecast/ThinIce-12x12-v0``
+
+    :param lava_fraction: share of the free cells that hold lava in a common task
+    :param ice_fraction: share of the free cells that hold thin ice in a rare task
+    """
+
+    name: ClassVar[str] = "ThinIce"
+    cells: ClassVar[tuple[Cell, ...]] = (EMPTY, WALL, GOAL, LAVA, THIN_ICE)
+
+    def __init__(
+        self,
+        size: int = 8,
+        rare_fraction: float = 0.002,
+        horizon: int | None = None,
+        view_size: int = 5,
+        time_penalty: float = 0.5,
+        lava_fraction: float = 0.12,
+        ice_fraction: float = 0.16,
+    ) -> None:
+        for argument, value in (("lava_fraction", lava_fraction), ("ice_fraction", ice_fraction)):
+            if not 0.0 <= value < 1.0:
+                raise ValueError(f"{argument}={value} leaves no safe cell or is no share; use a value in [0, 1)")
+        self.lava_fraction = lava_fraction
+        self.ice_fraction = ice_fraction
+        super().__init__(size, rare_fraction, horizon, view_size, time_penalty)
+
+    def _arguments(self) -> tuple[float, ...]:
+        return (*super()._arguments(), self.lava_fraction, self.ice_fraction)
+
+    def draw_layout(self, rng: np.random.Generator, rare: bool) -> Task:
+        """Scatter the mode's hazard independently over the room."""
+        hazard, share = (THIN_ICE, self.ice_fraction) if rare else (LAVA, self.lava_fraction)
+        layout = np.full((self.size, self.size), self.cells.index(WALL), dtype=np.uint8)
+        room = rng.random((self.size - 2, self.size - 2)) < share
+        layout[1:-1, 1:-1] = np.where(room, self.cells.index(hazard), self.cells.index(EMPTY))
+        layout[1, 1] = self.cells.index(EMPTY)
+        layout[-2, -2] = self.cells.index(GOAL)
+        return Task(layout, (1, 1, START_DIRECTION), rare)
+
+
+FAMILIES[ThinIce.name] = ThinIce

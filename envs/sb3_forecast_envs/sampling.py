@@ -1,0 +1,55 @@
+"""How an environment draws its next task: the same rule, one uniform per episode, in both environments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class TaskSampler:
+    """Draws tasks uniformly, or a share of them in proportion to weights.
+
+    :param n_tasks: pool size
+    """
+
+    def __init__(self, n_tasks: int) -> None:
+        self.n_tasks = n_tasks
+        self._cumulative: NDArray[np.float64] | None = None
+
+    def set_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
+        """Draw a share of the tasks in proportion to weights, the rest uniformly.
+
+        :param weights: non-negative, shape (n_tasks,); ``None``, or all zero, for uniform draws
+        :param share: share of the weighted draws, in [0, 1]
+        :raises ValueError: if an argument is out of range
+        """
+        if weights is None:
+            self._cumulative = None
+            return
+        w = np.asarray(weights, dtype=np.float64)
+        if w.shape != (self.n_tasks,) or not np.isfinite(w).all() or (w < 0).any():
+            raise ValueError(f"weights of shape {w.shape} must be {self.n_tasks} finite, non-negative numbers, one per task")
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"share={share} is no share of the episodes; use a value in [0, 1]")
+        total = w.sum()
+        self._cumulative = None if total == 0.0 else np.cumsum((1.0 - share) / self.n_tasks + share * w / total)
+
+    def start(self, generator: np.random.Generator, options: dict[str, Any]) -> int:
+        """Index of the next task.
+
+        :param generator: source of the one uniform that a draw uses
+        :param options: reset options; ``{"task": i}`` asks for task i and draws nothing
+        :return: index into the pool
+        :raises ValueError: if the wanted task is not in the pool
+        """
+        if "task" in options:
+            task = int(options["task"])
+            if not 0 <= task < self.n_tasks:
+                raise ValueError(f"options['task']={task} is not in the pool; use an index in [0, {self.n_tasks - 1}]")
+            return task
+        u = generator.random()
+        if self._cumulative is None:
+            return int(u * self.n_tasks)
+        return int(min(np.searchsorted(self._cumulative, u * self._cumulative[-1], side="right"), self.n_tasks - 1))

@@ -1,0 +1,153 @@
+"""Table, report.json and figures of train_gridworld.py, from the result files of its runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gridworld_methods import LABELS
+from rich.console import Console
+from rich.table import Table
+from stable_baselines3 import PPO
+
+import sb3_forecast as sf
+import sb3_forecast_envs as sfe
+from sb3_forecast.plots import tail_comparison, training_curves
+from sb3_forecast.scorers.policies import check_model, log_probabilities
+
+#: column -> how to read it from a result, and how to print it
+COLUMNS: dict[str, tuple[tuple[str, ...], str]] = {
+    "forecast error": (("error", "mean_abs"), "{:.3f}"),
+    "/ scale": (("error_in_scale", "mean_abs"), "{:.1f}"),
+    "signed": (("error", "signed"), "{:+.3f}"),
+    "under-predicted": (("under_predicted",), "{:.0%}"),
+    "worst p": (("worst_failure",), "{:.1e}"),
+    "rare mean p": (("rare_mean_failure",), "{:.1e}"),
+    "success": (("success",), "{:.4f}"),
+    "rare success": (("rare_success",), "{:.3f}"),
+    "seconds": (("seconds",), "{:.0f}"),
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's object."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON so that a stopped run leaves the old file or the new one, never half of it."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _value(result: dict[str, Any], keys: Sequence[str]) -> float:
+    value: Any = result
+    for key in keys:
+        value = value[key]
+    return float("nan") if value is None else float(value)
+
+
+def _cells(results: list[dict[str, Any]]) -> list[str]:
+    """Median and, for several seeds, the range of every column."""
+    cells = []
+    for keys, form in COLUMNS.values():
+        values = [_value(result, keys) for result in results]
+        text = form.format(statistics.median(values))
+        if len(values) > 1:
+            text += f" [{form.format(min(values))}, {form.format(max(values))}]"
+        cells.append(text)
+    return cells
+
+
+def write_report(
+    output: Path, seeds: list[int], methods: list[str], settings: dict[str, Any], command: str, console: Console
+) -> None:
+    """Print the table; write report.json, table.md and the figures.
+
+    :param output: the study's folder
+    :param seeds: seeds that were run
+    :param methods: methods that were run
+    :param settings: the study's settings
+    :param command: the command line
+    :param console: where to print
+    """
+    results = {name: [read_json(output / f"seed{seed}" / f"{name}.json") for seed in seeds] for name in ["base", *methods]}
+    title = f"Held-out: {settings['splits']} splits {settings['eval_size']}/{settings['deploy_size']} of {settings['held_out_size']} tasks"
+    table = Table(title=f"{title}; median [range] of {len(seeds)} seeds")
+    table.add_column("method", no_wrap=True)
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    lines = ["| method | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name, rows in results.items():
+        cells = _cells(rows)
+        table.add_row(LABELS[name], *cells)
+        lines.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
+    console.print(table)
+    (output / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    versions = {package: version(package) for package in ("stable-baselines3", "gymnasium", "minigrid", "torch", "numpy")}
+    write_json(
+        output / "report.json",
+        {
+            "command": command,
+            "settings": {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()},
+            "versions": {"python": platform.python_version(), **versions},
+            "medians": {
+                name: {column: statistics.median(_value(r, keys) for r in rows) for column, (keys, _) in COLUMNS.items()}
+                for name, rows in results.items()
+            },
+            "seeds": {str(seed): {name: rows[i] for name, rows in results.items()} for i, seed in enumerate(seeds)},
+        },
+    )
+    _figures(output, seeds[0], methods, settings)
+
+
+def _figures(output: Path, seed: int, methods: list[str], settings: dict[str, Any]) -> None:
+    """Figures of one seed: tails before and after, training, worst tasks before and after."""
+    folder = output / f"seed{seed}"
+    held_out = sfe.TaskPool(settings["family"], settings["held_out_size"], 1_000_000 + seed, settings["rare_fraction"])
+    scorer = sf.ExactScorer(held_out)
+    shown = [name for name in ("ppo", "forecast") if name in methods] or methods[-1:]
+    models = {LABELS[name]: PPO.load(folder / f"{name}.zip", device="cpu", custom_objects=_AS_PPO) for name in shown}
+    reports = {
+        title: sf.evaluate_forecast(
+            model,
+            held_out,
+            settings["eval_size"],
+            settings["splits"],
+            seed,
+            settings["deploy_size"],
+            settings["k"],
+            "jones",
+            scorer,
+        )
+        for title, model in models.items()
+    }
+    tail_comparison(reports, output / "forecast.png")
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name in methods:
+        for quantity, points in read_json(folder / f"{name}.json")["curves"].items():
+            curves.setdefault(quantity, {})[LABELS[name]] = [(step, value) for step, value in points]
+    training_curves(curves, output / "training.png")
+    rows = [
+        (f"{title}: the tasks that it fails most", np.argsort(-reports[title].scores)[:6].tolist(), _agent(model))
+        for title, model in models.items()
+    ]
+    sfe.draw_tasks(held_out, rows, output / "worst_tasks.png")
+
+
+#: a checkpoint of any method is a PPO policy; its extra attributes are not needed to look at it
+_AS_PPO: dict[str, Any] = {"forecast_state": None}
+
+
+def _agent(model: PPO) -> Any:
+    policy = check_model(model)
+    return lambda observations: log_probabilities(policy, observations).exp().detach().numpy()

@@ -1,0 +1,222 @@
+"""Fine-tune an agent so that its failures can be forecast, and compare with what else one could do.
+
+A base agent is trained with PPO on a MiniGrid family with a rare failure mode. Then, each from that checkpoint and with the
+same number of further steps: PPO, a failure-cost reward penalty, PPO-Lagrangian, a supervised penalty (mean failure
+probability) bare and equipped with the same scores, pool and drawn tasks as ours, and ForecastPPO. Everything reported is
+measured on held-out tasks. A run that was stopped goes on where it was when started again with the same output folder.
+
+    python examples/train_gridworld.py --seeds 5 --output runs/gridworld
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch as th
+import tyro
+from gridworld_methods import METHODS, PPO_SETTINGS, build
+from gridworld_report import read_json, write_json, write_report
+from rich.console import Console
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecMonitor
+
+import sb3_forecast as sf
+import sb3_forecast_envs as sfe
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Command line of the gridworld study."""
+
+    seeds: int = 1
+    """Number of seeds; pool, training and held-out tasks all differ per seed."""
+    first_seed: int = 0
+    """The first of them."""
+    family: str = "ThinIce-8x8"
+    """Task family, '<Name>-<S>x<S>'."""
+    rare_fraction: float = 0.002
+    """Mass of the rare mode."""
+    methods: tuple[str, ...] = field(default=tuple(METHODS))
+    """Which methods to compare."""
+    total_timesteps: int = 1_500_000
+    """Environment steps of the base agent."""
+    fine_tune_timesteps: int = 60 * 8192
+    """Further steps of every method."""
+    pool_size: int = 20_000
+    """Training tasks, whose scores the forecast objective caches."""
+    held_out_size: int = 12_000
+    """Fresh tasks for the report."""
+    eval_size: int = 200
+    """Evaluation set size m of a held-out split."""
+    deploy_size: int = 3800
+    """Deployment set size n of a held-out split."""
+    k: int = 10
+    """Top scores used by the forecast."""
+    splits: int = 400
+    """Held-out splits."""
+    n_envs: int = 128
+    """Environments stepped together."""
+    output: Path = Path("runs/gridworld")
+    """Where checkpoints, TensorBoard logs, report.json and the figures go."""
+    jobs: int = 1
+    """Seeds run side by side, each in a process with one thread."""
+    progress_bar: bool = True
+    """Show SB3's progress bar (only with one job)."""
+
+    def check(self) -> None:
+        """Reject arguments before any work starts."""
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown:
+            raise ValueError(f"methods={unknown} are unknown; choose from {list(METHODS)}")
+        for name in ("seeds", "pool_size", "held_out_size", "splits", "n_envs", "jobs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} does nothing; use {name} >= 1")
+        if self.eval_size + self.deploy_size > self.held_out_size:
+            raise ValueError(
+                f"eval_size + deploy_size = {self.eval_size + self.deploy_size} exceeds held_out_size={self.held_out_size}; raise held_out_size"
+            )
+
+
+class Curves(BaseCallback):
+    """Scores a small pool of its own now and then, for the figure of the training; nothing is chosen by it."""
+
+    def __init__(self, scorer: sf.ExactScorer, every: int = 6) -> None:
+        super().__init__()
+        self.scorer, self.every = scorer, every
+        self.points: dict[str, list[tuple[int, float]]] = {}
+        self.rollouts = 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def measure(self) -> None:
+        """Add a point to every curve."""
+        outcomes = self.scorer.outcomes(self.model)
+        for name, value in {
+            "worst failure probability": outcomes.failure.max(),
+            "mean failure probability": outcomes.failure.mean(),
+            "success": outcomes.success.mean(),
+        }.items():
+            self.points.setdefault(name, []).append((self.model.num_timesteps, float(value)))
+
+    def _on_rollout_start(self) -> None:
+        if self.rollouts % self.every == 0:
+            self.measure()
+        self.rollouts += 1
+
+
+def run_seed(args: Arguments, seed: int, progress_bar: bool) -> int:
+    """Train and evaluate every method for one seed; finished parts are kept and not repeated.
+
+    :param args: the command line
+    :param seed: the seed
+    :param progress_bar: show SB3's progress bar
+    :return: the seed
+    """
+    folder = args.output / f"seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    pool = sfe.TaskPool(args.family, args.pool_size, seed, args.rare_fraction)
+    held_out = sfe.TaskPool(args.family, args.held_out_size, 1_000_000 + seed, args.rare_fraction)
+    held_out_scorer = sf.ExactScorer(held_out)
+    curve_scorer = sf.ExactScorer(
+        sfe.TaskPool(args.family, min(4000, args.held_out_size), 2_000_000 + seed, args.rare_fraction)
+    )
+
+    def env(first: int) -> VecMonitor:
+        return VecMonitor(sfe.GridVecEnv(pool, args.n_envs, seed=first))
+
+    def evaluate(model: Any, seconds: float, curves: dict[str, Any]) -> dict[str, Any]:
+        report = sf.evaluate_forecast(
+            model, held_out, args.eval_size, args.splits, seed, args.deploy_size, args.k, "jones", held_out_scorer
+        )
+        blue = sf.evaluate_forecast(
+            model, held_out, args.eval_size, args.splits, seed, args.deploy_size, args.k, "blue", held_out_scorer
+        )
+        return {**report.to_dict(), "error_blue": asdict(blue.error), "seconds": seconds, "curves": curves}
+
+    base = folder / "base.zip"
+    if not base.exists():
+        start = time.perf_counter()
+        model = PPO("MlpPolicy", env(10_000 * seed), seed=seed, device="cpu", **PPO_SETTINGS)
+        model.set_logger(configure(str(folder / "base"), ["tensorboard"]))
+        model.learn(args.total_timesteps, progress_bar=progress_bar)
+        write_json(folder / "base.json", evaluate(model, time.perf_counter() - start, {}))
+        save_atomically(model, base)
+    for method in args.methods:
+        result = folder / f"{method}.json"
+        if result.exists():
+            continue
+        start = time.perf_counter()
+        model = build(method, base, env(10_000 * seed + 5_000), seed + 1)
+        model.set_logger(configure(str(folder / method), ["tensorboard"]))
+        curves = Curves(curve_scorer)
+        model.learn(args.fine_tune_timesteps, callback=curves, progress_bar=progress_bar)
+        curves.measure()
+        save_atomically(model, folder / f"{method}.zip")
+        write_json(result, evaluate(model, time.perf_counter() - start, curves.points))
+    return seed
+
+
+def save_atomically(model: PPO, path: Path) -> None:
+    """Save next to the target first, so that a stopped run leaves a whole file or none."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        model.save(file)
+    os.replace(partial, path)
+
+
+def run_seed_alone(args: Arguments, seed: int) -> int:
+    """:func:`run_seed` in a process of its own, with one thread."""
+    th.set_num_threads(1)
+    return run_seed(args, seed, progress_bar=False)
+
+
+def main(args: Arguments) -> None:
+    """Run the study and write the report."""
+    args.check()
+    console = Console()
+    seeds = list(range(args.first_seed, args.first_seed + args.seeds))
+    settings = {**asdict(args), "output": str(args.output)}
+    known = args.output / "settings.json"
+    same = (
+        "family",
+        "rare_fraction",
+        "total_timesteps",
+        "fine_tune_timesteps",
+        "pool_size",
+        "held_out_size",
+        "eval_size",
+        "deploy_size",
+        "k",
+        "splits",
+        "n_envs",
+    )
+    if known.exists() and any(read_json(known)[key] != settings[key] for key in same):
+        raise ValueError(f"output={args.output} holds results of other settings; choose another folder, or delete it")
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_json(known, settings)
+    if args.jobs == 1:
+        for seed in seeds:
+            console.rule(f"seed {seed}")
+            run_seed(args, seed, args.progress_bar)
+    else:
+        with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as executor:
+            for done in as_completed([executor.submit(run_seed_alone, args, seed) for seed in seeds]):
+                console.print(f"seed {done.result()} is done")
+    command = "python " + " ".join(shlex.quote(word) for word in sys.argv)
+    write_report(args.output, seeds, list(args.methods), settings, command, console)
+    console.print(f"\nReport, figures and checkpoints are in [bold]{args.output}[/bold].")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))

@@ -1,0 +1,44 @@
+"""Forecast how often an agent will fail at deployment scale, and train it so that the forecast can be trusted."""
+
+from sb3_forecast.callbacks import ForecastCallback
+from sb3_forecast.evaluation import ForecastReport, evaluate_forecast
+from sb3_forecast.lagrangian import PPOLagrangian
+from sb3_forecast.losses import ForecastLoss, MeanFailureLoss
+from sb3_forecast.objective import ForecastObjective
+from sb3_forecast.partitions import PartitionRanks, sample_partitions
+from sb3_forecast.ppo import ForecastPPO
+from sb3_forecast.scorers import ExactScorer, FailureScorer, SurvivalScorer
+from sb3_forecast.scores import (
+    failure_probability,
+    failure_score,
+    failure_score_from_log_survival,
+    log_failure_probability,
+    log_survival_probability,
+)
+from sb3_forecast.tails import GumbelTail
+from sb3_forecast.version import __version__
+from sb3_forecast.wrappers import CostPenalty
+
+__all__ = [
+    "CostPenalty",
+    "ExactScorer",
+    "FailureScorer",
+    "ForecastCallback",
+    "ForecastLoss",
+    "ForecastObjective",
+    "ForecastPPO",
+    "ForecastReport",
+    "GumbelTail",
+    "MeanFailureLoss",
+    "PPOLagrangian",
+    "PartitionRanks",
+    "SurvivalScorer",
+    "__version__",
+    "evaluate_forecast",
+    "failure_probability",
+    "failure_score",
+    "failure_score_from_log_survival",
+    "log_failure_probability",
+    "log_survival_probability",
+    "sample_partitions",
+]

@@ -1,0 +1,235 @@
+"""Does the forecast hold on held-out tasks, and what can the agent still do?"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pathlib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from sb3_forecast.estimators import Method
+from sb3_forecast.evaluation_splits import split_indices
+from sb3_forecast.partitions import check_partition
+from sb3_forecast.scorers import ExactScorer, FailureScorer, make_scorer
+from sb3_forecast.scores import failure_probability, log_failure_probability
+from sb3_forecast.tails import GumbelTail
+
+
+@dataclass(frozen=True)
+class ErrorSummary:
+    """Forecast minus realised maximum, over the splits, in one unit.
+
+    :param mean_abs: mean absolute error
+    :param median_abs: median absolute error
+    :param signed: mean error; negative where the forecast is too low
+    """
+
+    mean_abs: float
+    median_abs: float
+    signed: float
+
+
+@dataclass(frozen=True)
+class ForecastReport:
+    """What :func:`evaluate_forecast` found. All probabilities are under the stochastic policy.
+
+    :param eval_size: evaluation set size m of a split
+    :param deploy_size: deployment set size n of a split
+    :param k: top scores used
+    :param method: forecast method
+    :param n_splits: number of splits
+    :param seed: seed of the splits
+    :param n_tasks: tasks of the pool
+    :param n_rare: of these, rare ones
+    :param scorer: how the tasks were scored
+    :param error: forecast error in psi
+    :param error_in_scale: the same in units of each split's fitted scale; splits with scale 0 are left out (NaN if all are)
+    :param error_log10: the same for log10 of the worst-query risk
+    :param under_predicted: share of the splits whose forecast is below the realised maximum
+    :param mean_scale: mean fitted scale, in psi
+    :param worst_failure: largest failure probability of any task
+    :param mean_failure: mean failure probability
+    :param rare_worst_failure: largest in the rare mode; NaN without rare tasks
+    :param rare_mean_failure: mean in the rare mode; NaN without rare tasks
+    :param success: mean success probability; NaN if the scorer does not know it
+    :param rare_success: mean success probability in the rare mode; NaN if unknown or without rare tasks
+    :param scores: score of every task, shape (N,); for plots, not in the JSON
+    :param rare: which tasks are rare, shape (N,); for plots, not in the JSON
+    """
+
+    eval_size: int
+    deploy_size: int
+    k: int
+    method: str
+    n_splits: int
+    seed: int
+    n_tasks: int
+    n_rare: int
+    scorer: str
+    error: ErrorSummary
+    error_in_scale: ErrorSummary
+    error_log10: ErrorSummary
+    under_predicted: float
+    mean_scale: float
+    worst_failure: float
+    mean_failure: float
+    rare_worst_failure: float
+    rare_mean_failure: float
+    success: float
+    rare_success: float
+    scores: NDArray[np.float64] = field(repr=False)
+    rare: NDArray[np.bool_] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the arrays; numbers that do not exist are ``None``."""
+        content: dict[str, Any] = _without_nan(
+            {key: value for key, value in asdict(self).items() if key not in ("scores", "rare")}
+        )
+        return content
+
+    def to_json(self, path: str | pathlib.Path | None = None) -> str:
+        """The report as JSON.
+
+        :param path: also write it there
+        :return: the text
+        """
+        text = json.dumps(self.to_dict(), indent=2)
+        if path is not None:
+            pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    def summary(self) -> str:
+        """The report as a table for people."""
+        table = Table(
+            title=f"Forecast from {self.eval_size} tasks to {self.deploy_size}, {self.n_splits} splits of {self.n_tasks} tasks"
+        )
+        table.add_column("measure")
+        table.add_column("value", justify="right")
+        for name, value in (
+            ("mean |forecast - realised worst score|", f"{self.error.mean_abs:.3f}"),
+            ("... in units of the fitted scale", f"{self.error_in_scale.mean_abs:.2f}"),
+            ("mean signed error (negative: too optimistic)", f"{self.error.signed:+.3f}"),
+            ("splits in which the worst failure was under-predicted", f"{self.under_predicted:.1%}"),
+            ("worst failure probability of a task", f"{self.worst_failure:.2e}"),
+            ("... of a rare task", f"{self.rare_worst_failure:.2e}"),
+            ("mean failure probability", f"{self.mean_failure:.2e}"),
+            ("... of rare tasks", f"{self.rare_mean_failure:.2e}"),
+            ("success", f"{self.success:.4f}"),
+            ("... on rare tasks", f"{self.rare_success:.4f}"),
+        ):
+            table.add_row(name, value)
+        text = io.StringIO()
+        Console(width=90, file=text).print(table)
+        return text.getvalue()
+
+    def plot(self, path: str | pathlib.Path | None = None) -> Figure:
+        """Tail plot of one split: evaluation scores, fitted line, forecast with interval, realised maximum.
+
+        :param path: also save it there
+        :return: the figure
+        """
+        from sb3_forecast.plots import tail_comparison
+
+        return tail_comparison({"": self}, path)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _summary(errors: NDArray[np.float64]) -> ErrorSummary:
+    if not len(errors):
+        return ErrorSummary(math.nan, math.nan, math.nan)
+    return ErrorSummary(float(np.abs(errors).mean()), float(np.median(np.abs(errors))), float(errors.mean()))
+
+
+def evaluate_forecast(
+    model: Any,
+    pool: Any,
+    eval_size: int,
+    n_splits: int = 400,
+    seed: int = 0,
+    deploy_size: int | None = None,
+    k: int = 10,
+    method: Method = "jones",
+    scorer: str | FailureScorer = "auto",
+) -> ForecastReport:
+    """Score a pool once, then forecast from many random evaluation sets to the matching deployment sets.
+
+    Use a pool that the model was not trained on.
+
+    :param model: SB3 on-policy model with discrete actions
+    :param pool: held-out tasks
+    :param eval_size: evaluation set size m of a split
+    :param n_splits: number of splits
+    :param seed: seed of the splits
+    :param deploy_size: deployment set size n of a split; ``None`` for the rest of the pool
+    :param k: top scores used by the forecast
+    :param method: ``"jones"``, ``"blue"`` or ``"direct"``
+    :param scorer: ``"auto"``, ``"exact"``, ``"survival"`` or a scorer object
+    :return: the report
+    :raises ValueError: if the sizes do not fit the pool, or too few scores are finite
+    """
+    n_tasks = len(pool)
+    check_partition(n_tasks, eval_size, k)
+    deploy_size = n_tasks - eval_size if deploy_size is None else deploy_size
+    if not 1 <= deploy_size <= n_tasks - eval_size:
+        raise ValueError(
+            f"deploy_size={deploy_size} does not fit: the pool has {n_tasks} tasks, {eval_size} of them evaluate; use 1 to {n_tasks - eval_size}"
+        )
+    if n_splits < 1:
+        raise ValueError(f"n_splits={n_splits} measures nothing; use n_splits >= 1")
+    tasks = make_scorer(scorer, pool, seed)
+    if isinstance(tasks, ExactScorer):
+        outcomes = tasks.outcomes(model)
+        scores, success = outcomes.psi, outcomes.success
+    else:
+        scores, success = tasks.score(model).numpy(), np.full(n_tasks, np.nan)
+    splits = split_indices(n_tasks, eval_size, deploy_size, n_splits, seed)
+    tail = GumbelTail.fit(scores[splits[:, :eval_size]], k, method)
+    forecast = tail.forecast(deploy_size)
+    realised = scores[splits[:, eval_size:]].max(axis=1)
+    errors = forecast - realised
+    scale = tail.scale
+    spread = scale > 0.0
+    rare = np.asarray(pool.rare, dtype=np.bool_)
+    failure = failure_probability(scores)
+    log10_error = (log_failure_probability(forecast) - log_failure_probability(realised)) / math.log(10.0)
+
+    def of_rare(values: NDArray[np.float64], reduce: Any) -> float:
+        return float(reduce(values[rare])) if rare.any() else math.nan
+
+    return ForecastReport(
+        eval_size=eval_size,
+        deploy_size=deploy_size,
+        k=k,
+        method=method,
+        n_splits=n_splits,
+        seed=seed,
+        n_tasks=n_tasks,
+        n_rare=int(rare.sum()),
+        scorer=type(tasks).__name__,
+        error=_summary(errors),
+        error_in_scale=_summary(errors[spread] / scale[spread]),
+        error_log10=_summary(log10_error),
+        under_predicted=float((errors < 0.0).mean()),
+        mean_scale=float(scale.mean()),
+        worst_failure=float(failure.max()),
+        mean_failure=float(failure.mean()),
+        rare_worst_failure=of_rare(failure, np.max),
+        rare_mean_failure=of_rare(failure, np.mean),
+        success=float(success.mean()),
+        rare_success=of_rare(success, np.mean),
+        scores=scores,
+        rare=rare,
+    )

@@ -1,0 +1,252 @@
+"""The forecastability loss and its variants, pure torch (METHOD 5, 6; Schwarzer & Niekum 2026 for the idea)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+from sb3_forecast.estimators import Method, forecast_top, mean_spacing
+from sb3_forecast.intervals import pivot_quantile
+from sb3_forecast.partitions import check_partition, sample_partitions
+from sb3_forecast.scores import failure_probability, failure_score
+
+Kind = Literal["guarded", "squared", "hinge"]
+KINDS: tuple[Kind, ...] = ("guarded", "squared", "hinge")
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """Tasks of R partitions of a pool.
+
+    :param evaluation: indices of the k worst evaluation tasks, shape (R, k), int64
+    :param deployment: index of the worst deployment task, shape (R,), int64
+    :param touched: the tasks that occur in any partition, ascending, int64
+    """
+
+    evaluation: th.Tensor
+    deployment: th.Tensor
+    touched: th.Tensor
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """A loss and what it was made of; all but ``loss`` are detached.
+
+    :param loss: differentiable scalar
+    :param forecast: forecast of each partition, shape (R,)
+    :param realised: worst deployment score of each partition, shape (R,)
+    :param scale: fitted scale sigma_bar of each partition, shape (R,)
+    :param weights: gradient of the loss in each touched score, shape (touched,)
+    """
+
+    loss: th.Tensor
+    forecast: th.Tensor
+    realised: th.Tensor
+    scale: th.Tensor
+    weights: th.Tensor
+
+
+class ForecastLoss:
+    """Forecast error over random evaluation/deployment partitions of a pool with cached scores.
+
+    Kinds:
+
+    - ``"squared"``: mean of (forecast - realised maximum)^2, gradient through both sides: the paper's form. It lowers
+      the tail's spread even where the forecast is right, and raises ordinary tasks when it under-predicts (METHOD 6).
+    - ``"guarded"`` (default): the same loss, but weights that would make a task fail more are set to zero, and so are
+      those of tasks with p below ``p_floor``.
+    - ``"hinge"``: squared excess of the maximum over the upper ``level`` prediction limit, in units of the scale, with
+      gradient in the deployment score only (METHOD 6, L_H).
+
+    :param eval_size: evaluation set size m of a partition
+    :param k: number of top evaluation scores used by the forecast
+    :param n_partitions: number of partitions R drawn per refresh
+    :param kind: see above
+    :param method: forecast method, see :func:`sb3_forecast.estimators.forecast_top`; unused by ``"hinge"``
+    :param p_floor: failure probability below which a task is left alone (kinds ``guarded`` and ``hinge``)
+    :param level: coverage of the hinge's upper limit
+    :param min_scale: floor of the hinge's unit, in psi
+    :raises ValueError: if an argument is out of range
+    """
+
+    def __init__(
+        self,
+        eval_size: int,
+        k: int = 10,
+        n_partitions: int = 200,
+        kind: Kind = "guarded",
+        method: Method = "jones",
+        p_floor: float = 1e-6,
+        level: float = 0.9,
+        min_scale: float = 0.05,
+    ) -> None:
+        if k < 2:
+            raise ValueError(f"k={k} top scores do not determine a slope; use k >= 2")
+        if k > eval_size:
+            raise ValueError(f"k={k} exceeds eval_size={eval_size}; use k <= {eval_size} or a larger eval_size")
+        if n_partitions < 1:
+            raise ValueError(f"n_partitions={n_partitions} draws nothing; use n_partitions >= 1")
+        if kind not in KINDS:
+            raise ValueError(f"kind={kind!r} is unknown; use one of {KINDS}")
+        if not 0.0 <= p_floor < 1.0:
+            raise ValueError(f"p_floor={p_floor} is not a failure probability to be tolerated; use a value in [0, 1)")
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level={level} is no coverage; use a value strictly between 0 and 1")
+        if not min_scale > 0.0:
+            raise ValueError(f"min_scale={min_scale} cannot bound a division; use a value > 0")
+        self.eval_size = eval_size
+        self.k = k
+        self.n_partitions = n_partitions
+        self.kind = kind
+        self.method = method
+        self.p_floor = p_floor
+        self.level = level
+        self.min_scale = min_scale
+        with np.errstate(divide="ignore"):
+            self.score_floor = float(failure_score(np.log(p_floor)))
+
+    def reach(self, n_pool: int) -> int:
+        """How many of a pool's worst tasks the partitions may touch: E r_k + 6 sqrt(k) N / m (METHOD eq. 35, 45).
+
+        :param n_pool: pool size N
+        """
+        return min(n_pool, math.ceil((self.k + 6.0 * math.sqrt(self.k)) * n_pool / self.eval_size))
+
+    def draw(self, scores: th.Tensor, generator: np.random.Generator) -> Partitions:
+        """Draw partitions of a scored pool.
+
+        Partitions among whose k worst evaluation tasks some cannot fail (score -inf) have no forecast and are left out.
+
+        :param scores: score of every task, shape (N,); -inf where p = 0
+        :param generator: source of randomness
+        :return: the partitions that have a forecast, at most ``n_partitions``
+        :raises ValueError: if a score is NaN or +inf, or no drawn partition has k finite evaluation scores
+        """
+        values = scores.detach().to(device="cpu", dtype=th.float64)
+        check_partition(len(values), self.eval_size, self.k)
+        if bool(th.isnan(values).any()) or bool((values == th.inf).any()):
+            bad = int((th.isnan(values) | (values == th.inf)).nonzero()[0, 0])
+            raise ValueError(
+                f"scores[{bad}]={float(values[bad])} is not usable; a task that always fails (p = 1) or a NaN has no place on the "
+                "tail's line: compute scores with failure_score_from_log_survival, and check the model's outputs for NaN"
+            )
+        order = th.argsort(values, descending=True, stable=True)
+        finite = int(th.isfinite(values).sum())
+        ranks = sample_partitions(len(values), self.eval_size, self.k, self.n_partitions, generator)
+        usable = (ranks.evaluation[:, -1] < finite) & (ranks.deployment < finite)
+        if not usable.any():
+            raise ValueError(
+                f"only {finite} of {len(values)} scores are finite, too few for k={self.k} worst of eval_size={self.eval_size} tasks; "
+                "lower k, raise eval_size, or use a scorer that resolves small probabilities ('exact' or 'survival')"
+            )
+        evaluation = order[th.from_numpy(ranks.evaluation[usable])]
+        deployment = order[th.from_numpy(ranks.deployment[usable])]
+        return Partitions(evaluation, deployment, th.unique(th.cat([evaluation.reshape(-1), deployment])))
+
+    def evaluate(self, touched_scores: th.Tensor, partitions: Partitions, n_pool: int) -> LossTerms:
+        """The loss of fixed partitions, from the scores of the touched tasks.
+
+        :param touched_scores: scores of ``partitions.touched``, in that order, shape (touched,)
+        :param partitions: as drawn
+        :param n_pool: pool size N
+        :return: loss and terms
+        """
+        leaf = touched_scores.detach().to(th.float64).requires_grad_(True)
+        evaluation = leaf[th.searchsorted(partitions.touched, partitions.evaluation)]
+        realised = leaf[th.searchsorted(partitions.touched, partitions.deployment)]
+        # scores move between refreshes, so the order within the evaluation set is taken afresh
+        top = evaluation.sort(dim=-1, descending=True).values
+        n_deploy = n_pool - self.eval_size
+        scale = mean_spacing(top)
+        forecast = forecast_top(top, self.eval_size, n_deploy, self.method)
+        if self.kind == "hinge":
+            limit = (top[:, -1] + pivot_quantile(self.level, self.k, self.eval_size, n_deploy) * scale).detach()
+            value = (((realised - limit).clamp(min=0.0) / scale.detach().clamp(min=self.min_scale)) ** 2).mean()
+        else:
+            value = ((forecast - realised) ** 2).mean()
+        (weights,) = th.autograd.grad(value, leaf)
+        if self.kind != "squared":
+            weights = th.where(leaf.detach() > self.score_floor, weights.clamp(min=0.0), 0.0)
+        # value of the loss, gradient of the weights: sum_i w_i psi_i, the partition-invariant form (METHOD 5, training recipe)
+        linear = (weights * touched_scores).sum()
+        loss = linear + (value.detach() - linear.detach())
+        return LossTerms(loss, forecast.detach(), realised.detach(), scale.detach(), weights)
+
+    def __call__(self, scores: th.Tensor, generator: np.random.Generator) -> tuple[th.Tensor, NDArray[np.int64]]:
+        """Draw partitions and evaluate the loss on them.
+
+        :param scores: score of every task of the pool, shape (N,); gradients flow through the touched ones
+        :param generator: source of randomness
+        :return: differentiable scalar, and the indices of the touched tasks
+        :raises ValueError: see :meth:`draw`
+        """
+        partitions = self.draw(scores, generator)
+        terms = self.evaluate(scores[partitions.touched], partitions, len(scores))
+        return terms.loss, partitions.touched.numpy()
+
+
+class MeanFailureLoss:
+    """Baseline with the interface of :class:`ForecastLoss`: mean failure probability of some tasks, a supervised penalty.
+
+    :param n_tasks: tasks per refresh
+    :param worst: the tasks with the largest cached scores (as :class:`ForecastLoss` would see them), or a random draw
+    :param p_floor: failure probability below which a task is left alone
+    :param weight: factor of the loss, which counts where its gradient is not clipped
+    :raises ValueError: if an argument is out of range
+    """
+
+    def __init__(self, n_tasks: int = 300, worst: bool = True, p_floor: float = 0.0, weight: float = 1.0) -> None:
+        if n_tasks < 1:
+            raise ValueError(f"n_tasks={n_tasks} penalises nothing; use n_tasks >= 1")
+        if not 0.0 <= p_floor < 1.0:
+            raise ValueError(f"p_floor={p_floor} is not a failure probability to be tolerated; use a value in [0, 1)")
+        self.n_tasks = n_tasks
+        if not weight > 0.0:
+            raise ValueError(f"weight={weight} would not lower the failure probability; use weight > 0")
+        self.worst = worst
+        self.p_floor = p_floor
+        self.weight = weight
+
+    def reach(self, n_pool: int) -> int:
+        """Twice the tasks of a refresh, so that a task that gets worse is seen.
+
+        :param n_pool: pool size N
+        """
+        return min(n_pool, 2 * self.n_tasks)
+
+    def draw(self, scores: th.Tensor, generator: np.random.Generator) -> Partitions:
+        """Choose the tasks; there is nothing to forecast, so the partitions are empty.
+
+        :param scores: score of every task, shape (N,)
+        :param generator: source of randomness
+        :return: the tasks as ``touched``
+        """
+        count = min(self.n_tasks, len(scores))
+        nothing = th.zeros(0, dtype=th.int64)
+        if self.worst:
+            return Partitions(nothing.reshape(0, 2), nothing, th.topk(scores.detach(), count).indices.sort().values)
+        drawn = th.from_numpy(generator.choice(len(scores), count, replace=False))
+        return Partitions(nothing.reshape(0, 2), nothing, drawn.sort().values)
+
+    def evaluate(self, touched_scores: th.Tensor, partitions: Partitions, n_pool: int) -> LossTerms:
+        """Mean failure probability of the tasks.
+
+        :param touched_scores: their scores, shape (tasks,)
+        :param partitions: as drawn
+        :param n_pool: unused
+        :return: loss; forecast, realised and scale are empty
+        """
+        chosen = failure_probability(touched_scores.detach()) > self.p_floor
+        # tasks that are left alone must not pass a NaN gradient at p = 0
+        scores = th.where(chosen, touched_scores, 0.0)
+        p = th.where(chosen, failure_probability(scores), 0.0)
+        loss = self.weight * p.mean()
+        # dp/dpsi = p e^-psi (METHOD eq. 3)
+        weights = self.weight * (p * th.exp(-scores)).detach() / len(p)
+        nothing = th.zeros(0, dtype=th.float64)
+        return LossTerms(loss, nothing, nothing, nothing, weights)

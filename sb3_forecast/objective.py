@@ -1,0 +1,134 @@
+"""ForecastObjective: scorer, cached scores, partitions and loss in one object; the same for every kind of model."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+from sb3_forecast.losses import LossTerms, Partitions
+from sb3_forecast.scorers.protocols import FailureScorer
+
+
+class PoolLoss(Protocol):
+    """A loss on the scores of a pool: :class:`sb3_forecast.ForecastLoss`, or a baseline with the same interface."""
+
+    def reach(self, n_pool: int) -> int:
+        """How many of the worst tasks :meth:`draw` may choose from."""
+
+    def draw(self, scores: th.Tensor, generator: np.random.Generator) -> Partitions:
+        """Choose the tasks that the loss looks at until the next refresh."""
+
+    def evaluate(self, touched_scores: th.Tensor, partitions: Partitions, n_pool: int) -> LossTerms:
+        """The loss, from the scores of the touched tasks."""
+
+
+class ForecastObjective:
+    """A differentiable forecast error on a pool whose scores are cached between refreshes.
+
+    :meth:`refresh` scores the pool without a graph and draws partitions; :meth:`loss` scores the touched tasks again,
+    with a graph, and evaluates the loss of the same partitions, as often as wanted: a loss that is frozen while the model
+    moves has no restoring force and runs away (``docs/gridworld.md``).
+
+    :param scorer: scores of the pool's tasks
+    :param loss: the loss on them
+    :param seed: seed of the partitions
+    :param full_every: score the whole pool every so many refreshes, and in between only the ``n_candidates`` tasks with the
+        largest cached scores; 1 always scores the whole pool
+    :param n_candidates: see ``full_every``; ``None`` for as many as the loss may touch
+    :param weight_decay: factor per refresh of the running sum of weights in :attr:`task_weights`
+    :raises ValueError: if an argument is out of range, or the scorer cannot score parts of a pool
+    """
+
+    def __init__(
+        self,
+        scorer: FailureScorer,
+        loss: PoolLoss,
+        seed: int = 0,
+        full_every: int = 1,
+        n_candidates: int | None = None,
+        weight_decay: float = 0.98,
+    ) -> None:
+        if full_every < 1:
+            raise ValueError(f"full_every={full_every} never scores the pool; use full_every >= 1")
+        if full_every > 1 and not scorer.supports_partial:
+            raise ValueError(f"full_every={full_every} needs a scorer of single tasks; use full_every=1 or scorer='exact'")
+        if not 0.0 <= weight_decay <= 1.0:
+            raise ValueError(f"weight_decay={weight_decay} would let old weights grow; use a value in [0, 1]")
+        self.scorer = scorer
+        self.pool_loss = loss
+        self.full_every = full_every
+        self.n_candidates = loss.reach(scorer.n_tasks) if n_candidates is None else min(n_candidates, scorer.n_tasks)
+        self.weight_decay = weight_decay
+        self.generator = np.random.default_rng(seed)
+        self.scores: th.Tensor | None = None
+        #: running sum of the loss's weights, shape (N,): where training episodes are worth starting
+        self.task_weights: NDArray[np.float64] = np.zeros(scorer.n_tasks)
+        self.n_refreshes = 0
+        self._partitions: Partitions | None = None
+
+    def refresh(self, model: Any) -> LossTerms:
+        """Score the pool without a graph, draw partitions, and evaluate the loss on the cached scores.
+
+        :param model: what the scorer scores
+        :return: the loss and its terms at the cached scores
+        :raises ValueError: if the scores have no forecast; see :meth:`ForecastLoss.draw`
+        """
+        if self.scores is None or self.n_refreshes % self.full_every == 0:
+            self.scores = self.scorer.score(model)
+        else:
+            candidates = np.sort(th.topk(self.scores, self.n_candidates).indices.numpy())
+            self.scores[th.from_numpy(candidates)] = self.scorer.score(model, candidates)
+        self.n_refreshes += 1
+        self._partitions = self.pool_loss.draw(self.scores, self.generator)
+        touched = self._partitions.touched
+        terms = self.pool_loss.evaluate(self.scores[touched], self._partitions, len(self.scores))
+        self.task_weights *= self.weight_decay
+        self.task_weights[touched.numpy()] += terms.weights.clamp(min=0.0).numpy()
+        return terms
+
+    @property
+    def touched(self) -> NDArray[np.int64]:
+        """Tasks that the current partitions touch, ascending."""
+        if self._partitions is None:
+            raise RuntimeError("no partitions were drawn yet; call refresh(model) first")
+        return self._partitions.touched.numpy()
+
+    def loss(self, model: Any) -> th.Tensor:
+        """The loss of the current partitions under the model as it is now.
+
+        :param model: what the scorer scores
+        :return: differentiable scalar
+        :raises RuntimeError: before the first :meth:`refresh`
+        """
+        touched = self.touched
+        assert self._partitions is not None
+        scores = self.scorer.rescore(model, touched)
+        return self.pool_loss.evaluate(scores, self._partitions, self.scorer.n_tasks).loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on as if it had not stopped."""
+        return {
+            "generator": self.generator.bit_generator.state,
+            "scores": self.scores,
+            "task_weights": self.task_weights.copy(),
+            "n_refreshes": self.n_refreshes,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`.
+
+        :param state: as returned there
+        :raises ValueError: if it belongs to a pool of another size
+        """
+        if len(state["task_weights"]) != self.scorer.n_tasks:
+            raise ValueError(
+                f"the saved forecast state belongs to a pool of {len(state['task_weights'])} tasks, this one has {self.scorer.n_tasks}; "
+                "resume with the same pool, or start afresh with ForecastPPO.from_ppo"
+            )
+        self.generator.bit_generator.state = state["generator"]
+        self.scores = None if state["scores"] is None else state["scores"].clone()
+        self.task_weights = state["task_weights"].copy()
+        self.n_refreshes = state["n_refreshes"]

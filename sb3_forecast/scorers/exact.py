@@ -1,0 +1,233 @@
+"""Exact scores of tasks that declare a finite model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from sb3_forecast.scorers.policies import check_model, distinct_views, evaluating, log_probabilities
+from sb3_forecast.scorers.protocols import FiniteModel, SupportsExact, Tasks
+from sb3_forecast.scorers.recursion import (
+    ExactLogOdds,
+    log_odds_and_gradients,
+    outcome_probabilities,
+    score_from_log_odds,
+    scores_from_outcomes,
+)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Exact outcomes of every task under the stochastic policy.
+
+    :param psi: failure scores, shape (N,), float64
+    :param failure: probability of failing within the horizon, shape (N,)
+    :param success: probability of succeeding within the horizon, shape (N,)
+    """
+
+    psi: NDArray[np.float64]
+    failure: NDArray[np.float64]
+    success: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Reachable states of consecutive tasks, with the policy to be asked once per distinct view."""
+
+    first: NDArray[np.int64]
+    successors: NDArray[np.int32]
+    view: NDArray[np.int32]
+    distinct: NDArray[np.uint8]
+
+    def select(self, rows: NDArray[np.int64]) -> tuple[_Block, NDArray[np.bool_]]:
+        """The same for some of the block's tasks, and which of the distinct views they use."""
+        lengths = self.first[rows + 1] - self.first[rows]
+        first = np.concatenate([[0], np.cumsum(lengths)])
+        states = np.repeat(self.first[rows] - first[:-1], lengths) + np.arange(first[-1])
+        view = self.view[states]
+        used = np.zeros(len(self.distinct), dtype=np.bool_)
+        used[view] = True
+        renumbered = (np.cumsum(used) - 1).astype(np.int32)
+        return _Block(first, self.successors[states], renumbered[view], self.distinct[used]), used
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What the last scoring looked at.
+
+    :param tasks: the tasks, in the order of the block
+    :param block: their states
+    :param log_pi: log action probabilities of the block's distinct views
+    """
+
+    tasks: Tasks
+    block: _Block
+    log_pi: th.Tensor
+
+
+@dataclass(frozen=True)
+class _Expansion:
+    """First-order expansion of some tasks' log odds of failing in the policy's log-probabilities.
+
+    :param tasks: the tasks
+    :param log_odds: at the reference policy, shape (tasks,)
+    :param observations: of the views that matter
+    :param log_pi: reference log-probabilities, shape (views, actions)
+    :param task: row of ``log_odds`` of each entry, shape (entries,)
+    :param view: row of ``log_pi`` of each entry, shape (entries,)
+    :param slope: d log odds / d log pi of each entry, shape (entries, actions)
+    """
+
+    tasks: Tasks
+    log_odds: th.Tensor
+    observations: NDArray[Any]
+    log_pi: th.Tensor
+    task: th.Tensor
+    view: th.Tensor
+    slope: th.Tensor
+
+    def at(self, log_pi: th.Tensor) -> th.Tensor:
+        """The scores for other log-probabilities of the same views."""
+        change = ((log_pi - self.log_pi)[self.view] * self.slope).sum(dim=1)
+        return score_from_log_odds(self.log_odds.index_add(0, self.task, change))
+
+
+class ExactScorer:
+    """P(failure) by a recursion over the reachable states of each task, in float64, differentiable.
+
+    The states of a pool are enumerated once and kept if the pool has at most ``cache_tasks`` tasks (about 1.5 kB a task
+    of an 8x8 grid); larger pools are walked in blocks of ``block_size``, with memory that does not grow with the pool.
+
+    During an update the touched tasks are scored again at every gradient step. ``rescoring="linear"`` expands the log odds
+    of failing to first order in the policy's log-probabilities around the last :meth:`score`: exact in value and gradient there, and
+    log p is linear as long as the same paths lead to failure; ``"exact"`` repeats the recursion and costs several times as much.
+
+    :param pool: tasks with a finite model
+    :param rescoring: ``"linear"`` or ``"exact"``
+    :param neglect: share of the gradient's absolute sum that linear rescoring may leave out, in the states that matter least
+    :param block_size: tasks per block for pools that are not kept
+    :param cache_tasks: largest pool to keep
+    :raises ValueError: if the pool does not declare ``"exact"``
+    """
+
+    supports_partial = True
+
+    def __init__(
+        self,
+        pool: SupportsExact,
+        rescoring: Literal["linear", "exact"] = "linear",
+        neglect: float = 1e-3,
+        block_size: int = 8192,
+        cache_tasks: int = 65536,
+    ) -> None:
+        if "exact" not in pool.scorers:
+            raise ValueError(
+                f"the tasks offer no finite model (scorers={tuple(pool.scorers)}); use scorer={pool.scorers[0]!r}"
+            )
+        if rescoring not in ("linear", "exact"):
+            raise ValueError(f"rescoring={rescoring!r} is unknown; use 'linear' or 'exact'")
+        if not 0.0 <= neglect < 1.0:
+            raise ValueError(f"neglect={neglect} is no share of the gradient; use a value in [0, 1)")
+        self.rescoring = rescoring
+        self.neglect = neglect
+        self.model: FiniteModel = pool.finite_model()
+        self.n_tasks = len(pool)
+        self.block_size = block_size
+        self._kept = self._build(np.arange(self.n_tasks)) if self.n_tasks <= cache_tasks else None
+        self._scored: _Scored | None = None
+        self._expansion: _Expansion | None = None
+
+    def _build(self, tasks: Tasks) -> _Block:
+        first, successors, views = self.model.tables(tasks)
+        distinct, view = distinct_views(views)
+        return _Block(first, successors, view, distinct)
+
+    def _block(self, tasks: Tasks) -> _Block:
+        return self._build(tasks) if self._kept is None else self._kept.select(tasks)[0]
+
+    def outcomes(self, model: Any, tasks: Tasks | None = None) -> Outcomes:
+        """Failure and success probabilities.
+
+        :param model: SB3 on-policy model with discrete actions
+        :param tasks: which tasks; ``None`` for all
+        :return: see :class:`Outcomes`
+        :raises ValueError: if the model's actions or observations do not fit the tasks
+        """
+        policy = check_model(model)
+        everything = np.arange(self.n_tasks)
+        blocks: Iterable[tuple[Tasks, _Block]]
+        if self._kept is not None and tasks is None:
+            blocks = [(everything, self._kept)]
+        else:
+            chosen = everything if tasks is None else np.asarray(tasks, dtype=np.int64)
+            parts_of = (chosen[i : i + self.block_size] for i in range(0, len(chosen), self.block_size))
+            blocks = ((part, self._block(part)) for part in parts_of)
+        parts = []
+        with evaluating(policy), th.no_grad():
+            for part, block in blocks:
+                log_pi = log_probabilities(policy, self.model.observations(block.distinct))
+                parts.append(
+                    outcome_probabilities(block.first, block.successors, block.view, log_pi.exp().numpy(), self.model.horizon)
+                )
+                self._scored = _Scored(part, block, log_pi)
+        failed, succeeded, survived = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Outcomes(scores_from_outcomes(failed, survived), failed, succeeded)
+
+    def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
+        """Scores without a graph, shape (tasks,), float64; see :class:`FailureScorer`."""
+        self._expansion = None
+        return th.from_numpy(self.outcomes(model, tasks).psi)
+
+    def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
+        """Scores with a graph to the policy's parameters, shape (tasks,), float64; see :class:`FailureScorer`."""
+        policy = check_model(model)
+        with evaluating(policy):
+            if self.rescoring == "linear":
+                if self._expansion is None or not np.array_equal(self._expansion.tasks, tasks):
+                    self._expansion = self._expand(policy, np.array(tasks))
+                return self._expansion.at(log_probabilities(policy, self._expansion.observations))
+            block = self._block(tasks)
+            log_pi = log_probabilities(policy, self.model.observations(block.distinct))
+        log_odds: th.Tensor = ExactLogOdds.apply(log_pi, block.first, block.successors, block.view, self.model.horizon)  # type: ignore[no-untyped-call]  # torch's own
+        return score_from_log_odds(log_odds)
+
+    def _expand(self, policy: ActorCriticPolicy, tasks: Tasks) -> _Expansion:
+        """Expansion around the last scored policy, or the current one if that did not look at these tasks."""
+        row = np.full(self.n_tasks, -1)
+        if self._scored is not None:
+            row[self._scored.tasks] = np.arange(len(self._scored.tasks))
+        if self._scored is not None and (row[tasks] >= 0).all():
+            block, used = self._scored.block.select(row[tasks])
+            log_pi = self._scored.log_pi[th.from_numpy(used)]
+        else:
+            block = self._block(tasks)
+            with th.no_grad():
+                log_pi = log_probabilities(policy, self.model.observations(block.distinct))
+        log_odds, slope = log_odds_and_gradients(
+            block.first, block.successors, block.view, log_pi.exp().numpy(), self.model.horizon
+        )
+        # a softmax's log-probabilities move only orthogonally to pi: what matters is the slope relative to its mean
+        pi = log_pi.exp().numpy()[block.view]
+        size = np.abs(slope - pi * slope.sum(axis=1, keepdims=True)).sum(axis=1)
+        by_view = np.bincount(block.view, size, len(block.distinct))
+        order = np.argsort(by_view)
+        kept = np.ones(len(by_view), dtype=np.bool_)
+        kept[order[np.cumsum(by_view[order]) <= self.neglect * by_view.sum()]] = False
+        rows = np.flatnonzero(kept[block.view])
+        task = np.repeat(np.arange(len(tasks)), np.diff(block.first))
+        renumbered = np.cumsum(kept) - 1
+        return _Expansion(
+            tasks,
+            th.from_numpy(log_odds),
+            self.model.observations(block.distinct[kept]),
+            log_pi[th.from_numpy(kept)],
+            th.from_numpy(task[rows]),
+            th.from_numpy(renumbered[block.view[rows]]),
+            th.from_numpy(slope[rows]),
+        )

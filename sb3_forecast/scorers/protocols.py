@@ -1,0 +1,123 @@
+"""What tasks offer to a scorer, and what a scorer offers to the objective.
+
+A pool of tasks declares in ``scorers`` what it can serve; ``scorer="auto"`` takes the first. ``"exact"`` needs
+:class:`SupportsExact`, ``"survival"`` needs :class:`SupportsSurvival`. The environments implement these protocols
+without importing this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+Tasks = NDArray[np.int64]
+
+
+class TaskSource(Protocol):
+    """A pool of tasks."""
+
+    @property
+    def scorers(self) -> Sequence[str]:
+        """Scorers that the tasks can serve, strongest first."""
+
+    @property
+    def rare(self) -> NDArray[np.bool_]:
+        """Which tasks belong to the rare mode, shape (N,); for reports only."""
+
+    def __len__(self) -> int: ...
+
+
+class FiniteModel(Protocol):
+    """Tasks as finite Markov decision processes with deterministic transitions."""
+
+    @property
+    def horizon(self) -> int:
+        """Steps after which an episode ends without failure."""
+
+    @property
+    def n_actions(self) -> int:
+        """Number of discrete actions."""
+
+    def __len__(self) -> int: ...
+
+    def tables(self, tasks: Tasks) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
+        """Reachable states of some tasks; state 0 of each task is its start.
+
+        :param tasks: indices into the pool
+        :return: first state of each task and the total, (tasks + 1,), int64; successors (states, actions), int32,
+            numbered within the task, -1 success and -2 failure; compact views (states, width), uint8: states with equal
+            views look equal to the policy
+        """
+
+    def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
+        """What the policy sees for compact views, shape (views, *observation)."""
+
+
+class Simulation(Protocol):
+    """Episodes side by side, one per given task, with the failing actions known."""
+
+    @property
+    def horizon(self) -> int:
+        """Steps after which an episode ends without failure."""
+
+    def views(self) -> NDArray[np.uint8]:
+        """Compact views of the running episodes, shape (episodes, width), uint8."""
+
+    def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
+        """What the policy sees for compact views, shape (views, *observation)."""
+
+    def failure_of_actions(self) -> NDArray[np.float64]:
+        """Probability that each action would fail now, shape (episodes, actions), float64."""
+
+    def step(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Take one action in each running episode and drop those that ended.
+
+        :param actions: shape (episodes,), int64; one that fails is never chosen, -1 leaves the episode
+        :return: which episodes go on, boolean, in the order before the call
+        """
+
+
+class SupportsExact(TaskSource, Protocol):
+    """Tasks with a finite model."""
+
+    def finite_model(self) -> FiniteModel:
+        """The tasks as finite models."""
+
+
+class SupportsSurvival(TaskSource, Protocol):
+    """Tasks that can be simulated with the failing actions known."""
+
+    def simulation(self, tasks: Tasks) -> Simulation:
+        """One episode of each given task, repeats allowed."""
+
+
+class FailureScorer(Protocol):
+    """Failure scores of N tasks under a model."""
+
+    @property
+    def n_tasks(self) -> int:
+        """Pool size N."""
+
+    @property
+    def supports_partial(self) -> bool:
+        """Whether some tasks may be scored without the others."""
+
+    def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
+        """Scores without a graph.
+
+        :param model: the agent or language model
+        :param tasks: which tasks; ``None`` for all
+        :return: shape (tasks,), float64, CPU
+        """
+
+    def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
+        """Scores with a graph to the model's parameters.
+
+        :param model: the agent or language model
+        :param tasks: which tasks, as touched by the loss
+        :return: shape (tasks,), float64, CPU
+        """

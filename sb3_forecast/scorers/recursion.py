@@ -1,0 +1,244 @@
+"""Exact failure scores of finite, deterministic Markov decision processes, with gradients (compiled).
+
+Each task's states are walked in one cache-sized block. Failure and survival are summed separately, so that a score keeps
+its relative precision at p = 1e-30 and at 1 - p = 1e-15 alike.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., Any])
+F64 = NDArray[np.float64]
+
+#: an episode's walk stops once what may still happen changes failure and survival by less than this, relatively
+TOLERANCE = 1e-12
+
+
+def _jit(function: F) -> F:
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+@_jit
+def _outcomes(
+    begin: int, end: int, first: NDArray[np.int64], successors: NDArray[np.int32], view: NDArray[np.int32], policy: F64, horizon: int,
+    tolerance: float, failed: F64, succeeded: F64, survived: F64,
+) -> None:  # fmt: skip
+    """Forward walk of tasks begin..end: probabilities of failing, of succeeding, and of not failing."""
+    n_actions = policy.shape[1]
+    widest = 0
+    for task in range(begin, end):
+        widest = max(widest, first[task + 1] - first[task])
+    mass, following = np.zeros(widest), np.zeros(widest)
+    for task in range(begin, end):
+        base, n_states = first[task], first[task + 1] - first[task]
+        mass[:n_states] = 0.0
+        mass[0] = 1.0
+        fail, success, alive = 0.0, 0.0, 1.0
+        for _ in range(horizon):
+            following[:n_states] = 0.0
+            alive = 0.0
+            for state in range(n_states):
+                here = mass[state]
+                if here == 0.0:
+                    continue
+                row = view[base + state]
+                for action in range(n_actions):
+                    flow = here * policy[row, action]
+                    successor = successors[base + state, action]
+                    if successor >= 0:
+                        following[successor] += flow
+                        alive += flow
+                    elif successor == -1:
+                        success += flow
+                    else:
+                        fail += flow
+            mass, following = following, mass
+            if alive <= tolerance * fail and alive <= tolerance * success:
+                break
+        failed[task] = fail
+        succeeded[task] = success
+        survived[task] = success + alive
+
+
+@_jit
+def _gradients(
+    begin: int, end: int, first: NDArray[np.int64], successors: NDArray[np.int32], view: NDArray[np.int32], policy: F64, horizon: int,
+    failed: F64, survived: F64, gradient: F64,
+) -> None:  # fmt: skip
+    """Probabilities as :func:`_outcomes`, and the gradient in log pi of the smaller one, per state and action.
+
+    The gradient is sum_t mass_t(s) pi(a|s) value_{t+1}(s'): both tables are kept with time last, so that the sum is contiguous.
+    """
+    n_actions = policy.shape[1]
+    for task in range(begin, end):
+        base, n_states = first[task], first[task + 1] - first[task]
+        mass = np.zeros((n_states, horizon + 1))
+        mass[0, 0] = 1.0
+        fail, success, alive = 0.0, 0.0, 0.0
+        for step in range(horizon):
+            for state in range(n_states):
+                here = mass[state, step]
+                if here == 0.0:
+                    continue
+                row = view[base + state]
+                for action in range(n_actions):
+                    successor = successors[base + state, action]
+                    flow = here * policy[row, action]
+                    if successor >= 0:
+                        mass[successor, step + 1] += flow
+                    elif successor == -1:
+                        success += flow
+                    else:
+                        fail += flow
+        for state in range(n_states):
+            alive += mass[state, horizon]
+        failed[task], survived[task] = fail, success + alive
+        at_fail = 1.0 if fail < 0.5 else 0.0
+        at_success = 1.0 - at_fail
+        # value[s, t]: probability of the differentiated outcome from state s at time t
+        value = np.empty((n_states, horizon + 1))
+        value[:, horizon] = at_success
+        for step in range(horizon - 1, -1, -1):
+            for state in range(n_states):
+                row = view[base + state]
+                total = 0.0
+                for action in range(n_actions):
+                    successor = successors[base + state, action]
+                    then = value[successor, step + 1] if successor >= 0 else (at_success if successor == -1 else at_fail)
+                    total += policy[row, action] * then
+                value[state, step] = total
+        for state in range(n_states):
+            row = view[base + state]
+            visits = mass[state, :horizon].sum()
+            for action in range(n_actions):
+                successor = successors[base + state, action]
+                if successor >= 0:
+                    total = np.dot(mass[state, :horizon], value[successor, 1:])
+                else:
+                    total = visits * (at_success if successor == -1 else at_fail)
+                gradient[base + state, action] = policy[row, action] * total
+
+
+def outcome_probabilities(
+    first: NDArray[np.int64],
+    successors: NDArray[np.int32],
+    view: NDArray[np.int32],
+    policy: F64,
+    horizon: int,
+    tolerance: float = TOLERANCE,
+) -> tuple[F64, F64, F64]:
+    """Probabilities of failing, of succeeding, and of not failing, for every task.
+
+    :param first: first state of each task and the total, shape (tasks + 1,), int64
+    :param successors: shape (states, actions), int32; numbered within the task, -1 success, -2 failure
+    :param view: row of ``policy`` of each state, shape (states,), int32
+    :param policy: action probabilities, shape (views, actions), float64
+    :param horizon: steps of an episode
+    :param tolerance: relative error at which a task's walk may stop early; 0 never stops
+    :return: three arrays of shape (tasks,), float64
+    """
+    n_tasks = len(first) - 1
+    out = (np.empty(n_tasks), np.empty(n_tasks), np.empty(n_tasks))
+    _over_tasks(n_tasks, lambda begin, end: _outcomes(begin, end, first, successors, view, policy, horizon, tolerance, *out))
+    return out
+
+
+def _over_tasks(n_tasks: int, run: Callable[[int, int], None]) -> None:
+    """Run a kernel over all tasks in threads; tasks are independent, so threads change nothing in the result."""
+    threads = os.cpu_count() or 1
+    bounds = np.linspace(0, n_tasks, 4 * threads + 1).astype(np.int64)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(run, bounds[:-1], bounds[1:]))
+
+
+def scores_from_outcomes(failed: F64, survived: F64) -> F64:
+    """Failure scores from both probabilities, each used where it is the small one (METHOD eq. 1, 4).
+
+    :param failed: p, shape (tasks,)
+    :param survived: 1 - p, shape (tasks,)
+    :return: psi, shape (tasks,); -inf where p = 0, +inf where 1 - p = 0
+    """
+    with np.errstate(divide="ignore"):
+        return np.asarray(
+            -np.log(np.where(failed < 0.5, -np.log(np.minimum(failed, 1.0)), -np.log1p(-np.minimum(survived, 1.0))))
+        )
+
+
+def log_odds_and_gradients(
+    first: NDArray[np.int64], successors: NDArray[np.int32], view: NDArray[np.int32], policy: F64, horizon: int
+) -> tuple[F64, F64]:
+    """Log odds of failing, log p - log(1 - p), and their gradients in the log-probability of each action in each state.
+
+    :param first: see :func:`outcome_probabilities`, as are the other arguments
+    :return: log odds, shape (tasks,); gradient, shape (states, actions), 0 for tasks with p = 0 or 1 - p = 0
+    """
+    failed, survived = np.empty(len(first) - 1), np.empty(len(first) - 1)
+    gradient = np.empty(successors.shape)
+    _over_tasks(
+        len(failed),
+        lambda begin, end: _gradients(begin, end, first, successors, view, policy, horizon, failed, survived, gradient),
+    )
+    with np.errstate(divide="ignore"):
+        log_odds = np.log(failed) - np.log(survived)
+    # the kernel differentiates p or 1 - p, whichever is small; d log odds = dp / (p (1 - p))
+    usable = np.isfinite(log_odds)
+    slope = np.zeros(len(failed))
+    slope[usable] = np.where(failed < 0.5, 1.0, -1.0)[usable] / (failed * survived)[usable]
+    gradient *= np.repeat(slope, np.diff(first))[:, None]
+    return log_odds, gradient
+
+
+def score_from_log_odds(log_odds: th.Tensor) -> th.Tensor:
+    """Psi of log odds h: -log p = softplus(-h) (METHOD eq. 5).
+
+    :param log_odds: any shape, float64
+    :return: same shape; precise at both ends
+    """
+    # softplus(-h) underflows to 0 only beyond h = 745; there psi = h to the last bit, as from h = 37 on
+    far = log_odds > 37.0
+    near = -th.log(th.nn.functional.softplus(-th.where(far, 0.0, log_odds), threshold=40.0))
+    return th.where(far, log_odds, near)
+
+
+class ExactLogOdds(th.autograd.Function):
+    """Log odds of failing of finite models as a differentiable function of the policy's log-probabilities."""
+
+    @staticmethod
+    def forward(  # explicit arguments instead of *args
+        ctx: Any,
+        log_policy: th.Tensor,
+        first: NDArray[np.int64],
+        successors: NDArray[np.int32],
+        view: NDArray[np.int32],
+        horizon: int,
+    ) -> th.Tensor:
+        """Log odds, and the gradient kept for the way back.
+
+        :param log_policy: log action probabilities, shape (views, actions), float64, CPU
+        :param first: see :func:`outcome_probabilities`
+        :param successors: see :func:`outcome_probabilities`
+        :param view: see :func:`outcome_probabilities`
+        :param horizon: steps of an episode
+        :return: log odds, shape (tasks,), float64
+        """
+        policy = log_policy.detach().exp().numpy()
+        log_odds, gradient = log_odds_and_gradients(first, successors, view, policy, horizon)
+        ctx.gradient, ctx.view, ctx.first, ctx.shape = gradient, view, first, log_policy.shape
+        return th.from_numpy(log_odds)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        """Chain rule to the log-probabilities of each distinct view."""
+        per_state = np.repeat(grad_outputs[0].numpy(), np.diff(ctx.first))[:, None] * ctx.gradient
+        out = th.zeros(ctx.shape, dtype=th.float64)
+        out.index_add_(0, th.from_numpy(ctx.view.astype(np.int64)), th.from_numpy(per_state))
+        return out, None, None, None, None

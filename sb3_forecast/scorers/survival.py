@@ -1,0 +1,153 @@
+"""Survival scores (implicit capture): sample the trajectory conditioned on not failing, multiply the survival factors.
+
+If an action of the policy would fail now with total probability q_t, the episode is continued with a safe one and the factor
+1 - q_t is kept: p = 1 - E[prod_t (1 - q_t)]. Unbiased, never zero where failure is possible, and differentiable through
+the policy at the visited states (figures in ``docs/gridworld.md``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from sb3_forecast.scorers.policies import check_model, distinct_views, evaluating, log_probabilities
+from sb3_forecast.scorers.protocols import Simulation, SupportsSurvival, Tasks
+from sb3_forecast.scores import failure_score, failure_score_from_log_survival
+
+
+def log_survival_of_step(log_pi: th.Tensor, failure: th.Tensor) -> th.Tensor:
+    """log(1 - q), q = sum_a pi(a) c(a), from whichever of q and 1 - q is small.
+
+    :param log_pi: log action probabilities, shape (batch, actions), float64
+    :param failure: probability c that each action fails now, same shape
+    :return: shape (batch,), <= 0
+    """
+    log_q = th.logsumexp(log_pi + failure.log(), dim=-1)
+    log_safe = th.logsumexp(log_pi + th.log1p(-failure), dim=-1)
+    rare = log_q < np.log(0.5)
+    # the branch that is not taken must not contribute a NaN gradient
+    return th.where(rare, th.log1p(-th.where(rare, log_q, -1.0).exp()), th.where(rare, -1.0, log_safe)).clamp(max=0.0)
+
+
+@dataclass(frozen=True)
+class _Visits:
+    """States of a simulation in which some action fails.
+
+    :param episode: which episode, shape (visits,), int64
+    :param view: compact views, shape (visits, width), uint8
+    :param failure: probability that each action fails, shape (visits, actions), float64
+    :param simulation: what turns views into observations
+    """
+
+    episode: NDArray[np.int64]
+    view: NDArray[np.uint8]
+    failure: NDArray[np.float64]
+    simulation: Simulation
+
+
+class SurvivalScorer:
+    """Unbiased failure scores from simulated episodes whose failing actions are known.
+
+    :param pool: tasks that can be simulated with the failing actions known
+    :param episodes: episodes per task
+    :param seed: seed of the episodes' random numbers
+    :raises ValueError: if the pool does not declare ``"survival"``, or ``episodes < 1``
+    """
+
+    supports_partial = False
+
+    def __init__(self, pool: SupportsSurvival, episodes: int = 1, seed: int = 0) -> None:
+        if "survival" not in pool.scorers:
+            raise ValueError(
+                f"the tasks do not tell which actions fail (scorers={tuple(pool.scorers)}); use scorer={pool.scorers[0]!r}"
+            )
+        if episodes < 1:
+            raise ValueError(f"episodes={episodes} samples nothing; use episodes >= 1")
+        self.pool = pool
+        self.n_tasks = len(pool)
+        self.episodes = episodes
+        self.generator = np.random.default_rng(seed)
+        self._visits: _Visits | None = None
+
+    def log_survival(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
+        """Sampled log survival probability of each episode, shape (tasks, episodes), float64.
+
+        :param model: SB3 on-policy model with discrete actions
+        :param tasks: which tasks; ``None`` for all
+        """
+        policy = check_model(model)
+        chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
+        with evaluating(policy), th.no_grad():
+            total, visits = self._simulate(policy, np.repeat(chosen, self.episodes))
+        if tasks is None:
+            self._visits = visits
+        return th.from_numpy(total.reshape(len(chosen), self.episodes))
+
+    def _simulate(self, policy: ActorCriticPolicy, tasks: Tasks) -> tuple[NDArray[np.float64], _Visits]:
+        simulation = self.pool.simulation(tasks)
+        uniforms = self.generator.random((simulation.horizon, len(tasks)))
+        total = np.zeros(len(tasks))
+        running = np.arange(len(tasks))
+        visits = []
+        for step in range(simulation.horizon):
+            views, failure = simulation.views(), simulation.failure_of_actions()
+            log_pi = log_probabilities(policy, simulation.observations(views))
+            risky = np.asarray(failure.any(axis=1))
+            visits.append((running[risky], views[risky], failure[risky]))
+            total[running[risky]] += log_survival_of_step(log_pi[th.from_numpy(risky)], th.from_numpy(failure[risky])).numpy()
+            cumulative = np.cumsum(log_pi.exp().numpy() * (1.0 - failure), axis=1)
+            pick = (uniforms[step, running, None] * cumulative[:, -1:] >= cumulative).sum(axis=1)
+            # without a safe action the survival is 0, which is in the total already: leave the episode
+            running = running[simulation.step(np.where(cumulative[:, -1] > 0.0, pick, -1))]
+            if not len(running):
+                break
+        episode, view, chance = (np.concatenate(column) for column in zip(*visits, strict=True))
+        return total, _Visits(episode, view, chance, simulation)
+
+    def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
+        """Scores without a graph, shape (tasks,), float64; of the whole pool, the visited states are kept for :meth:`rescore`."""
+        return _scores(self.log_survival(model, tasks))
+
+    def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
+        """Scores under the current policy at the states visited by the last full :meth:`score`, with a graph.
+
+        :param model: SB3 on-policy model with discrete actions
+        :param tasks: which tasks
+        :return: shape (tasks,), float64
+        :raises RuntimeError: if the pool was never scored
+        """
+        if self._visits is None:
+            raise RuntimeError("rescore() needs the states visited by score(); call score(model) first")
+        position = np.full(self.n_tasks, -1)
+        position[tasks] = np.arange(len(tasks))
+        visits = self._visits
+        row = position[visits.episode // self.episodes]
+        chosen = row >= 0
+        total = th.zeros(len(tasks) * self.episodes, dtype=th.float64)
+        if chosen.any():
+            policy = check_model(model)
+            distinct, view = distinct_views(visits.view[chosen])
+            with evaluating(policy):
+                log_pi = log_probabilities(policy, visits.simulation.observations(distinct))
+            steps = log_survival_of_step(log_pi[th.from_numpy(view.astype(np.int64))], th.from_numpy(visits.failure[chosen]))
+            slot = row[chosen] * self.episodes + visits.episode[chosen] % self.episodes
+            total = total.index_add(0, th.from_numpy(slot), steps)
+        return _scores(total.reshape(len(tasks), self.episodes))
+
+
+def _scores(log_survival: th.Tensor) -> th.Tensor:
+    """Score of the mean failure probability of a task's episodes, precise for p near 0 and near 1."""
+    if log_survival.shape[1] == 1:
+        scores: th.Tensor = failure_score_from_log_survival(log_survival[:, 0])
+        return scores
+    p = -th.expm1(log_survival).mean(dim=1)
+    small = p < 0.5
+    near = failure_score(th.where(small, p, 0.5).log())
+    log_mean = th.logsumexp(log_survival, dim=1) - np.log(log_survival.shape[1])
+    far = failure_score_from_log_survival(th.where(small, -1.0, log_mean).clamp(max=0.0))
+    return th.where(small, near, far)

@@ -1,0 +1,127 @@
+"""The failure score psi = -log(-log p) and its inverses, stable in log space (METHOD 1).
+
+Inputs may be numpy arrays, torch tensors (gradients flow) or numbers; results are float64 of the same kind.
+Outcomes at the ends: p = 0 has score -inf, p = 1 has score +inf.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import array_api_compat
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+Array = TypeVar("Array", NDArray[np.float64], th.Tensor)
+
+#: beyond this score, log(1 - p) = -psi to the last bit of a float64 (METHOD 2)
+_ASYMPTOTIC = 37.0
+
+
+def float64_array(values: Any) -> Any:
+    """Numpy array or torch tensor in float64, whichever ``values`` is closer to.
+
+    :param values: array, tensor, number or sequence of numbers
+    :return: a float64 array; tensors keep their graph
+    """
+    if isinstance(values, th.Tensor):
+        return values.to(th.float64)
+    return np.asarray(values, dtype=np.float64)
+
+
+def _log_argument(values: Any, name: str) -> Any:
+    x = float64_array(values)
+    if bool((x > 0).any()) or bool((x != x).any()):
+        bad = x[(x > 0) | (x != x)] if x.ndim else x
+        raise ValueError(
+            f"{name} holds {float(bad.reshape(-1)[0])}, which is not the logarithm of a probability; "
+            "pass natural logarithms, all <= 0 and none NaN"
+        )
+    return x
+
+
+def log1mexp(a: Any) -> Any:
+    """log(1 - e^-a) for a >= 0, accurate at both ends (METHOD 2).
+
+    :param a: non-negative numbers, any shape
+    :return: same shape, float64; -inf at a = 0
+    """
+    x = float64_array(a)
+    xp = array_api_compat.array_namespace(x)
+    small = x < math.log(2)
+    # each branch sees only arguments inside its own range, so that no gradient of the other one can be NaN
+    near = xp.where(small, x, xp.ones_like(x))
+    far = xp.where(small, xp.ones_like(x), x)
+    with np.errstate(divide="ignore"):
+        return xp.where(small, xp.log(-xp.expm1(-near)), xp.log1p(-xp.exp(-far)))
+
+
+def failure_score(log_p: Any) -> Any:
+    """Failure score of a log-probability, psi = -log(-log p) (METHOD 1, eq. 1).
+
+    :param log_p: natural log of the failure probability, any shape, <= 0
+    :return: scores, same shape, float64; -inf for p = 0 and +inf for p = 1
+    :raises ValueError: if a value is positive or NaN
+
+    >>> float(failure_score(-1.0))
+    -0.0
+    """
+    x = _log_argument(log_p, "log_p")
+    xp = array_api_compat.array_namespace(x)
+    with np.errstate(divide="ignore"):
+        return -xp.log(-x)
+
+
+def log_failure_probability(score: Any) -> Any:
+    """Log failure probability of a score, log p = -exp(-psi) (METHOD 1, eq. 2).
+
+    :param score: failure scores, any shape
+    :return: natural logs, same shape, float64
+    """
+    x = float64_array(score)
+    xp = array_api_compat.array_namespace(x)
+    with np.errstate(over="ignore"):
+        return -xp.exp(-x)
+
+
+def failure_probability(score: Any) -> Any:
+    """Failure probability of a score, p = exp(-exp(-psi)) (METHOD 1, eq. 2).
+
+    :param score: failure scores, any shape
+    :return: probabilities, same shape, float64
+    """
+    log_p = log_failure_probability(score)
+    return array_api_compat.array_namespace(log_p).exp(log_p)
+
+
+def log_survival_probability(score: Any) -> Any:
+    """log(1 - p) of a score, without cancellation (METHOD 1, eq. 2).
+
+    :param score: failure scores, any shape
+    :return: natural logs, same shape, float64
+    """
+    x = float64_array(score)
+    xp = array_api_compat.array_namespace(x)
+    far = x > _ASYMPTOTIC
+    near = xp.where(far, xp.zeros_like(x), x)
+    with np.errstate(over="ignore"):
+        return xp.where(far, -x, log1mexp(xp.exp(-near)))
+
+
+def failure_score_from_log_survival(log1mp: Any) -> Any:
+    """Failure score of a log survival probability log(1 - p) (METHOD 1, eq. 4).
+
+    Keeps full relative precision where p is close to 1, and where it is tiny.
+
+    :param log1mp: natural log of one minus the failure probability, any shape, <= 0
+    :return: scores, same shape, float64
+    :raises ValueError: if a value is positive or NaN
+    """
+    q = _log_argument(log1mp, "log1mp")
+    xp = array_api_compat.array_namespace(q)
+    far = q < -_ASYMPTOTIC
+    near = xp.where(far, -xp.ones_like(q), q)
+    with np.errstate(divide="ignore"):
+        return xp.where(far, -q, -xp.log(-log1mexp(-near)))

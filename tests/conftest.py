@@ -1,0 +1,34 @@
+"""Fixtures shared by the tests: small pools and a briefly trained agent, all seeded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stable_baselines3 import PPO
+
+import sb3_forecast_envs as sfe
+
+SMALL_PPO: dict[str, Any] = {"n_steps": 16, "batch_size": 64, "n_epochs": 2, "learning_rate": 1e-3, "device": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def vectors() -> dict[str, dict[str, Any]]:
+    """Reference inputs and outputs by name."""
+    rows = json.loads((Path(__file__).parent / "vectors" / "tail_vectors.json").read_text(encoding="utf-8"))
+    return {row["name"]: row for row in rows}
+
+
+@pytest.fixture(scope="session")
+def pool() -> sfe.TaskPool:
+    """300 tasks, about a tenth of them rare."""
+    return sfe.TaskPool("ThinIce-8x8", 300, seed=1, rare_fraction=0.1)
+
+
+@pytest.fixture(scope="session")
+def agent(pool: sfe.TaskPool) -> PPO:
+    """An agent that moves with purpose: failures neither certain nor negligible."""
+    model = PPO("MlpPolicy", sfe.GridVecEnv(pool, 32, seed=0), seed=0, **SMALL_PPO)
+    return model.learn(40_000)

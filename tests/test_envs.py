@@ -1,0 +1,233 @@
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+
+import sb3_forecast_envs as sfe
+
+IDS = sorted(id_ for id_ in gym.registry if id_.startswith("SB3Forecast/"))
+
+
+def test_registered():
+    assert {"SB3Forecast/ThinIce-8x8-v0", "SB3Forecast/ThinIce-12x12-v0"} <= set(IDS)
+
+
+@pytest.mark.parametrize("id_", IDS)
+@pytest.mark.parametrize("observation", ["onehot", "minigrid"])
+def test_checkers(id_, observation):
+    pool = sfe.TaskPool(id_, 20, seed=0)
+    env = gym.make(id_, pool=pool, observation=observation)
+    # its render check opens a window; pictures have a test of their own
+    gymnasium_check_env(env.unwrapped, skip_render_check=True)
+    if observation == "onehot":
+        sb3_check_env(env)
+        sb3_check_env(env.unwrapped)
+
+
+@pytest.mark.parametrize("id_", IDS)
+def test_task_on_request_and_info(id_):
+    env = gym.make(f"sb3_forecast_envs:{id_}", pool=sfe.TaskPool(id_, 20, seed=0))
+    _, info = env.reset(seed=1, options={"task": 17})
+    assert info["task"] == 17
+    done = False
+    while not done:
+        _, _, terminated, truncated, info = env.step(2)
+        done = terminated or truncated
+        assert info["task"] == 17
+        assert info["cost"] in (0.0, 1.0)
+        assert ("is_success" in info) == done
+    assert not (info["cost"] and info["is_success"])
+    with pytest.raises(ValueError, match=r"options\['task'\]=20 is not in the pool; use an index in \[0, 19\]"):
+        env.reset(options={"task": 20})
+
+
+def test_pickle_keeps_the_episode():
+    env = gym.make(IDS[1], pool=sfe.TaskPool(IDS[1], 20, seed=0)).unwrapped
+    env.reset(seed=3)
+    env.step(2)
+    copy = pickle.loads(pickle.dumps(env))
+    for action in (1, 2, 2, 0, 2):
+        for mine, theirs in zip(env.step(action), copy.step(action), strict=True):
+            np.testing.assert_equal(mine, theirs)
+
+
+def test_rendering_shows_the_hazard():
+    pool = sfe.TaskPool("ThinIce-8x8", 200, seed=0, rare_fraction=0.5)
+    env = gym.make("SB3Forecast/ThinIce-8x8-v0", pool=pool, render_mode="rgb_array")
+    env.reset(options={"task": int(np.flatnonzero(pool.rare)[0])})
+    icy = env.render()
+    env.reset(options={"task": int(np.flatnonzero(~pool.rare)[0])})
+    lava = env.render()
+    pale, red = np.array([176, 224, 246]), np.array([255, 128, 0])
+    assert icy.shape == lava.shape
+    assert (icy == pale).all(-1).any()
+    assert not (lava == pale).all(-1).any()
+    assert (lava == red).all(-1).any()
+
+
+@pytest.mark.parametrize(("id_", "steps"), [("SB3Forecast/ThinIce-8x8-v0", 12_500), ("SB3Forecast/ThinIce-12x12-v0", 400)])
+def test_vec_env_equals_minigrid(id_, steps):
+    """100,000 random steps of 8 environments: observation, reward, termination, truncation, info, and the tasks drawn."""
+    pool = sfe.TaskPool(id_, 500, seed=0, rare_fraction=0.3)
+    vec = sfe.GridVecEnv(pool, 8, seed=11)
+    singles = [gym.make(id_, pool=pool, disable_env_checker=True).unwrapped for _ in range(8)]
+    observations = vec.reset()
+    np.testing.assert_array_equal(observations, [env.reset(seed=11 + i)[0] for i, env in enumerate(singles)])
+    actions = np.random.default_rng(0).choice(3, (steps, 8), p=[0.2, 0.2, 0.6])
+    seen = {"success": 0, "failure": 0, "truncated": 0}
+    for row in actions:
+        observations, rewards, dones, infos = vec.step(row)
+        for i, env in enumerate(singles):
+            observation, reward, terminated, truncated, info = env.step(int(row[i]))
+            assert np.float32(reward) == rewards[i]
+            assert (terminated or truncated) == dones[i]
+            assert (info["task"], info["cost"]) == (infos[i]["task"], infos[i]["cost"])
+            assert truncated == infos[i]["TimeLimit.truncated"]
+            if dones[i]:
+                assert info["is_success"] == infos[i]["is_success"]
+                np.testing.assert_array_equal(infos[i]["terminal_observation"], observation)
+                seen["success"] += info["is_success"]
+                seen["failure"] += info["cost"] == 1.0
+                seen["truncated"] += truncated
+                observation, info = env.reset()
+                assert info["task"] == vec.reset_infos[i]["task"]
+            np.testing.assert_array_equal(observations[i], observation)
+    assert seen["failure"] > 20, seen
+    if steps > 10_000:
+        assert min(seen.values()) > 20, seen
+
+
+def test_weighted_tasks_are_the_same_in_both_environments():
+    pool = sfe.TaskPool("ThinIce-8x8", 50, seed=0)
+    weights = np.zeros(50)
+    weights[[3, 30]] = 1.0, 3.0
+    vec = sfe.GridVecEnv(pool, 4, seed=5)
+    vec.env_method("set_task_weights", weights, 0.5)
+    drawn = []
+    for _ in range(500):
+        vec.reset()
+        drawn.extend(vec.tasks.tolist())
+    counts = np.bincount(drawn, minlength=50) / len(drawn)
+    assert counts[30] == pytest.approx(0.01 + 0.375, abs=0.04)
+    assert counts[3] == pytest.approx(0.01 + 0.125, abs=0.03)
+    single = gym.make("SB3Forecast/ThinIce-8x8-v0", pool=pool).unwrapped
+    single.set_task_weights(weights, 0.5)
+    first = [single.reset(seed=5)[1]["task"]] + [single.reset()[1]["task"] for _ in range(99)]
+    assert first == drawn[0::4][:100]
+    with pytest.raises(ValueError, match=r"weights of shape \(3,\) must be 50 finite"):
+        vec.set_task_weights(np.ones(3))
+    with pytest.raises(ValueError, match="share=2"):
+        vec.set_task_weights(np.ones(50), 2)
+
+
+def test_vec_env_contract():
+    pool = sfe.TaskPool("ThinIce-8x8", 50, seed=0)
+    vec = sfe.GridVecEnv(pool, 3, seed=0, render_mode="rgb_array")
+    vec.reset()
+    assert vec.render().shape == (2 * 256, 2 * 256, 3)
+    assert vec.get_attr("pool") == [pool] * 3
+    assert vec.get_attr("pool", indices=[0]) == [pool]
+    assert vec.has_attr("pool")
+    assert not vec.has_attr("nonsense")
+    vec.seed(7)
+    first = vec.reset()
+    vec.seed(7)
+    np.testing.assert_array_equal(first, vec.reset())
+    vec.set_options({"task": 9})
+    vec.reset()
+    assert [info["task"] for info in vec.reset_infos] == [9, 9, 9]
+    with pytest.raises(ValueError, match=r"indices=\[0\] names some environments"):
+        vec.set_attr("pool", pool, indices=[0])
+    normalised = VecNormalize(VecMonitor(sfe.GridVecEnv(pool, 4, seed=0)))
+    PPO("MlpPolicy", normalised, n_steps=32, batch_size=32, device="cpu").learn(256)
+
+
+def test_newcomer_one_liner():
+    PPO(
+        "MlpPolicy",
+        make_vec_env("sb3_forecast_envs:SB3Forecast/ThinIce-8x8-v0", n_envs=2),
+        n_steps=16,
+        batch_size=16,
+        device="cpu",
+    ).learn(64)
+
+
+def test_pools():
+    pool = sfe.TaskPool("ThinIce-8x8", 2000, seed=4, rare_fraction=0.25)
+    assert len(pool) == 2000
+    assert pool.rare.mean() == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / 2000))
+    prefix = sfe.TaskPool("ThinIce-8x8", 10, seed=4, rare_fraction=0.25)
+    np.testing.assert_array_equal(prefix.layouts, pool.layouts[:10])
+    assert not np.array_equal(sfe.TaskPool("ThinIce-8x8", 10, seed=5, rare_fraction=0.25).layouts, prefix.layouts)
+    some = pool.subset(pool.rare)
+    assert some.rare.all()
+    np.testing.assert_array_equal(some[3].layout, pool.layouts[np.flatnonzero(pool.rare)[3]])
+    ice, lava = pool.family.cells.index(sfe.THIN_ICE), pool.family.cells.index(sfe.LAVA)
+    assert (pool.layouts[pool.rare] != lava).all()
+    assert (pool.layouts[~pool.rare] != ice).all()
+    assert "rare=" in repr(pool)
+
+
+class Walled(sfe.ThinIce):
+    """The goal is never reachable."""
+
+    name = "Walled"
+
+    def draw_layout(self, rng, rare):
+        task = super().draw_layout(rng, rare)
+        task.layout[-3, -2] = task.layout[-2, -3] = 1
+        return task
+
+
+class DeadlyStart(sfe.ThinIce):
+    """The agent starts on lava."""
+
+    name = "DeadlyStart"
+
+    def draw_layout(self, rng, rare):
+        task = super().draw_layout(rng, rare)
+        task.layout[1, 1] = self.cells.index(sfe.LAVA)
+        return task
+
+
+@pytest.mark.parametrize("family", [Walled, DeadlyStart])
+def test_layouts_without_a_safe_path(family, monkeypatch):
+    monkeypatch.setattr(family, "max_draws", 20)
+    with pytest.raises(ValueError, match=r"no layout of task 0 \(seed 0, rare=False\) in 20 draws has a safe path"):
+        sfe.TaskPool(family(8), 5, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sfe.TaskPool("ThinIce-8x8", 0, 0), "n_tasks=0 makes an empty pool"),
+        (lambda: sfe.TaskPool("ThinIce-8x8", 5, -1), "seed=-1 is negative"),
+        (lambda: sfe.TaskPool("Nowhere-8x8", 5, 0), "family='Nowhere-8x8' is unknown"),
+        (lambda: sfe.TaskPool("ThinIce-8x9", 5, 0), "family='ThinIce-8x9' is unknown"),
+        (lambda: sfe.TaskPool(sfe.ThinIce(8), 5, 0, rare_fraction=0.5), "rare_fraction=0.5 contradicts"),
+        (lambda: sfe.TaskPool("ThinIce-8x8", 5, 0).subset([7]), "indices do not fit a pool of 5 tasks"),
+        (lambda: sfe.TaskPool("ThinIce-8x8", 5, 0).subset([]), "indices select no task"),
+        (lambda: sfe.ThinIce(3), "size=3"),
+        (lambda: sfe.ThinIce(rare_fraction=2), "rare_fraction=2"),
+        (lambda: sfe.ThinIce(view_size=4), "view_size=4"),
+        (lambda: sfe.ThinIce(horizon=0), "horizon=0"),
+        (lambda: sfe.ThinIce(time_penalty=2), "time_penalty=2"),
+        (lambda: sfe.ThinIce(lava_fraction=1), "lava_fraction=1"),
+        (lambda: sfe.GridVecEnv(sfe.TaskPool("ThinIce-8x8", 5, 0), 0), "n_envs=0"),
+        (lambda: sfe.GridWorldEnv(observation="pixels"), "observation='pixels' is unknown"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_index_out_of_range():
+    with pytest.raises(IndexError, match="task 5 is not in a pool of 5 tasks"):
+        sfe.TaskPool("ThinIce-8x8", 5, 0)[5]

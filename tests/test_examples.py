@@ -1,0 +1,42 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TINY = [
+    "--total-timesteps", "16384", "--fine-tune-timesteps", "16384", "--pool-size", "1200", "--held-out-size", "600",
+    "--eval-size", "60", "--deploy-size", "500", "--splits", "20", "--rare-fraction", "0.05", "--no-progress-bar",
+]  # fmt: skip
+
+
+def run(*arguments, check=True):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=check)
+
+
+def test_train_gridworld(tmp_path):
+    script = str(EXAMPLES / "train_gridworld.py")
+    output = tmp_path / "out"
+    first = run(script, *TINY, "--output", str(output))
+    assert "ForecastPPO" in first.stdout
+    report = json.loads((output / "report.json").read_text())
+    assert set(report["medians"]) == {
+        "base", "ppo", "cost_penalty", "ppo_lagrangian", "mean_failure_bare", "mean_failure_equipped", "forecast",
+    }  # fmt: skip
+    for picture in ("forecast.png", "training.png", "worst_tasks.png"):
+        assert (output / picture).stat().st_size > 10_000
+    written = {path: path.stat().st_mtime_ns for path in output.glob("seed0/*.zip")}
+    run(script, *TINY, "--output", str(output))
+    assert written == {path: path.stat().st_mtime_ns for path in output.glob("seed0/*.zip")}  # nothing is trained twice
+    other = run(script, *TINY, "--output", str(output), "--splits", "10", check=False)
+    assert "holds results of other settings" in other.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--methods", "magic"], ["--eval-size", "20000"], ["--seeds", "0"]])
+def test_train_gridworld_rejects_before_training(tmp_path, arguments):
+    result = run(str(EXAMPLES / "train_gridworld.py"), *arguments, "--output", str(tmp_path / "out"), check=False)
+    assert result.returncode != 0
+    assert "ValueError" in result.stderr
+    assert not (tmp_path / "out").exists()
