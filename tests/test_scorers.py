@@ -94,18 +94,17 @@ def test_linear_rescoring_neglects_no_more_than_promised(agent, pool):
 
 
 def test_survival_is_unbiased(agent, pool):
-    """400 episodes a task: within 4.5 standard errors of exact for every task that fails with p > 0.02, and pooled over all within 3.5.
+    """400 episodes a task: each task with 0.05 < p < 0.95 within 4.5 standard errors of exact, all tasks pooled within 3.5.
 
-    A test of n normal errors at 4.5 standard errors fails by chance with probability n 7e-6, the pooled one with 5e-4. Where p is
-    tiny the survival factors are so skewed that 400 episodes do not give a standard error, hence the limit.
+    By chance the first fails with probability 7e-6 per task, the second with 5e-4. Outside that range survival is so skewed (a
+    rarely taken branch holds all the risk) that 400 episodes of one task do not give a standard error; the pooled test covers them.
     """
     exact = sf.ExactScorer(pool).outcomes(agent).failure
     sampled = np.exp(sf.SurvivalScorer(pool, episodes=400, seed=0).log_survival(agent).numpy())
-    error = sampled.std(axis=1, ddof=1) / np.sqrt(sampled.shape[1])
-    z = np.abs((1 - sampled.mean(axis=1)) - exact) / np.maximum(error, 1e-6)  # the network is float32
-    likely = exact > 0.02
-    assert likely.sum() > 100
-    assert (z[likely] < 4.5).all()
+    error = np.maximum(sampled.std(axis=1, ddof=1) / np.sqrt(sampled.shape[1]), 1e-6)  # the network is float32
+    likely = (exact > 0.05) & (exact < 0.95)
+    assert likely.sum() > 50
+    assert (np.abs((1 - sampled.mean(axis=1)) - exact)[likely] < 4.5 * error[likely]).all()
     # and on average over the tasks, where a bias would add up
     pooled = ((1 - sampled.mean(axis=1)) - exact).mean() / (np.sqrt((error**2).sum()) / len(exact))
     assert abs(pooled) < 3.5
