@@ -47,12 +47,19 @@ def main(args: Arguments) -> None:
         table.add_column(column, justify="right")
     for size in args.pools:
         pool = sfe.TaskPool("ThinIce-8x8", size, seed=0)
-        base = PPO("MlpPolicy", VecMonitor(sfe.GridVecEnv(pool, 128, seed=0)), seed=0, device="cpu", **PPO_SETTINGS).learn(args.warm_up)
+        base = PPO("MlpPolicy", VecMonitor(sfe.GridVecEnv(pool, 128, seed=0)), seed=0, device="cpu", **PPO_SETTINGS).learn(
+            args.warm_up
+        )
         models, memory = {}, {}
         for coef in (0.0, 1.0):
             with PeakMemory() as peak:
                 models[coef] = sf.ForecastPPO.from_ppo(
-                    base, VecMonitor(sfe.GridVecEnv(pool, 128, seed=1)), device="cpu", seed=1, forecast_coef=coef, eval_size=size // 20
+                    base,
+                    VecMonitor(sfe.GridVecEnv(pool, 128, seed=1)),
+                    device="cpu",
+                    seed=1,
+                    forecast_coef=coef,
+                    eval_size=size // 20,
                 ).learn(10 * 8192)
             memory[coef] = peak.megabytes
         seconds: dict[float, list[float]] = {0.0: [], 1.0: []}
@@ -65,7 +72,12 @@ def main(args: Arguments) -> None:
         objective = models[1.0].objective
         assert objective is not None
         table.add_row(
-            f"{size}", f"{plain:.3f}", f"{ours:.3f}", f"{ours / plain - 1:.0%}", str(len(objective.touched)), f"{memory[1.0] - memory[0.0]:.0f}"
+            f"{size}",
+            f"{plain:.3f}",
+            f"{ours:.3f}",
+            f"{ours / plain - 1:.0%}",
+            str(len(objective.touched)),
+            f"{memory[1.0] - memory[0.0]:.0f}",
         )
     Console().print(table)
 

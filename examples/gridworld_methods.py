@@ -1,4 +1,8 @@
-"""The methods that train_gridworld.py compares, with the settings that were chosen for each on other seeds (100 to 102)."""
+"""The methods that train_gridworld.py compares, with the settings that were chosen for each on seeds 100 and 101.
+
+What was tried for each is listed in docs/gridworld.md. A method is a function of checkpoint, training tasks, number of environments
+and seed; it returns a model that is ready to ``learn``.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import sb3_forecast as sf
+import sb3_forecast_envs as sfe
 
 #: PPO for 128 environments; the same for the base agent and every method
 PPO_SETTINGS: dict[str, Any] = {
@@ -21,35 +26,55 @@ PPO_SETTINGS: dict[str, Any] = {
 }
 
 
-def _forecast(**arguments: Any) -> Callable[[Path, VecEnv, int], PPO]:
-    def make(base: Path, env: VecEnv, seed: int) -> PPO:
-        return sf.ForecastPPO.from_ppo(base, env, device="cpu", seed=seed, **arguments)
+Make = Callable[[Path, sfe.TaskPool, int, int], PPO]
+
+#: tasks of the bare supervised penalty: what one would simulate in every update without cached exact scores
+BARE_TASKS = 4000
+
+
+def _env(pool: sfe.TaskPool, n_envs: int, seed: int) -> VecEnv:
+    return VecMonitor(sfe.GridVecEnv(pool, n_envs, seed=10_000 * seed + 5_000))
+
+
+def _tuned(**arguments: Any) -> Make:
+    def make(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
+        return sf.ForecastPPO.from_ppo(base, _env(pool, n_envs, seed), device="cpu", seed=seed + 1, **arguments)
 
     return make
 
 
-def _ppo(base: Path, env: VecEnv, seed: int) -> PPO:
-    return sf.ForecastPPO.from_ppo(base, env, device="cpu", seed=seed, forecast_coef=0.0)
+def _bare(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
+    tasks = pool.subset(range(min(BARE_TASKS, len(pool))))
+    penalty = sf.MeanFailureLoss(n_tasks=BARE_TASKS, worst=False, weight=1e6)
+    return _tuned(forecast_loss=penalty, scorer="survival", forecast_coef=1.0, drawn_share=0.0)(base, tasks, n_envs, seed)
 
 
-def _penalty(base: Path, env: VecEnv, seed: int) -> PPO:
-    return _ppo(base, sf.CostPenalty(env, penalty=3.0), seed)
+def _penalty(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
+    env = sf.CostPenalty(_env(pool, n_envs, seed), penalty=3.0)
+    return sf.ForecastPPO.from_ppo(base, env, device="cpu", seed=seed + 1, forecast_coef=0.0)
 
 
-def _lagrangian(base: Path, env: VecEnv, seed: int) -> PPO:
-    model = sf.PPOLagrangian("MlpPolicy", env, multiplier=1.0, multiplier_lr=0.05, seed=seed, device="cpu", **PPO_SETTINGS)
+def _lagrangian(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
+    env = _env(pool, n_envs, seed)
+    model = sf.PPOLagrangian("MlpPolicy", env, multiplier=1.0, multiplier_lr=10.0, seed=seed + 1, device="cpu", **PPO_SETTINGS)
     # the cost critic starts fresh, everything else from the checkpoint
     model.set_parameters(PPO.load(base, device="cpu").get_parameters(), exact_match=False, device="cpu")
     return model
 
 
-METHODS: dict[str, Callable[[Path, VecEnv, int], PPO]] = {
-    "ppo": _ppo,
+def _forecast(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
+    return _tuned(eval_size=len(pool) // 20, forecast_coef=1.0, p_floor=1e-10)(base, pool, n_envs, seed)
+
+
+METHODS: dict[str, Make] = {
+    "ppo": _tuned(forecast_coef=0.0),
     "cost_penalty": _penalty,
     "ppo_lagrangian": _lagrangian,
-    "mean_failure_bare": _forecast(forecast_loss=sf.MeanFailureLoss(worst=False), forecast_coef=1.0, drawn_share=0.0),
-    "mean_failure_equipped": _forecast(forecast_loss=sf.MeanFailureLoss(worst=True, p_floor=1e-6), forecast_coef=1.0),
-    "forecast": _forecast(eval_size=1000, forecast_coef=1.0, p_floor=1e-8),
+    "mean_failure_bare": _bare,
+    "mean_failure_equipped": _tuned(
+        forecast_loss=sf.MeanFailureLoss(worst=True, p_floor=1e-10, weight=1e6), forecast_coef=1.0
+    ),
+    "forecast": _forecast,
 }
 
 LABELS = {
@@ -61,15 +86,3 @@ LABELS = {
     "mean_failure_equipped": "mean failure, equipped",
     "forecast": "ForecastPPO",
 }
-
-
-def build(method: str, base: Path, env: VecEnv, seed: int) -> PPO:
-    """A method's model, starting from the checkpoint.
-
-    :param method: key of :data:`METHODS`
-    :param base: path of the checkpoint
-    :param env: training environment
-    :param seed: seed of the fine-tuning
-    :return: the model, ready to ``learn``
-    """
-    return METHODS[method](base, env, seed)

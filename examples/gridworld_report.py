@@ -82,15 +82,14 @@ def write_report(
     """
     results = {name: [read_json(output / f"seed{seed}" / f"{name}.json") for seed in seeds] for name in ["base", *methods]}
     title = f"Held-out: {settings['splits']} splits {settings['eval_size']}/{settings['deploy_size']} of {settings['held_out_size']} tasks"
-    table = Table(title=f"{title}; median [range] of {len(seeds)} seeds")
-    table.add_column("method", no_wrap=True)
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
+    table = Table(title=f"{title}; median of {len(seeds)} seed(s), ranges in table.md")
+    table.add_column("", no_wrap=True)
+    for name in results:
+        table.add_column(LABELS[name], justify="right", min_width=7)
+    for column, (keys, form) in COLUMNS.items():
+        table.add_row(column, *(form.format(statistics.median(_value(r, keys) for r in rows)) for rows in results.values()))
     lines = ["| method | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for name, rows in results.items():
-        cells = _cells(rows)
-        table.add_row(LABELS[name], *cells)
-        lines.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
+    lines += [f"| {LABELS[name]} | " + " | ".join(_cells(rows)) + " |" for name, rows in results.items()]
     console.print(table)
     (output / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     versions = {package: version(package) for package in ("stable-baselines3", "gymnasium", "minigrid", "torch", "numpy")}

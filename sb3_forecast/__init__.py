@@ -1,7 +1,13 @@
 """Forecast how often an agent will fail at deployment scale, and train it so that the forecast can be trusted."""
 
+from sb3_forecast import conformal
+from sb3_forecast.bias import BiasConstants, bias_constants
 from sb3_forecast.callbacks import ForecastCallback
+from sb3_forecast.conformal import exceedance_probability
+from sb3_forecast.decomposition import Decomposition, decompose
+from sb3_forecast.diagnostics import Diagnostics, forward_stop_k, missed_mode, stability_scan
 from sb3_forecast.evaluation import ForecastReport, evaluate_forecast
+from sb3_forecast.exact_partitions import ExpectedSquaredError
 from sb3_forecast.lagrangian import PPOLagrangian
 from sb3_forecast.losses import ForecastLoss, MeanFailureLoss
 from sb3_forecast.objective import ForecastObjective
@@ -20,8 +26,12 @@ from sb3_forecast.version import __version__
 from sb3_forecast.wrappers import CostPenalty
 
 __all__ = [
+    "BiasConstants",
     "CostPenalty",
+    "Decomposition",
+    "Diagnostics",
     "ExactScorer",
+    "ExpectedSquaredError",
     "FailureScorer",
     "ForecastCallback",
     "ForecastLoss",
@@ -34,11 +44,18 @@ __all__ = [
     "PartitionRanks",
     "SurvivalScorer",
     "__version__",
+    "bias_constants",
+    "conformal",
+    "decompose",
     "evaluate_forecast",
+    "exceedance_probability",
     "failure_probability",
     "failure_score",
     "failure_score_from_log_survival",
+    "forward_stop_k",
     "log_failure_probability",
     "log_survival_probability",
+    "missed_mode",
     "sample_partitions",
+    "stability_scan",
 ]

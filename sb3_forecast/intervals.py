@@ -19,7 +19,7 @@ from sb3_forecast.estimators import check_sizes
 _NODES = 400
 
 
-def _log_gamma_nodes(shape: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def gamma_nodes(shape: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Trapezoid nodes g and weights for g ~ Gamma(shape), in log g, where the integrand is smooth and decays at both ends."""
     # the density of log g is exp(shape x - e^x)/Gamma(shape): wide on the left for small shapes
     x = np.linspace(
@@ -52,7 +52,7 @@ def pivot_cdf(c: float, k: int, n_eval: int, n_deploy: float) -> float:
     check_sizes(k, n_eval, n_deploy)
     if c < 0:
         raise ValueError(f"c={c} lies below psi_k, where the tail assumption says nothing; use c >= 0")
-    g, wg = _log_gamma_nodes(k - 1.0)
+    g, wg = gamma_nodes(k - 1.0)
     u, wu = _beta_nodes(k, n_eval)
     below = np.exp(n_deploy * np.log1p(-np.minimum(np.multiply.outer(np.exp(-c * g / (k - 1)), u), 1.0 - 1e-16)))
     return float(wg @ below @ wu)

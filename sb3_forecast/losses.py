@@ -11,9 +11,13 @@ import torch as th
 from numpy.typing import NDArray
 
 from sb3_forecast.estimators import Method, forecast_top, mean_spacing
+from sb3_forecast.exact_partitions import ExpectedSquaredError
 from sb3_forecast.intervals import pivot_quantile
 from sb3_forecast.partitions import check_partition, sample_partitions
 from sb3_forecast.scores import failure_probability, failure_score
+
+#: partitions drawn for the log when the loss itself is exact
+_LOGGED = 64
 
 Kind = Literal["guarded", "squared", "hinge"]
 KINDS: tuple[Kind, ...] = ("guarded", "squared", "hinge")
@@ -65,7 +69,8 @@ class ForecastLoss:
 
     :param eval_size: evaluation set size m of a partition
     :param k: number of top evaluation scores used by the forecast
-    :param n_partitions: number of partitions R drawn per refresh
+    :param n_partitions: number of partitions R drawn per refresh, or ``"exact"`` for the expectation over all partitions: kinds
+        ``squared`` and ``guarded`` with a linear method
     :param kind: see above
     :param method: forecast method, see :func:`sb3_forecast.estimators.forecast_top`; unused by ``"hinge"``
     :param p_floor: failure probability below which a task is left alone (kinds ``guarded`` and ``hinge``)
@@ -78,7 +83,7 @@ class ForecastLoss:
         self,
         eval_size: int,
         k: int = 10,
-        n_partitions: int = 200,
+        n_partitions: int | Literal["exact"] = 200,
         kind: Kind = "guarded",
         method: Method = "jones",
         p_floor: float = 1e-6,
@@ -89,8 +94,14 @@ class ForecastLoss:
             raise ValueError(f"k={k} top scores do not determine a slope; use k >= 2")
         if k > eval_size:
             raise ValueError(f"k={k} exceeds eval_size={eval_size}; use k <= {eval_size} or a larger eval_size")
-        if n_partitions < 1:
-            raise ValueError(f"n_partitions={n_partitions} draws nothing; use n_partitions >= 1")
+        if n_partitions == "exact":
+            if kind == "hinge" or method == "jones":
+                raise ValueError(
+                    f"n_partitions='exact' needs a squared error of a linear forecast, not kind={kind!r} with method={method!r}; "
+                    "use kind 'guarded' or 'squared' with method 'blue' or 'direct', or a number of partitions"
+                )
+        elif n_partitions < 1:
+            raise ValueError(f"n_partitions={n_partitions} draws nothing; use n_partitions >= 1, or 'exact'")
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r} is unknown; use one of {KINDS}")
         if not 0.0 <= p_floor < 1.0:
@@ -107,6 +118,7 @@ class ForecastLoss:
         self.p_floor = p_floor
         self.level = level
         self.min_scale = min_scale
+        self._exact: ExpectedSquaredError | None = None
         with np.errstate(divide="ignore"):
             self.score_floor = float(failure_score(np.log(p_floor)))
 
@@ -115,6 +127,8 @@ class ForecastLoss:
 
         :param n_pool: pool size N
         """
+        if self.n_partitions == "exact":
+            return self._expectation(n_pool).prefix
         return min(n_pool, math.ceil((self.k + 6.0 * math.sqrt(self.k)) * n_pool / self.eval_size))
 
     def draw(self, scores: th.Tensor, generator: np.random.Generator) -> Partitions:
@@ -137,7 +151,9 @@ class ForecastLoss:
             )
         order = th.argsort(values, descending=True, stable=True)
         finite = int(th.isfinite(values).sum())
-        ranks = sample_partitions(len(values), self.eval_size, self.k, self.n_partitions, generator)
+        # with the exact expectation, a few partitions are still drawn for the log
+        count = _LOGGED if self.n_partitions == "exact" else self.n_partitions
+        ranks = sample_partitions(len(values), self.eval_size, self.k, count, generator)
         usable = (ranks.evaluation[:, -1] < finite) & (ranks.deployment < finite)
         if not usable.any():
             raise ValueError(
@@ -146,7 +162,22 @@ class ForecastLoss:
             )
         evaluation = order[th.from_numpy(ranks.evaluation[usable])]
         deployment = order[th.from_numpy(ranks.deployment[usable])]
-        return Partitions(evaluation, deployment, th.unique(th.cat([evaluation.reshape(-1), deployment])))
+        touched = [evaluation.reshape(-1), deployment]
+        if self.n_partitions == "exact":
+            prefix = self._expectation(len(values)).prefix
+            if prefix > finite:
+                raise ValueError(
+                    f"only {finite} of {len(values)} scores are finite, but the expectation over all partitions needs the {prefix} largest; "
+                    "use a number of partitions"
+                )
+            touched.append(order[:prefix])
+        return Partitions(evaluation, deployment, th.unique(th.cat(touched)))
+
+    def _expectation(self, n_pool: int) -> ExpectedSquaredError:
+        """The exact expectation for a pool size, built once."""
+        if self._exact is None or self._exact.n_pool != n_pool:
+            self._exact = ExpectedSquaredError(n_pool, self.eval_size, self.k, self.method)
+        return self._exact
 
     def evaluate(self, touched_scores: th.Tensor, partitions: Partitions, n_pool: int) -> LossTerms:
         """The loss of fixed partitions, from the scores of the touched tasks.
@@ -164,7 +195,9 @@ class ForecastLoss:
         n_deploy = n_pool - self.eval_size
         scale = mean_spacing(top)
         forecast = forecast_top(top, self.eval_size, n_deploy, self.method)
-        if self.kind == "hinge":
+        if self.n_partitions == "exact":
+            value = self._expectation(n_pool)(leaf.sort(descending=True).values)
+        elif self.kind == "hinge":
             limit = (top[:, -1] + pivot_quantile(self.level, self.k, self.eval_size, n_deploy) * scale).detach()
             value = (((realised - limit).clamp(min=0.0) / scale.detach().clamp(min=self.min_scale)) ** 2).mean()
         else:

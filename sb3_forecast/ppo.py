@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch as th
 from stable_baselines3 import PPO
@@ -38,7 +38,7 @@ class ForecastPPO(PPO):
     :param forecast_coef: largest share of the forecast gradient in a step, relative to ``max_grad_norm``; 0 switches it off
     :param eval_size: evaluation set size m of the partitions
     :param k: number of top evaluation scores that the forecast uses
-    :param n_partitions: partitions drawn per rollout
+    :param n_partitions: partitions drawn per rollout, or ``"exact"`` (needs a linear ``forecast_method``)
     :param scorer: ``"auto"`` (strongest that the tasks offer), ``"exact"``, ``"survival"`` or a scorer object
     :param forecast_kind: ``"guarded"``, ``"squared"`` or ``"hinge"``; see :class:`ForecastLoss`
     :param forecast_method: ``"jones"``, ``"blue"`` or ``"direct"``
@@ -83,7 +83,7 @@ class ForecastPPO(PPO):
         forecast_coef: float = 0.3,
         eval_size: int = 200,
         k: int = 10,
-        n_partitions: int = 200,
+        n_partitions: int | Literal["exact"] = 200,
         scorer: str | FailureScorer = "auto",
         forecast_kind: Kind = "guarded",
         forecast_method: Method = "jones",

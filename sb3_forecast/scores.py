@@ -31,6 +31,16 @@ def float64_array(values: Any) -> Any:
     return np.asarray(values, dtype=np.float64)
 
 
+def float64_like(values: NDArray[Any], like: Any) -> Any:
+    """Constants as the same kind of array as another one.
+
+    :param values: numpy array
+    :param like: numpy array or torch tensor
+    """
+    array = np.asarray(values, dtype=np.float64)
+    return array if isinstance(like, np.ndarray) else like.new_tensor(array)
+
+
 def _log_argument(values: Any, name: str) -> Any:
     x = float64_array(values)
     if bool((x > 0).any()) or bool((x != x).any()):

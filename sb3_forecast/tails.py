@@ -9,10 +9,20 @@ from typing import Any
 import array_api_compat
 import numpy as np
 import torch as th
+from numpy.typing import NDArray
 
+from sb3_forecast.diagnostics import Diagnostics, diagnose
 from sb3_forecast.estimators import METHODS, TARGETS, Method, Target, check_sizes, forecast_top, mean_spacing
 from sb3_forecast.intervals import pivot_quantile
-from sb3_forecast.scores import failure_probability, float64_array
+from sb3_forecast.risk import (
+    clopper_pearson,
+    frequency_upper_limit,
+    jones_log_frequency,
+    log_aggregate_risk,
+    log_frequency,
+    log_mean_failure,
+)
+from sb3_forecast.scores import failure_probability, failure_score, float64_array, log_survival_probability
 
 
 def default_k(n_eval: int) -> int:
@@ -127,6 +137,107 @@ class GumbelTail:
         :return: probability, shape (...)
         """
         return failure_probability(self.forecast(n_deploy, target))
+
+    def log_worst_query_survival(self, n_deploy: float, target: Target = "max") -> Any:
+        """Log of one minus :meth:`worst_query_risk`, where that rounds to 1.
+
+        :param n_deploy: deployment set size n
+        :param target: see :meth:`forecast`
+        :return: natural log, shape (...)
+        """
+        return log_survival_probability(self.forecast(n_deploy, target))
+
+    def log_behavior_frequency(self, p_threshold: float) -> Any:
+        """Log share of tasks that fail with more than a given probability (METHOD eq. 49, 50).
+
+        Beyond psi_k by the fitted tail (``jones``: its own regression), below it the share in the sample.
+
+        :param p_threshold: failure probability, strictly between 0 and 1
+        :return: natural log, shape (...); -inf where no task of the sample and no tail (scale 0) reaches it
+        :raises ValueError: if the threshold is no probability
+        """
+        x = _threshold_score(p_threshold)
+        xp = array_api_compat.array_namespace(self.scores)
+        if self.method == "jones":
+            beyond = jones_log_frequency(x, self.top, self.n_eval)
+        else:
+            beyond = log_frequency(x, self.location, self.scale, self.k, self.n_eval)
+        count = xp.astype(self.scores > x, xp.float64).sum(-1)
+        with np.errstate(divide="ignore"):
+            empirical = xp.log(count) - math.log(self.n_eval)
+        return xp.where((x >= self.location) & (self.scale > 0.0), beyond, empirical)
+
+    def behavior_frequency(self, p_threshold: float) -> Any:
+        """Share of tasks that fail with more than a given probability; see :meth:`log_behavior_frequency`.
+
+        :param p_threshold: failure probability, strictly between 0 and 1
+        :return: probability, shape (...)
+        :raises ValueError: if the threshold is no probability
+        """
+        log_share = self.log_behavior_frequency(p_threshold)
+        return array_api_compat.array_namespace(log_share).exp(log_share)
+
+    def behavior_frequency_limit(self, p_threshold: float, level: float = 0.95) -> float:
+        """Upper confidence limit of that share (METHOD eq. 52 beyond psi_k; below, Clopper-Pearson, without any model).
+
+        :param p_threshold: failure probability, strictly between 0 and 1
+        :param level: confidence
+        :return: the limit
+        :raises ValueError: if the threshold is no probability, or the scores are a batch
+        """
+        x, scores = _threshold_score(p_threshold), self._single("behavior_frequency_limit")
+        scale = float(self.scale)
+        if x < float(self.location) or scale == 0.0:
+            return clopper_pearson(int((scores > x).sum()), self.n_eval, level)
+        return frequency_upper_limit((x - float(self.location)) / scale, self.k, self.n_eval, level)
+
+    def log_mean_failure(self) -> Any:
+        """Log failure probability of a fresh task: the sample's below psi_k, the tail's above (METHOD eq. 54).
+
+        :return: natural log, shape (...)
+        """
+        return log_mean_failure(self.scores, self.k, self.scale)
+
+    def aggregate_risk(self, n_deploy: float) -> Any:
+        """Probability that a deployment sees at least one failure, each task being tried once (METHOD eq. 53, 54).
+
+        :param n_deploy: deployment set size n
+        :return: probability, shape (...)
+        :raises ValueError: if ``n_deploy < 1``
+        """
+        log_risk = self.log_aggregate_risk(n_deploy)
+        return array_api_compat.array_namespace(log_risk).exp(log_risk)
+
+    def log_aggregate_risk(self, n_deploy: float) -> Any:
+        """Log of :meth:`aggregate_risk`, where that underflows.
+
+        :param n_deploy: deployment set size n
+        :return: natural log, shape (...)
+        :raises ValueError: if ``n_deploy < 1``
+        """
+        check_sizes(self.k, self.n_eval, n_deploy)
+        return log_aggregate_risk(self.log_mean_failure(), n_deploy)
+
+    def diagnostics(self) -> Diagnostics:
+        """Curvature, Anderson-Darling, ties, and warnings that say what to do (METHOD 7).
+
+        :return: the checks
+        :raises ValueError: if the scores are a batch
+        """
+        return diagnose(self._single("diagnostics"), self.k)
+
+    def _single(self, name: str) -> NDArray[np.float64]:
+        if self.scores.ndim != 1:
+            raise ValueError(
+                f"{name} takes one sample, but the scores have shape {tuple(self.scores.shape)}; fit each row by itself"
+            )
+        return np.asarray(self.scores.detach().cpu() if isinstance(self.scores, th.Tensor) else self.scores)
+
+
+def _threshold_score(p_threshold: float) -> float:
+    if not 0.0 < p_threshold < 1.0:
+        raise ValueError(f"p_threshold={p_threshold} is not strictly between 0 and 1; ask for another failure probability")
+    return float(failure_score(math.log(p_threshold)))
 
 
 __all__ = ["TARGETS", "GumbelTail", "default_k"]

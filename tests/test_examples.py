@@ -27,9 +27,9 @@ def test_train_gridworld(tmp_path):
     }  # fmt: skip
     for picture in ("forecast.png", "training.png", "worst_tasks.png"):
         assert (output / picture).stat().st_size > 10_000
-    written = {path: path.stat().st_mtime_ns for path in output.glob("seed0/*.zip")}
+    written = {path: path.stat().st_mtime_ns for path in output.glob("seed1/*.zip")}
     run(script, *TINY, "--output", str(output))
-    assert written == {path: path.stat().st_mtime_ns for path in output.glob("seed0/*.zip")}  # nothing is trained twice
+    assert written == {path: path.stat().st_mtime_ns for path in output.glob("seed1/*.zip")}  # nothing is trained twice
     other = run(script, *TINY, "--output", str(output), "--splits", "10", check=False)
     assert "holds results of other settings" in other.stderr
 

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+import sb3_forecast as sf
+from sb3_forecast import conformal
+
+
+def test_vectors(vectors):
+    case = vectors["conformal"]
+    for arguments, expected in zip(case["inputs"]["cases"], case["outputs"]["P"], strict=True):
+        assert sf.exceedance_probability(*arguments) == pytest.approx(expected, rel=case["rtol"])
+
+
+def test_largest_score_in_closed_form():
+    assert sf.exceedance_probability(100, 1000, 1) == pytest.approx(1000 / 1100)  # METHOD eq. 32, j = 1
+
+
+@pytest.mark.parametrize("draw", ["normal", "standard_cauchy"])
+def test_counts_cover_whatever_the_distribution(draw):
+    rng = np.random.default_rng(0)
+    low, high = conformal.exceedance_count_interval(100, 1000, 5, level=0.9)
+    counts, below = [], 0
+    for _ in range(4000):
+        x = getattr(rng, draw)(size=1100)
+        evaluation = np.sort(x[:100])[::-1]
+        counts.append((x[100:] > evaluation[4]).sum())
+        below += conformal.lower_bound(x[:100], 1000, 0.9) < x[100:].max()
+    covered = np.mean([(low <= c <= high) for c in counts])
+    assert 0.9 - 2 * np.sqrt(0.09 / 4000) < covered < 0.93
+    assert below / 4000 > 0.9 - 2 * np.sqrt(0.09 / 4000)
+
+
+def test_upper_bound_exists_only_for_small_deployments():
+    scores = np.arange(1000.0)
+    assert conformal.upper_bound(scores, 52, 0.95) == 999.0  # METHOD after eq. 34
+    assert conformal.upper_bound(scores, 111, 0.9) == 999.0
+    with pytest.raises(
+        ValueError,
+        match=r"no distribution-free upper bound on the worst of n_deploy=53.*GumbelTail.interval",
+    ):
+        conformal.upper_bound(scores, 53, 0.95)
+    # the bound holds: P(max of 52 exceeds the best of 1000) = 52 / 1052 < 5%
+    assert sf.exceedance_probability(1000, 52, 1) < 0.05 < sf.exceedance_probability(1000, 53, 1)
+
+
+def test_no_lower_bound_from_too_few():
+    assert conformal.lower_bound(np.array([1.0]), 1, 0.9) == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((10, 5, 11), "j=11"),
+        ((10, 5, 0), "j=0"),
+        ((10, 5, 1, 6), "r=6"),
+        ((0, 5, 1), "n_eval=0"),
+        ((10, 2.5, 1), "n_deploy=2.5"),
+    ],
+)
+def test_bad_input(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sf.exceedance_probability(*arguments)
