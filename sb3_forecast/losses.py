@@ -210,6 +210,35 @@ class ForecastLoss:
         loss = linear + (value.detach() - linear.detach())
         return LossTerms(loss, forecast.detach(), realised.detach(), scale.detach(), weights)
 
+    def suggest_partitions(self, scores: th.Tensor, generator: np.random.Generator, n_probe: int = 512) -> int:
+        """Number of partitions whose gradient noise has a tenth of the gradient's power (METHOD 7, R).
+
+        Measures tr Cov(g) / |E g|^2 of the gradient of single partitions of the squared error, before any guard.
+
+        :param scores: score of every task, shape (N,)
+        :param generator: source of randomness
+        :param n_probe: partitions drawn for the measurement
+        :return: clamp(10 x ratio, 16, 1024)
+        :raises ValueError: see :meth:`draw`
+        """
+        probe = ForecastLoss(self.eval_size, self.k, n_probe, "squared", self.method)
+        partitions = probe.draw(scores, generator)
+        evaluation = scores.detach().double()[partitions.evaluation].requires_grad_(True)
+        deployment = scores.detach().double()[partitions.deployment].requires_grad_(True)
+        forecast = forecast_top(evaluation, self.eval_size, len(scores) - self.eval_size, self.method)
+        by_task = th.autograd.grad(((forecast - deployment) ** 2).sum(), (evaluation, deployment))
+        count = len(deployment)
+        mean = th.zeros(len(scores), dtype=th.float64)
+        mean.index_add_(0, partitions.evaluation.reshape(-1), by_task[0].reshape(-1)).index_add_(
+            0, partitions.deployment, by_task[1]
+        )
+        power = float((mean / count).square().sum())
+        single = float(by_task[0].square().sum() + by_task[1].square().sum()) / count
+        # |mean of R|^2 holds a share 1/R of the noise
+        noise = (single - power) * count / (count - 1)
+        signal = max(power - noise / count, 1e-300)
+        return int(min(max(10.0 * noise / signal, 16.0), 1024.0))
+
     def __call__(self, scores: th.Tensor, generator: np.random.Generator) -> tuple[th.Tensor, NDArray[np.int64]]:
         """Draw partitions and evaluate the loss on them.
 

@@ -35,7 +35,7 @@ def save(figure: Figure, path: str | pathlib.Path | None) -> Figure:
     return figure
 
 
-def _probability_axis(ax: Axes) -> None:
+def probability_axis(ax: Axes) -> None:
     """Second x axis: the failure probability that a score stands for."""
     low, high = ax.get_xlim()
     marks = [(-np.log(-np.log(p)), label) for p, label in _MARKS]
@@ -123,7 +123,7 @@ def tail_comparison(reports: Mapping[str, ForecastReport], path: str | pathlib.P
     high = axes[0].get_xlim()[1]
     axes[0].set_xlim(low, high + 0.03 * (high - low))
     for ax in axes:
-        _probability_axis(ax)
+        probability_axis(ax)
     axes[-1].legend(fontsize=7.5, loc="best", framealpha=0.9)
     return save(figure, path)
 

@@ -1,0 +1,45 @@
+"""Forecasts from the command line; try `python -m sb3_forecast forecast --help`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from sb3_forecast.cli_forecast import Forecast, run
+from sb3_forecast.version import __version__
+
+
+@dataclass(frozen=True)
+class Version:
+    """Print the version."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    :param arguments: the command line; ``None`` for the process's own
+    :return: exit status: 0, or 2 for input that cannot be used, explained on standard error
+    """
+    command = tyro.cli(
+        Annotated[Forecast, tyro.conf.subcommand("forecast")] | Annotated[Version, tyro.conf.subcommand("version")],
+        args=arguments,
+        prog="python -m sb3_forecast",
+        description=__doc__,
+    )
+    if isinstance(command, Version):
+        Console().print(__version__)
+        return 0
+    try:
+        run(command, Console())
+    except ValueError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
