@@ -190,3 +190,21 @@ def forecast_top(top: Any, n_eval: int, n_deploy: float, method: Method = "blue"
     if method == "jones":
         return jones_forecast(top, n_eval, n_deploy)
     return apply_weights(top, linear_weights(method, top.shape[-1], n_eval, n_deploy, target))
+
+
+def bootstrap_tops(ordered: NDArray[np.float64], k: int, n_boot: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """The k largest scores of bootstrap resamples, drawn directly, O(k) each instead of O(m).
+
+    A resample's j-th largest score is the sample's score of rank ceil(m U_(j)), U_(1) < ... < U_(m) being ordered uniforms; the k
+    smallest of those are partial sums of exponentials over the sum of all m + 1.
+
+    :param ordered: all m scores, descending
+    :param k: number of top scores
+    :param n_boot: number of resamples
+    :param generator: source of randomness
+    :return: shape (n_boot, k), descending
+    """
+    m = len(ordered)
+    partial = np.cumsum(generator.exponential(size=(n_boot, k)), axis=1)
+    total = partial[:, -1:] + generator.gamma(m + 1 - k, size=(n_boot, 1))
+    return np.asarray(ordered[(m * (partial / total)).astype(np.int64)])

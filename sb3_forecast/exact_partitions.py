@@ -85,6 +85,7 @@ class ExpectedSquaredError:
         self.prefix = max(k + 1, min(wanted, n_pool))
         self.weights = linear_weights(method, k, eval_size, n_pool - eval_size, target)
         self.ends = block_ends(n_pool, self.prefix, single, ratio)
+        self._sizes = np.diff(self.ends, prepend=0)
         self.mean_gap, self.kernel, self._deployment_rows = self._build()
 
     def _build(self) -> tuple[F64, F64, F64]:
@@ -153,36 +154,65 @@ class ExpectedSquaredError:
         return out
 
     def block_means(self, sorted_scores: F64) -> F64:
-        """Mean score of each block, shape (blocks,)."""
-        single = min(self.single, self.prefix)
-        if len(self.ends) == self.prefix:
-            return sorted_scores[: self.prefix]
-        sums = np.add.reduceat(sorted_scores[: self.prefix], self.ends[single - 1 : -1])
-        return np.concatenate([sorted_scores[:single], sums / np.diff(self.ends[single - 1 :])])
+        """Mean score of each block.
 
-    def _gaps(self, means: F64, sorted_scores: F64) -> F64:
+        :param sorted_scores: the pool's scores, descending, or its first ``prefix`` ones
+        :return: shape (blocks,)
+        :raises ValueError: if the scores are fewer than the prefix, not finite or not sorted
+        """
+        x = np.asarray(sorted_scores, dtype=np.float64)
+        if x.ndim != 1 or not self.prefix <= len(x) <= self.n_pool:
+            raise ValueError(
+                f"sorted_scores has shape {x.shape}; pass the {self.n_pool} scores of the pool, or its {self.prefix} largest or more"
+            )
+        means = x[: self.prefix]
+        if len(self.ends) < self.prefix:
+            means = np.concatenate(
+                [x[: self.single], np.add.reduceat(means, self.ends[self.single - 1 : -1]) / self._sizes[self.single :]]
+            )
+        # means of blocks are finite and sorted if the scores are, and there are few of them
+        if not np.isfinite(means).all():
+            raise ValueError(
+                f"sorted_scores is not finite within its {self.prefix} largest; lower prefix, or use sampled partitions"
+            )
+        if (means[1:] > means[:-1]).any():
+            raise ValueError("sorted_scores is not in descending order; sort it first")
+        return means
+
+    def _gaps(self, sorted_scores: F64) -> F64:
         """Gap after each block; the last one leads to the rest of the pool, which counts as equal to it."""
-        return np.append(means[:-1] - means[1:], 0.0)
+        means = self.block_means(sorted_scores)
+        gaps = np.zeros(len(means))
+        gaps[:-1] = means[:-1] - means[1:]
+        return gaps
 
     def value_and_gradient(self, sorted_scores: F64) -> tuple[float, F64]:
         """Mean squared error and its gradient in each score (METHOD eq. 39).
 
         :param sorted_scores: the pool's scores, descending, or its first ``prefix`` ones
         :return: the value, and the gradient of the argument's shape
-        :raises ValueError: if the scores are not sorted, not finite within the prefix, or fewer than the prefix
+        :raises ValueError: see :meth:`block_means`
         """
-        x = self._check(sorted_scores)
-        gaps = self._gaps(self.block_means(x), x)
+        gaps = self._gaps(sorted_scores)
         slope = self.kernel @ gaps
-        return float(gaps @ slope), self._to_scores(2.0 * slope, len(x))
+        value = float(gaps @ slope)
+        # chain rule from gaps to scores: each block's share is spread evenly over its ranks
+        slope *= 2.0
+        slope[-1] = 0.0
+        by_block = slope
+        by_block[1:] -= slope[:-1].copy()
+        if len(self.ends) < self.prefix:
+            by_block = np.repeat(by_block / self._sizes, self._sizes)
+        if len(sorted_scores) > self.prefix:
+            by_block = np.concatenate([by_block, np.zeros(len(sorted_scores) - self.prefix)])
+        return value, by_block
 
     def mean(self, sorted_scores: F64) -> float:
         """Mean signed error, E(forecast - deployment maximum) (METHOD eq. 38).
 
         :param sorted_scores: as :meth:`value_and_gradient`
         """
-        x = self._check(sorted_scores)
-        return float(self.mean_gap @ self._gaps(self.block_means(x), x))
+        return float(self.mean_gap @ self._gaps(sorted_scores))
 
     def variance(self, sorted_scores: F64) -> float:
         """Variance of the error over the partitions (METHOD eq. 42).
@@ -197,8 +227,7 @@ class ExpectedSquaredError:
         :param sorted_scores: as :meth:`value_and_gradient`
         :return: evaluation side and deployment side; they add up to the gradient
         """
-        x = self._check(sorted_scores)
-        gaps = self._gaps(self.block_means(x), x)
+        gaps = self._gaps(sorted_scores)
         _, total = self.value_and_gradient(sorted_scores)
         deployment = np.zeros_like(total)
         deployment[: len(self._deployment_rows)] = -2.0 * self._deployment_rows @ gaps
@@ -216,32 +245,6 @@ class ExpectedSquaredError:
         )  # fmt: skip
         value, reference = self.value_and_gradient(sorted_scores)[0], finer.value_and_gradient(sorted_scores)[0]
         return abs(value - reference) / reference if reference else abs(value)
-
-    def _check(self, sorted_scores: F64) -> F64:
-        x = np.asarray(sorted_scores, dtype=np.float64)
-        if x.ndim != 1 or not self.prefix <= len(x) <= self.n_pool:
-            raise ValueError(
-                f"sorted_scores has shape {x.shape}; pass the {self.n_pool} scores of the pool, "
-                f"or its {self.prefix} largest or more"
-            )
-        head = x[: self.prefix]
-        if not np.isfinite(head).all():
-            raise ValueError(
-                f"sorted_scores[{int(np.flatnonzero(~np.isfinite(head))[0])}] is not finite, but the {self.prefix} largest must be; lower prefix"
-            )
-        if (head[1:] > head[:-1]).any():
-            raise ValueError("sorted_scores is not in descending order; sort it first")
-        return x
-
-    def _to_scores(self, by_gap: F64, length: int) -> F64:
-        """Chain rule from gaps to scores: each block's share is spread evenly over its ranks."""
-        by_gap = by_gap.copy()
-        by_gap[-1] = 0.0
-        by_block = np.diff(by_gap, prepend=0.0)
-        sizes = np.diff(self.ends, prepend=0)
-        out = np.zeros(length)
-        out[: self.prefix] = by_block if len(self.ends) == self.prefix else np.repeat(by_block / sizes, sizes)
-        return out
 
     def __call__(self, sorted_scores: Any) -> Any:
         """The mean squared error.

@@ -83,7 +83,7 @@ class ForecastLoss:
         self,
         eval_size: int,
         k: int = 10,
-        n_partitions: int | Literal["exact"] = 200,
+        n_partitions: int | Literal["exact"] = 128,
         kind: Kind = "guarded",
         method: Method = "jones",
         p_floor: float = 1e-6,
@@ -123,13 +123,13 @@ class ForecastLoss:
             self.score_floor = float(failure_score(np.log(p_floor)))
 
     def reach(self, n_pool: int) -> int:
-        """How many of a pool's worst tasks the partitions may touch: E r_k + 6 sqrt(k) N / m (METHOD eq. 35, 45).
+        """How many of a pool's worst tasks the partitions touch, but for about one in 2000: E r_k + 4 sqrt(k) N / m (METHOD eq. 35).
 
         :param n_pool: pool size N
         """
         if self.n_partitions == "exact":
             return self._expectation(n_pool).prefix
-        return min(n_pool, math.ceil((self.k + 6.0 * math.sqrt(self.k)) * n_pool / self.eval_size))
+        return min(n_pool, math.ceil((self.k + 4.0 * math.sqrt(self.k)) * n_pool / self.eval_size))
 
     def draw(self, scores: th.Tensor, generator: np.random.Generator) -> Partitions:
         """Draw partitions of a scored pool.

@@ -103,27 +103,25 @@ def typical_split(report: ForecastReport) -> int:
 
 
 def tail_comparison(reports: Mapping[str, ForecastReport], path: str | pathlib.Path | None = None) -> Figure:
-    """Tail plots side by side on common axes, each at its split of median error.
+    """Tail plots side by side, each at its split of median error and on its own score axis.
 
     :param reports: reports by title
     :param path: also save it there
     :return: the figure
     """
     figure = Figure(figsize=(0.6 + 4.6 * len(reports), 4.4), layout="constrained")
-    axes = figure.subplots(1, len(reports), sharex=True, sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(reports), sharey=True, squeeze=False)[0]
     for ax, (title, report) in zip(axes, reports.items(), strict=True):
         draw_tail(ax, report, typical_split(report))
-        worst = report.worst_failure
         ax.set_title(
-            f"{title}\nmean |error| {report.error.mean_abs:.2f}, worst task fails with p = {worst:.1e}".strip(),
+            f"{title}\nmean |error| {report.error.mean_abs:.2f}, worst task fails with p = {report.worst_failure:.1e}".strip(),
             fontsize=10,
         )
-    axes[0].set_ylabel("share of tasks with a larger score")
-    low = min(float(np.quantile(r.scores[np.isfinite(r.scores)], 0.5)) for r in reports.values())
-    high = axes[0].get_xlim()[1]
-    axes[0].set_xlim(low, high + 0.03 * (high - low))
-    for ax in axes:
+        # the bulk of the tasks says nothing of the tail
+        low, high = float(np.quantile(report.scores[np.isfinite(report.scores)], 0.4)), ax.get_xlim()[1]
+        ax.set_xlim(low, high + 0.03 * (high - low))
         probability_axis(ax)
+    axes[0].set_ylabel("share of tasks with a larger score")
     axes[-1].legend(fontsize=7.5, loc="best", framealpha=0.9)
     return save(figure, path)
 
@@ -145,7 +143,8 @@ def training_curves(
             color = styles.setdefault(method, CYCLE[len(styles) % len(CYCLE)])
             steps, values = zip(*points, strict=True)
             ax.plot(np.array(steps) / 1e3, values, lw=1.4, color=color, label=method)
-        if all(v > 0 for points in methods.values() for _, v in points):
+        values_shown = [v for points in methods.values() for _, v in points]
+        if min(values_shown) > 0 and max(values_shown) > 10 * min(values_shown):
             ax.set_yscale("log")
         ax.set_title(quantity, fontsize=10)
         ax.set_xlabel("environment steps (thousands)")

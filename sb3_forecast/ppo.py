@@ -45,7 +45,7 @@ class ForecastPPO(PPO):
     :param p_floor: failure probability below which a task is left alone
     :param drawn_share: share of the episodes that start on tasks drawn in proportion to the loss's weights
     :param gradient_every: inject into every n-th optimizer step
-    :param full_every: score the whole pool every so many rollouts, in between the worst ``n_candidates``; ``None`` for 10 with a
+    :param full_every: score the whole pool every so many rollouts, in between the worst ``n_candidates``; ``None`` for 20 with a
         scorer that can score parts of a pool, else 1
     :param n_candidates: see ``full_every``; ``None`` for as many as the loss may touch
     :param forecast_loss: a loss object instead of ``eval_size`` ... ``p_floor``, for baselines
@@ -83,7 +83,7 @@ class ForecastPPO(PPO):
         forecast_coef: float = 0.3,
         eval_size: int = 200,
         k: int = 10,
-        n_partitions: int | Literal["exact"] = 200,
+        n_partitions: int | Literal["exact"] = 128,
         scorer: str | FailureScorer = "auto",
         forecast_kind: Kind = "guarded",
         forecast_method: Method = "jones",
@@ -167,7 +167,7 @@ class ForecastPPO(PPO):
         scorer = make_scorer(self.scorer, pool, seed)
         full_every = self.full_every
         if full_every is None:
-            full_every = 10 if scorer.supports_partial else 1
+            full_every = 20 if scorer.supports_partial else 1
         objective = ForecastObjective(scorer, loss, seed, full_every, self.n_candidates)
         if self.forecast_state is not None:
             objective.load_state_dict(self.forecast_state)

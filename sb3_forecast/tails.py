@@ -12,7 +12,7 @@ import torch as th
 from numpy.typing import NDArray
 
 from sb3_forecast.diagnostics import Diagnostics, diagnose
-from sb3_forecast.estimators import METHODS, TARGETS, Method, Target, check_sizes, forecast_top, mean_spacing
+from sb3_forecast.estimators import METHODS, TARGETS, Method, Target, bootstrap_tops, check_sizes, forecast_top, mean_spacing
 from sb3_forecast.intervals import pivot_quantile
 from sb3_forecast.risk import (
     clopper_pearson,
@@ -128,6 +128,22 @@ class GumbelTail:
             raise ValueError(f"level={level} is no coverage; use a value strictly between 0 and 1")
         low, high = (pivot_quantile(p, self.k, self.n_eval, n_deploy) for p in ((1.0 - level) / 2.0, (1.0 + level) / 2.0))
         return self.location + low * self.scale, self.location + high * self.scale
+
+    def bootstrap(self, n_deploy: float, n_boot: int = 1000, seed: int = 0, target: Target = "max") -> NDArray[np.float64]:
+        """Forecasts of bootstrap resamples: the spread of the forecast itself, without the deployment's chance and the tail's exactness.
+
+        :param n_deploy: deployment set size n
+        :param n_boot: number of resamples
+        :param seed: their seed
+        :param target: see :meth:`forecast`
+        :return: scores, shape (n_boot,)
+        :raises ValueError: if the scores are a batch, or resamples may hold fewer than k finite scores
+        """
+        ordered = self._single("bootstrap")
+        tops = bootstrap_tops(ordered, self.k, n_boot, np.random.default_rng(seed))
+        if not np.isfinite(tops).all():
+            raise ValueError(f"k={self.k} is too close to the number of finite scores for resamples of them; use a smaller k")
+        return np.asarray(forecast_top(tops, self.n_eval, n_deploy, self.method, target))
 
     def worst_query_risk(self, n_deploy: float, target: Target = "max") -> Any:
         """Failure probability of the worst task of a deployment (METHOD 8).

@@ -151,3 +151,15 @@ def test_bad_deployment():
         tail.forecast(10, target="mean")
     with pytest.raises(ValueError, match="level=90"):
         tail.interval(10, level=90)
+
+
+def test_bootstrap_is_that_of_resampling():
+    scores = np.random.default_rng(0).gumbel(size=200)
+    tail = sf.GumbelTail.fit(scores, k=10, method="jones")
+    ours = tail.bootstrap(5000, n_boot=4000)
+    resampled = np.random.default_rng(1).choice(scores, size=(4000, 200))
+    theirs = sf.GumbelTail.fit(resampled, k=10, method="jones").forecast(5000)
+    assert stats.ks_2samp(ours, theirs).pvalue > 1e-3
+    np.testing.assert_array_equal(ours, tail.bootstrap(5000, n_boot=4000))
+    with pytest.raises(ValueError, match="too close to the number of finite scores"):
+        sf.GumbelTail.fit(np.append(np.full(100, -np.inf), scores[:12]), k=10).bootstrap(100)

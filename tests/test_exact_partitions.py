@@ -138,7 +138,7 @@ def test_forecast_loss_uses_it():
         (lambda: sf.ExpectedSquaredError(100, 50, 10, ratio=1.0), "ratio=1.0"),
         (lambda: sf.ExpectedSquaredError(100, 50, 10, single=5), "single=5"),
         (lambda: sf.ExpectedSquaredError(100, 50, 10)(np.arange(100.0)), "not in descending order"),
-        (lambda: sf.ExpectedSquaredError(100, 50, 10)(np.full(100, -np.inf)), r"sorted_scores\[0\] is not finite"),
+        (lambda: sf.ExpectedSquaredError(100, 50, 10)(np.full(100, -np.inf)), "sorted_scores is not finite within its"),
         (lambda: sf.ExpectedSquaredError(100, 50, 10)(np.zeros(5)), r"sorted_scores has shape \(5,\)"),
         (lambda: sf.ForecastLoss(50, 10, "exact"), "n_partitions='exact' needs a squared error of a linear forecast"),
         (lambda: sf.ForecastLoss(50, 10, "exact", kind="hinge", method="blue"), "n_partitions='exact' needs"),

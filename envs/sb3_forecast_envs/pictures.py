@@ -99,6 +99,7 @@ def draw_tasks(
                     ha="center",
                     va="center",
                     fontsize=6.5,
+                    bbox={"fc": "white", "ec": "none", "pad": 0.8},
                 )
     if path is not None:
         figure.savefig(path, dpi=140, bbox_inches="tight")

@@ -28,45 +28,64 @@ def _jit(function: F) -> F:
 
 
 @_jit
+def _localise(
+    task: int,
+    first: NDArray[np.int64],
+    successors: NDArray[np.int32],
+    view: NDArray[np.int32],
+    policy: F64,
+    to: NDArray[np.int64],
+    pi: F64,
+) -> int:
+    """One task's successors and policy in one block; success is the state after the last one, failure the next. Returns the states."""
+    base, n_states = first[task], first[task + 1] - first[task]
+    for state in range(n_states):
+        for action in range(policy.shape[1]):
+            successor = successors[base + state, action]
+            to[state, action] = successor if successor >= 0 else n_states - 1 - successor
+            pi[state, action] = policy[view[base + state], action]
+    return int(n_states)
+
+
+@_jit
+def _widest(begin: int, end: int, first: NDArray[np.int64]) -> int:
+    """Largest number of states of a task, success and failure included."""
+    widest = 0
+    for task in range(begin, end):
+        widest = max(widest, first[task + 1] - first[task])
+    return int(widest + 2)
+
+
+@_jit
 def _outcomes(
     begin: int, end: int, first: NDArray[np.int64], successors: NDArray[np.int32], view: NDArray[np.int32], policy: F64, horizon: int,
     tolerance: float, failed: F64, succeeded: F64, survived: F64,
 ) -> None:  # fmt: skip
     """Forward walk of tasks begin..end: probabilities of failing, of succeeding, and of not failing."""
-    n_actions = policy.shape[1]
-    widest = 0
-    for task in range(begin, end):
-        widest = max(widest, first[task + 1] - first[task])
+    n_actions, widest = policy.shape[1], _widest(begin, end, first)
     mass, following = np.zeros(widest), np.zeros(widest)
+    to, pi = np.empty((widest, n_actions), dtype=np.int64), np.empty((widest, n_actions))
     for task in range(begin, end):
-        base, n_states = first[task], first[task + 1] - first[task]
-        mass[:n_states] = 0.0
+        n_states = _localise(task, first, successors, view, policy, to, pi)
+        mass[: n_states + 2] = 0.0
         mass[0] = 1.0
-        fail, success, alive = 0.0, 0.0, 1.0
-        for _ in range(horizon):
+        alive = 1.0
+        for step in range(horizon):
             following[:n_states] = 0.0
-            alive = 0.0
+            following[n_states], following[n_states + 1] = mass[n_states], mass[n_states + 1]
             for state in range(n_states):
                 here = mass[state]
                 if here == 0.0:
                     continue
-                row = view[base + state]
                 for action in range(n_actions):
-                    flow = here * policy[row, action]
-                    successor = successors[base + state, action]
-                    if successor >= 0:
-                        following[successor] += flow
-                        alive += flow
-                    elif successor == -1:
-                        success += flow
-                    else:
-                        fail += flow
+                    following[to[state, action]] += here * pi[state, action]
             mass, following = following, mass
-            if alive <= tolerance * fail and alive <= tolerance * success:
-                break
-        failed[task] = fail
-        succeeded[task] = success
-        survived[task] = success + alive
+            if step % 8 == 7 or step == horizon - 1:
+                alive = mass[:n_states].sum()
+                if alive <= tolerance * mass[n_states] and alive <= tolerance * mass[n_states + 1]:
+                    break
+        succeeded[task], failed[task] = mass[n_states], mass[n_states + 1]
+        survived[task] = mass[n_states] + alive
 
 
 @_jit
@@ -76,56 +95,44 @@ def _gradients(
 ) -> None:  # fmt: skip
     """Probabilities as :func:`_outcomes`, and the gradient in log pi of the smaller one, per state and action.
 
-    The gradient is sum_t mass_t(s) pi(a|s) value_{t+1}(s'): both tables are kept with time last, so that the sum is contiguous.
+    The gradient is sum_t mass_t(s) pi(a|s) value_{t+1}(s'): the masses of a forward walk are kept, and met by the values on the way back.
     """
-    n_actions = policy.shape[1]
+    n_actions, widest = policy.shape[1], _widest(begin, end, first)
+    to, pi = np.empty((widest, n_actions), dtype=np.int64), np.empty((widest, n_actions))
+    mass, total = np.empty((horizon + 1, widest)), np.empty((widest, n_actions))
+    value, later = np.empty(widest), np.empty(widest)
     for task in range(begin, end):
-        base, n_states = first[task], first[task + 1] - first[task]
-        mass = np.zeros((n_states, horizon + 1))
+        n_states = _localise(task, first, successors, view, policy, to, pi)
+        mass[:, : n_states + 2] = 0.0
         mass[0, 0] = 1.0
-        fail, success, alive = 0.0, 0.0, 0.0
         for step in range(horizon):
+            here, following = mass[step], mass[step + 1]
+            following[n_states], following[n_states + 1] = here[n_states], here[n_states + 1]
             for state in range(n_states):
-                here = mass[state, step]
-                if here == 0.0:
+                if here[state] == 0.0:
                     continue
-                row = view[base + state]
                 for action in range(n_actions):
-                    successor = successors[base + state, action]
-                    flow = here * policy[row, action]
-                    if successor >= 0:
-                        mass[successor, step + 1] += flow
-                    elif successor == -1:
-                        success += flow
-                    else:
-                        fail += flow
-        for state in range(n_states):
-            alive += mass[state, horizon]
-        failed[task], survived[task] = fail, success + alive
-        at_fail = 1.0 if fail < 0.5 else 0.0
-        at_success = 1.0 - at_fail
-        # value[s, t]: probability of the differentiated outcome from state s at time t
-        value = np.empty((n_states, horizon + 1))
-        value[:, horizon] = at_success
+                    following[to[state, action]] += here[state] * pi[state, action]
+        last = mass[horizon]
+        failed[task], survived[task] = last[n_states + 1], last[n_states] + last[:n_states].sum()
+        at_fail = 1.0 if failed[task] < 0.5 else 0.0
+        later[: n_states + 1] = 1.0 - at_fail
+        later[n_states + 1] = value[n_states + 1] = at_fail
+        value[n_states] = 1.0 - at_fail
+        total[:n_states] = 0.0
         for step in range(horizon - 1, -1, -1):
+            here = mass[step]
             for state in range(n_states):
-                row = view[base + state]
-                total = 0.0
+                expected = 0.0
                 for action in range(n_actions):
-                    successor = successors[base + state, action]
-                    then = value[successor, step + 1] if successor >= 0 else (at_success if successor == -1 else at_fail)
-                    total += policy[row, action] * then
-                value[state, step] = total
+                    then = later[to[state, action]]
+                    expected += pi[state, action] * then
+                    total[state, action] += here[state] * then
+                value[state] = expected
+            value, later = later, value
         for state in range(n_states):
-            row = view[base + state]
-            visits = mass[state, :horizon].sum()
             for action in range(n_actions):
-                successor = successors[base + state, action]
-                if successor >= 0:
-                    total = np.dot(mass[state, :horizon], value[successor, 1:])
-                else:
-                    total = visits * (at_success if successor == -1 else at_fail)
-                gradient[base + state, action] = policy[row, action] * total
+                gradient[first[task] + state, action] = pi[state, action] * total[state, action]
 
 
 def outcome_probabilities(
