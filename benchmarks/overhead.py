@@ -3,7 +3,8 @@
     python benchmarks/overhead.py
 
 The competitor is ForecastPPO(forecast_coef=0), which is PPO to the bit, in the same process on the same environments; the two
-take turns, and the median of the ratios of neighbouring rounds is reported, beside each method's peak resident memory above that of the built environment.
+take turns, and the median of the ratios of neighbouring rounds is reported,
+beside each method's peak resident memory above that of the built environment.
 """
 
 from __future__ import annotations

@@ -29,3 +29,18 @@ def test_limit_below_psi_k_is_psi_k():
     assert pivot_quantile(0.05, 10, 1000, 10) == 0.0
     with pytest.raises(ValueError, match="c=-1"):
         pivot_cdf(-1.0, 10, 200, 2000)
+
+
+@pytest.mark.parametrize("name", ["expon", "gumbel_r", "logistic"])
+def test_nominal_coverage_where_the_tail_is_exponential(name):
+    """m = 500, k = 10, n = 50,000, 20,000 repeats; Gumbel and logistic are exponential only in the limit: half a point is allowed for that."""
+    from scipy import stats
+
+    rng, repeats = np.random.default_rng(4), 20_000
+    tail = getattr(stats, name)
+    sample = tail.isf(rng.random((repeats, 500)))
+    realised = tail.isf(-np.expm1(np.log(rng.random(repeats)) / 50_000))
+    low, high = sf.GumbelTail.fit(sample, k=10).interval(50_000)
+    covered = ((low <= realised) & (realised <= high)).mean()
+    allowed = 2 * np.sqrt(0.09 / repeats)
+    assert -allowed < covered - 0.9 < allowed + (0.0 if name == "expon" else 0.009)

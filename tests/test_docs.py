@@ -1,0 +1,40 @@
+"""The code in README and docs runs; numbers are made smaller, nothing else is changed."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+SMALLER = {
+    "n_tasks=20_000": "n_tasks=1_000",
+    "eval_size=1000": "eval_size=50",
+    "n_envs=128": "n_envs=16",
+    "500_000, progress_bar=True": "16_384",
+    "n_tasks=12_000": "n_tasks=4_000",
+}
+
+
+def blocks(path):
+    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_readme(capsys):
+    (code,) = blocks("README.md")
+    for old, new in SMALLER.items():
+        assert old in code
+        code = code.replace(old, new)
+    exec(compile(code, "README.md", "exec"), {})  # the point of the test
+    assert "worst failure probability of a task" in capsys.readouterr().out
+
+
+def test_statistics(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scores = np.random.default_rng(0).gumbel(size=300) - 3
+    np.savetxt("log_probabilities.txt", -np.exp(-scores))
+    first, second = blocks("docs/statistics.md")
+    namespace = {}
+    exec(first, namespace)
+    namespace |= {"scores": scores, "worst_score": 4.0}
+    exec(second.replace("terms.universal", "total = terms.universal", 1), namespace)
+    assert abs(namespace["total"] - namespace["terms"].total) < 1e-9
