@@ -90,7 +90,8 @@ def write_report(
         table.add_row(column, *(form.format(statistics.median(_value(r, keys) for r in rows)) for rows in results.values()))
     lines = ["| method | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     lines += [f"| {LABELS[name]} | " + " | ".join(_cells(rows)) + " |" for name, rows in results.items()]
-    console.print(table)
+    # seven methods side by side need this much; a narrower terminal wraps
+    (console if console.width >= 112 else Console(width=112)).print(table)
     (output / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     versions = {package: version(package) for package in ("stable-baselines3", "gymnasium", "minigrid", "torch", "numpy")}
     write_json(

@@ -57,6 +57,7 @@ class ExpectedSquaredError:
     :param prefix: ranks that matter; ``None`` for E r_k + 8 sqrt(k) N / m (METHOD eq. 45)
     :param single: ranks that are not averaged
     :param ratio: growth of the blocks after them
+    :param per_block: a block's mean is taken over at most so many of its ranks, evenly spread
     :raises ValueError: if the sizes do not fit, or the method is not linear
     """
 
@@ -70,22 +71,33 @@ class ExpectedSquaredError:
         prefix: int | None = None,
         single: int = 1024,
         ratio: float = 1.05,
+        per_block: int = 32,
     ) -> None:
         check_partition(n_pool, eval_size, k)
         if not ratio > 1.0:
             raise ValueError(f"ratio={ratio} does not grow; use ratio > 1")
+        if per_block < 1:
+            raise ValueError(f"per_block={per_block} reads nothing; use per_block >= 1")
         if single < k + 1:
             raise ValueError(f"single={single} averages ranks that carry the forecast; use single >= k + 1 = {k + 1}")
         self.n_pool, self.eval_size, self.k = n_pool, eval_size, k
         self.method: Method = method
         self.target: Target = target
-        self.single, self.ratio = single, ratio
+        self.single, self.ratio, self.per_block = single, ratio, per_block
         wanted = math.ceil((k + 8.0 * math.sqrt(k)) * n_pool / eval_size) if prefix is None else prefix
         #: ranks that matter; scores beyond may be left out of the argument
         self.prefix = max(k + 1, min(wanted, n_pool))
         self.weights = linear_weights(method, k, eval_size, n_pool - eval_size, target)
         self.ends = block_ends(n_pool, self.prefix, single, ratio)
-        self._sizes = np.diff(self.ends, prepend=0)
+        begins = np.concatenate([[0], self.ends[:-1]])
+        members = [
+            np.unique(np.linspace(begin, end - 1, min(end - begin, per_block)).round())
+            for begin, end in zip(begins, self.ends, strict=True)
+        ]
+        #: ranks, counted from 0, whose scores are read: all of them while ranks are single
+        self.members = np.concatenate(members).astype(np.int64)
+        self._counts = np.array([len(block) for block in members])
+        self._starts = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
         self.mean_gap, self.kernel, self._deployment_rows = self._build()
 
     def _build(self) -> tuple[F64, F64, F64]:
@@ -165,11 +177,9 @@ class ExpectedSquaredError:
             raise ValueError(
                 f"sorted_scores has shape {x.shape}; pass the {self.n_pool} scores of the pool, or its {self.prefix} largest or more"
             )
-        means = x[: self.prefix]
-        if len(self.ends) < self.prefix:
-            means = np.concatenate(
-                [x[: self.single], np.add.reduceat(means, self.ends[self.single - 1 : -1]) / self._sizes[self.single :]]
-            )
+        means = x[self.members]
+        if len(self.members) > len(self.ends):
+            means = np.add.reduceat(means, self._starts) / self._counts
         # means of blocks are finite and sorted if the scores are, and there are few of them
         if not np.isfinite(means).all():
             raise ValueError(
@@ -196,16 +206,13 @@ class ExpectedSquaredError:
         gaps = self._gaps(sorted_scores)
         slope = self.kernel @ gaps
         value = float(gaps @ slope)
-        # chain rule from gaps to scores: each block's share is spread evenly over its ranks
+        # chain rule from gaps to scores: each block's share is spread evenly over the ranks that it reads
         slope *= 2.0
         slope[-1] = 0.0
-        by_block = slope
-        by_block[1:] -= slope[:-1].copy()
-        if len(self.ends) < self.prefix:
-            by_block = np.repeat(by_block / self._sizes, self._sizes)
-        if len(sorted_scores) > self.prefix:
-            by_block = np.concatenate([by_block, np.zeros(len(sorted_scores) - self.prefix)])
-        return value, by_block
+        slope[1:] -= slope[:-1].copy()
+        gradient = np.zeros(len(sorted_scores))
+        gradient[self.members] = np.repeat(slope / self._counts, self._counts)
+        return value, gradient
 
     def mean(self, sorted_scores: F64) -> float:
         """Mean signed error, E(forecast - deployment maximum) (METHOD eq. 38).
@@ -234,14 +241,14 @@ class ExpectedSquaredError:
         return total - deployment, deployment
 
     def relative_error(self, sorted_scores: F64) -> float:
-        """How much the value changes when blocks grow a quarter as fast and the prefix is half as long again.
+        """How much the value changes when blocks grow a quarter as fast, read four times as much, and the prefix is half as long again.
 
         :param sorted_scores: scores of the whole pool, descending
         :return: relative change; 0 where nothing is averaged or cut
         """
         finer = ExpectedSquaredError(
             self.n_pool, self.eval_size, self.k, self.method, self.target,
-            min(self.n_pool, math.ceil(1.5 * self.prefix)), self.single, self.ratio**0.25,
+            min(self.n_pool, math.ceil(1.5 * self.prefix)), self.single, self.ratio**0.25, 4 * self.per_block,
         )  # fmt: skip
         value, reference = self.value_and_gradient(sorted_scores)[0], finer.value_and_gradient(sorted_scores)[0]
         return abs(value - reference) / reference if reference else abs(value)
