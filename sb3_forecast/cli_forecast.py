@@ -85,6 +85,18 @@ def _gumbel(args: Forecast, scores: Any) -> GumbelTail:
     return GumbelTail.fit(scores, args.k, args.method if args.method in ("blue", "jones", "direct") else "blue")
 
 
+def _worst(forecast: float, low: float, high: float, level: float) -> dict[str, Any]:
+    """What every method says of the worst task."""
+    return {
+        "worst_score": forecast,
+        "worst_probability": float(failure_probability(forecast)),
+        "worst_log_survival": float(log_survival_probability(forecast)),
+        "interval": [low, high],
+        "interval_probability": [float(failure_probability(v)) for v in (low, high)],
+        "level": level,
+    }
+
+
 def _tail(args: Forecast, scores: Any) -> dict[str, Any]:
     n, tail = args.deploy_size, _gumbel(args, scores)
     if args.method == "pareto":
@@ -115,12 +127,7 @@ def _tail(args: Forecast, scores: Any) -> dict[str, Any]:
         "method": args.method,
         "n_eval": tail.n_eval,
         "k": tail.k,
-        "worst_score": forecast,
-        "worst_probability": float(failure_probability(forecast)),
-        "worst_log_survival": float(log_survival_probability(forecast)),
-        "interval": [low, high],
-        "interval_probability": [float(failure_probability(v)) for v in (low, high)],
-        "level": args.level,
+        **_worst(forecast, low, high, args.level),
         "observed_worst_probability": float(failure_probability(tail.scores[0])),
         "any_failure": float(tail.aggregate_risk(n)),
         "mean_failure": float(np.exp(tail.log_mean_failure())),
@@ -145,12 +152,7 @@ def _counts(args: Forecast, data: Scores) -> dict[str, Any]:
     return {
         "method": "beta-binomial",
         "n_eval": tail.n_eval,
-        "worst_score": forecast,
-        "worst_probability": float(failure_probability(forecast)),
-        "worst_log_survival": float(log_survival_probability(forecast)),
-        "interval": [low, high],
-        "interval_probability": [float(failure_probability(v)) for v in (low, high)],
-        "level": args.level,
+        **_worst(forecast, low, high, args.level),
         "observed_worst_probability": float((data.failures / data.trials).max()),
         "any_failure": -math.expm1(n * math.log1p(-tail.a / (tail.a + tail.b))),
         "mean_failure": tail.a / (tail.a + tail.b),

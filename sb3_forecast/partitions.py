@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
-class PartitionRanks:
+class PartitionRanks(NamedTuple):
     """What a forecast needs to know of R partitions: ranks in the sorted pool, 0 for the pool's worst task.
 
     :param evaluation: ranks of the k best evaluation tasks, ascending, shape (R, k), int64

@@ -39,7 +39,8 @@ def test_exact_is_the_plain_recursion(agent, pool):
 
 def test_exact_agrees_with_played_episodes(agent, pool):
     """The MiniGrid rules themselves: frequencies of failure in real episodes."""
-    env = sfe.GridVecEnv(pool.subset([int(np.argsort(-sf.ExactScorer(pool).outcomes(agent).psi)[30])]), 2000, seed=0)
+    even = int(np.argmin(np.abs(sf.ExactScorer(pool).outcomes(agent).failure - 0.5)))
+    env = sfe.GridVecEnv(pool.subset([even]), 2000, seed=0)
     p = sf.ExactScorer(env.pool).outcomes(agent).failure[0]
     set_random_seed(0)
     observations, failed, done = env.reset(), np.zeros(2000), np.zeros(2000, dtype=bool)
@@ -49,7 +50,7 @@ def test_exact_agrees_with_played_episodes(agent, pool):
         failed += [info["cost"] * (not over) for info, over in zip(infos, done, strict=True)]
         done |= dones
     assert done.all()
-    assert 0.02 < p < 0.98
+    assert 0.2 < p < 0.8
     assert abs(failed.mean() - p) < 4 * np.sqrt(p * (1 - p) / 2000)
 
 

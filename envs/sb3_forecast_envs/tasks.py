@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sb3_forecast_envs.cells import CONTINUES, EMPTY, SUCCEEDS, WALL, Cell
+from sb3_forecast_envs.cells import CONTINUES, EMPTY, WALL, Cell
 from sb3_forecast_envs.compiled import expand_views, pad_layouts, reachable, view_offsets
 
 if TYPE_CHECKING:
@@ -302,8 +302,3 @@ class TaskPool:
         from sb3_forecast_envs.dynamics import GridSimulation
 
         return GridSimulation(self, tasks)
-
-
-def has_goal(family: TaskFamily) -> bool:
-    """Whether some cell of the family ends an episode in success."""
-    return bool(np.any(family.outcomes == SUCCEEDS))
