@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch as th
 from stable_baselines3 import PPO
 
 import sb3_forecast_envs as sfe
+
+# the order of float32 sums, and so a trained agent, depends on the number of threads: the tests use one everywhere
+th.set_num_threads(1)
 
 SMALL_PPO: dict[str, Any] = {"n_steps": 16, "batch_size": 64, "n_epochs": 2, "learning_rate": 1e-3, "device": "cpu"}
 

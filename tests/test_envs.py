@@ -4,11 +4,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from minigrid.core.world_object import WorldObj
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
+import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 
 IDS = sorted(id_ for id_ in gym.registry if id_.startswith("SB3Forecast/"))
@@ -231,3 +233,73 @@ def test_bad_input(make, message):
 def test_index_out_of_range():
     with pytest.raises(IndexError, match="task 5 is not in a pool of 5 tasks"):
         sfe.TaskPool("ThinIce-8x8", 5, 0)[5]
+
+
+class Moat(sfe.TaskFamily):
+    """A user's family, in a dozen lines: lava along one row with a single gap; in the rare mode the gap is iced over elsewhere."""
+
+    name = "Moat"
+    cells = (sfe.EMPTY, sfe.WALL, sfe.GOAL, sfe.LAVA, sfe.THIN_ICE)
+
+    def draw_layout(self, rng, rare):
+        layout = np.full((self.size, self.size), 1, dtype=np.uint8)
+        layout[1:-1, 1:-1] = 0
+        layout[-2, -2] = 2
+        row, gap = int(rng.integers(2, self.size - 2)), int(rng.integers(1, self.size - 1))
+        layout[row, 1:-1] = 4 if rare else 3
+        layout[row, gap] = 0
+        return sfe.Task(layout, (1, 1, 0), rare)
+
+
+def test_a_users_family_works_everywhere():
+    id_ = sfe.register_family(Moat(7, rare_fraction=0.3))
+    assert id_ == "SB3Forecast/Moat-7x7-v0"
+    assert sfe.register_family(Moat(7, rare_fraction=0.3)) == id_
+    with pytest.raises(ValueError, match="is registered for another Moat"):
+        sfe.register_family(Moat(7, rare_fraction=0.4))
+    pool = sfe.TaskPool("Moat-7x7", 60, seed=0)
+    assert 0.1 < pool.rare.mean() < 0.5
+    assert sfe.TaskPool(id_, 60, seed=0, rare_fraction=1.0).rare.all()
+    gymnasium_check_env(gym.make(id_, pool=pool).unwrapped, skip_render_check=True)
+    model = sf.ForecastPPO(
+        "MlpPolicy", sfe.GridVecEnv(pool, 8), n_steps=16, batch_size=64, eval_size=20, k=4, device="cpu", scorer="exact"
+    ).learn(256)
+    assert np.isfinite(sf.evaluate_forecast(model, pool, 20, n_splits=5, k=4).error.mean_abs)
+
+
+class Moody(Moat):
+    """Draws from a generator of its own."""
+
+    name = "Moody"
+    own = np.random.default_rng(0)
+
+    def draw_layout(self, rng, rare):
+        return super().draw_layout(self.own, rare)
+
+
+class Twins(Moat):
+    """Two cells that look alike."""
+
+    name = "Twins"
+    cells = (*Moat.cells, sfe.Cell("cold lava", sfe.LAVA.make, walkable=True))
+
+
+class Alien(Moat):
+    """An object that MiniGrid has never heard of."""
+
+    name = "Alien"
+    cells = (*Moat.cells, sfe.Cell("acid", lambda: WorldObj("acid", "green"), walkable=True, outcome=2))
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        (Moody, "task 0 of seed 0 came out differently when drawn again"),
+        (Twins, "cells 'lava' and 'cold lava' have the same MiniGrid encoding"),
+        (Alien, "MiniGrid knows no object type acid of cell 'acid'"),
+    ],
+)
+def test_families_that_cannot_be_registered(family, message):
+    with pytest.raises(ValueError, match=message):
+        sfe.register_family(family(7))
+    assert f"SB3Forecast/{family.name}-7x7-v0" not in gym.registry

@@ -1,21 +1,64 @@
-"""Gymnasium ids of the families."""
+"""Registering families: one call, and the id works in Gymnasium, in ``TaskPool`` and in everything built on it."""
 
 from __future__ import annotations
 
 import gymnasium as gym
+import numpy as np
+from minigrid.core.world_object import WorldObj
 
-from sb3_forecast_envs.tasks import TaskFamily
+from sb3_forecast_envs.tasks import REGISTERED, TaskFamily
 
 NAMESPACE = "SB3Forecast"
 
 
 def register_family(family: TaskFamily) -> str:
-    """Register a family's environment; registering it again changes nothing.
+    """Register a family under its id; registering an equal family again changes nothing.
 
     :param family: the family
-    :return: the Gymnasium id, ``SB3Forecast/<Name>-<S>x<S>-v0``
+    :return: the Gymnasium id, ``SB3Forecast/<Name>-<S>x<S>-v0``, usable at once by ``gym.make`` and :class:`TaskPool`
+    :raises ValueError: if another family has the id, a cell's object is unknown to MiniGrid, two cells look the same, or drawing the
+        same task twice gives different layouts
     """
     id_ = f"{NAMESPACE}/{family.id}-v0"
+    if REGISTERED.get(family.id, family) != family:
+        raise ValueError(
+            f"{id_} is registered for another {type(family).__name__}; give the class another `name`, or pass the object"
+        )
+    _check_cells(family)
+    _check_deterministic(family)
+    REGISTERED[family.id] = family
     if id_ not in gym.registry:
         gym.register(id_, entry_point="sb3_forecast_envs.gridworld:GridWorldEnv", kwargs={"family": family})
     return id_
+
+
+def _check_cells(family: TaskFamily) -> None:
+    seen: dict[tuple[int, int, int], str] = {}
+    for cell in family.cells:
+        try:
+            built = None if cell.make is None else cell.make()
+        except AssertionError as error:
+            raise ValueError(
+                f"{family.id}: MiniGrid knows no object type {error} of cell {cell.name!r}; derive the object from a known one, such as "
+                "WorldObj('floor', 'blue') with a state of its own, as ThinIceTile does"
+            ) from error
+        if built is not None and not isinstance(built, WorldObj):
+            raise ValueError(
+                f"{family.id}: cell {cell.name!r} makes a {type(built).__name__}; it must make a MiniGrid WorldObj"
+            )
+        if cell.encoding in seen:
+            raise ValueError(
+                f"{family.id}: cells {seen[cell.encoding]!r} and {cell.name!r} have the same MiniGrid encoding {cell.encoding}: no observation "
+                "could tell them apart; give one of them another colour or state"
+            )
+        seen[cell.encoding] = cell.name
+
+
+def _check_deterministic(family: TaskFamily) -> None:
+    for index in range(4):
+        first, second = family.draw(0, index), family.draw(0, index)
+        if first.start != second.start or first.rare != second.rare or not np.array_equal(first.layout, second.layout):
+            raise ValueError(
+                f"{family.id}: task {index} of seed 0 came out differently when drawn again; take all randomness in draw_layout from its rng "
+                "argument, and keep no state between draws"
+            )

@@ -6,6 +6,7 @@ pool of a million drawn with the same seed.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -70,8 +71,7 @@ class TaskFamily(ABC):
     ) -> None:
         if size < 4:
             raise ValueError(f"size={size} leaves no room for a start and a goal; use size >= 4")
-        if not 0.0 <= rare_fraction <= 1.0:
-            raise ValueError(f"rare_fraction={rare_fraction} is not a probability; use a value in [0, 1]")
+        check_fraction(rare_fraction)
         if view_size < 3 or view_size % 2 == 0:
             raise ValueError(f"view_size={view_size} has no centre or shows nothing; use an odd number >= 3")
         if horizon is not None and horizon < 1:
@@ -181,7 +181,19 @@ class TaskFamily(ABC):
         return (self.size, self.rare_fraction, self.horizon, self.view_size, self.time_penalty)
 
 
+def check_fraction(rare_fraction: float) -> None:
+    """Reject what is no mass of a mode.
+
+    :raises ValueError: outside [0, 1]
+    """
+    if not 0.0 <= rare_fraction <= 1.0:
+        raise ValueError(f"rare_fraction={rare_fraction} is not a probability; use a value in [0, 1]")
+
+
+#: classes whose ids work for any size
 FAMILIES: dict[str, Callable[..., TaskFamily]] = {}
+#: families by id, filled by ``register_family``
+REGISTERED: dict[str, TaskFamily] = {}
 
 
 def make_family(family: str | TaskFamily, rare_fraction: float | None = None) -> TaskFamily:
@@ -200,10 +212,19 @@ def make_family(family: str | TaskFamily, rare_fraction: float | None = None) ->
             )
         return family
     short = family.removeprefix("sb3_forecast_envs:").removeprefix("SB3Forecast/").removesuffix("-v0")
+    if short in REGISTERED:
+        registered = copy.copy(REGISTERED[short])
+        if rare_fraction is not None:
+            check_fraction(rare_fraction)
+            registered.rare_fraction = rare_fraction
+        return registered
     name, _, shape = short.partition("-")
     width, _, height = shape.partition("x")
     if name not in FAMILIES or not width.isdecimal() or width != height:
-        raise ValueError(f"family={family!r} is unknown; use '<Name>-<S>x<S>' with a name of {sorted(FAMILIES)}")
+        raise ValueError(
+            f"family={family!r} is unknown; use '<Name>-<S>x<S>' with a name of {sorted(FAMILIES)}, one of {sorted(REGISTERED)}, "
+            "or register yours with register_family"
+        )
     arguments = {} if rare_fraction is None else {"rare_fraction": rare_fraction}
     return FAMILIES[name](size=int(width), **arguments)
 
