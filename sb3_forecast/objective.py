@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sb3_forecast.losses import LossTerms, Partitions
 from sb3_forecast.scorers.protocols import FailureScorer
+from sb3_forecast.scorers.survival import SurvivalScorer
 
 
 class PoolLoss(Protocol):
@@ -115,6 +116,7 @@ class ForecastObjective:
             "scores": self.scores,
             "task_weights": self.task_weights.copy(),
             "n_refreshes": self.n_refreshes,
+            "scorer": self.scorer.generator.bit_generator.state if isinstance(self.scorer, SurvivalScorer) else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -132,3 +134,5 @@ class ForecastObjective:
         self.scores = None if state["scores"] is None else state["scores"].clone()
         self.task_weights = state["task_weights"].copy()
         self.n_refreshes = state["n_refreshes"]
+        if isinstance(self.scorer, SurvivalScorer) and state["scorer"] is not None:
+            self.scorer.generator.bit_generator.state = state["scorer"]

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -14,7 +15,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_forecast.callbacks import ForecastCallback
 from sb3_forecast.estimators import Method
@@ -154,6 +155,13 @@ class ForecastPPO(PPO):
         if self.forecast_coef == 0.0:
             return
         pool = task_pool(self.env)
+        assert self.env is not None
+        normalize = unwrap_vec_normalize(self.env)
+        if normalize is not None and normalize.norm_obs:
+            raise ValueError(
+                "env normalises observations (VecNormalize with norm_obs=True), which the scorers do not know: the scored policy would not be "
+                "the one that acts; use VecNormalize(..., norm_obs=False), or forecast_coef=0"
+            )
         if self.objective is not None and self._objective_pool is pool:
             return
         loss = self.forecast_loss
@@ -169,6 +177,8 @@ class ForecastPPO(PPO):
         if full_every is None:
             full_every = 20 if scorer.supports_partial else 1
         objective = ForecastObjective(scorer, loss, seed, full_every, self.n_candidates)
+        # one task before any training: a model that cannot be scored is found out now
+        scorer.score(self, np.array([0]))
         if self.forecast_state is not None:
             objective.load_state_dict(self.forecast_state)
             self.forecast_state = None

@@ -56,7 +56,13 @@ def log_probabilities(policy: ActorCriticPolicy, observations: NDArray[Any]) -> 
     :param policy: actor-critic policy over discrete actions
     :param observations: shape (batch, *observation)
     :return: shape (batch, actions), float64, CPU
+    :raises ValueError: if the observations are not of the policy's shape
     """
+    if observations.shape[1:] != policy.observation_space.shape:
+        raise ValueError(
+            f"the tasks' observations have shape {observations.shape[1:]}, but the model's observation_space is {policy.observation_space}; "
+            "use a model that was trained on these tasks' own observations, without observation wrappers"
+        )
     out = []
     for begin in range(0, len(observations), _BATCH):
         batch = th.as_tensor(observations[begin : begin + _BATCH], device=policy.device)
