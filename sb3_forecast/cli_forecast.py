@@ -56,8 +56,8 @@ def run(args: Forecast, console: Console) -> None:
     :param console: where to print
     :raises ValueError: for input that cannot be used
     """
-    if not args.deploy_size >= 1:
-        raise ValueError(f"deploy_size={args.deploy_size} is no deployment; use --deploy-size 1 or more")
+    if not 1 <= args.deploy_size < math.inf:
+        raise ValueError(f"deploy_size={args.deploy_size} is no deployment; use a finite --deploy-size of 1 or more")
     data = read_scores(args.scores, args.column, args.input, args.trials)
     result = _counts(args, data) if data.values is None else _tail(args, data.values)
     result = {"source": data.source, "deploy_size": args.deploy_size, **result}

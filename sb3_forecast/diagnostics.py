@@ -105,10 +105,14 @@ def diagnose(scores: NDArray[np.float64], k: int) -> Diagnostics:
     a2_p = anderson_darling_p(a2)
     ties = int(k - len(np.unique(top)))
     warnings = []
-    if ties:
+    if top[0] == top[-1]:
+        warnings.append(
+            f"the {k} worst scores are all equal: there is no tail to extrapolate, and neither forecast nor interval mean anything."
+        )
+    elif ties:
         warnings.append(
             f"{ties} of the {k} top scores are tied: scores from counts or rounded values break the tail's spacings; "
-            "use log-probabilities, or the count model of `sb3_forecast forecast --trials`."
+            "use log-probabilities, or the count model (`python -m sb3_forecast forecast --trials`)."
         )
     if z_p < 0.05 and z > 0:
         warnings.append(

@@ -20,8 +20,12 @@ InputKind = Literal["auto", "score", "log-prob", "prob", "count"]
 #: column names that are understood without being told, in this order
 KNOWN_COLUMNS: dict[str, InputKind] = {
     "score": "score", "psi": "score", "log_prob": "log-prob", "logprob": "log-prob", "log_p": "log-prob", "p_elicit": "prob",
-    "prob": "prob", "p": "prob", "probability": "prob", "failures": "count", "successes": "count",
+    "prob": "prob", "p": "prob", "probability": "prob", "failures": "count",
 }  # fmt: skip
+
+
+#: column names that are about the opposite of failures
+SUCCESS_COLUMNS = ("success", "acc", "accuracy", "correct", "pass", "passed", "exact_match")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def read_scores(path: Path, column: str | None = None, kind: InputKind = "auto",
     Recognised without options: RePULSe ``*_results.jsonl`` (``p_elicit``), lm-evaluation-harness ``samples_*.jsonl`` with
     log-likelihoods, Inspect logs (``.eval``, or ``.json`` with an ``eval`` entry).
 
-    :param path: ``.csv``, ``.jsonl``, ``.parquet``, ``.npy``, ``.eval`` or ``.json``
+    :param path: ``.csv``, ``.txt``, ``.jsonl``, ``.parquet``, ``.npy``, ``.eval`` or ``.json``
     :param column: which column; ``None`` for the only numeric one, or one with a known name
     :param kind: what the numbers are; ``"auto"`` by the column's name, else by their range
     :param trials: for counts: column of the trials, or a whole number
@@ -70,14 +74,14 @@ def read_scores(path: Path, column: str | None = None, kind: InputKind = "auto",
         if column is None and "filtered_resps" in rows[0]:
             return _lm_eval(rows, path)
         frame = pd.DataFrame(rows)
-    elif suffix == ".csv":
-        frame = pd.read_csv(path)
+    elif suffix in (".csv", ".txt"):
+        frame = _read_text(path)
     elif suffix == ".parquet":
         _need("pyarrow", "Parquet files", "pip install pyarrow")
         frame = pd.read_parquet(path)
     else:
-        raise ValueError(f"{path} has suffix {suffix!r}; use .csv, .jsonl, .parquet, .npy or .eval")
-    name = _column(frame, column, path)
+        raise ValueError(f"{path} has suffix {suffix!r}; use .csv, .txt, .jsonl, .parquet, .npy or .eval")
+    name = _column(frame, column, trials, path)
     return _convert(frame[name].to_numpy(), name, kind, trials, frame, path)
 
 
@@ -88,18 +92,42 @@ def _need(package: str, purpose: str, remedy: str) -> Any:
         raise ValueError(f"reading {purpose} needs {package}, which is not installed; run `{remedy}`") from error
 
 
-def _column(frame: pd.DataFrame, column: str | None, path: Path) -> str:
+def _read_text(path: Path) -> pd.DataFrame:
+    """Comma-separated columns, with a header or without: a first line of numbers is data."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0].strip()
+    if not first:
+        raise ValueError(f"{path} begins with an empty line or is empty; write one task per line")
+    headless = all(_is_number(cell) for cell in first.split(","))
+    # a blank line stands for a task whose value is missing, and is reported as such
+    frame = pd.read_csv(path, header=None if headless else 0, skip_blank_lines=False)
+    return frame.rename(columns={i: f"column {i + 1}" for i in range(len(frame.columns))}) if headless else frame
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _column(frame: pd.DataFrame, column: str | None, trials: str | None, path: Path) -> str:
     numeric = [str(name) for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
     if column is not None:
         if column not in numeric:
             raise ValueError(f"column={column!r} is no numeric column of {path}; it has {numeric}")
         return column
-    known = [name for name in KNOWN_COLUMNS if name in numeric]
+    candidates = [name for name in numeric if name != trials]
+    known = [name for name in KNOWN_COLUMNS if name in candidates]
     if known:
         return known[0]
-    if len(numeric) != 1:
-        raise ValueError(f"{path} has {len(numeric)} numeric columns, {numeric}; choose one with --column")
-    return numeric[0]
+    if not candidates:
+        raise ValueError(
+            f"{path} has no column of numbers but {[str(name) for name in frame.columns]}; separate columns by commas, without text in cells"
+        )
+    if len(candidates) != 1:
+        raise ValueError(f"{path} has {len(candidates)} numeric columns, {candidates}; choose one with --column")
+    return candidates[0]
 
 
 def _convert(
@@ -110,6 +138,10 @@ def _convert(
     if len(missing):
         raise ValueError(
             f"{path}: {name} is empty or NaN in row {int(missing[0])} ({len(missing)} rows); remove those rows or score them again"
+        )
+    if kind == "auto" and name.lower() in SUCCESS_COLUMNS:
+        raise ValueError(
+            f"{path}: column {name} is about successes, forecasts are of failures; write 1 - {name}, or say --input"
         )
     if kind == "auto":
         kind = "count" if trials is not None else KNOWN_COLUMNS.get(name, "auto")
@@ -126,11 +158,23 @@ def _convert(
         return _counts(numbers, name, trials, frame, path)
     if kind == "score":
         return Scores(numbers, None, None, f"failure scores, column {name}")
-    if kind == "log-prob":
-        return Scores(failure_score(numbers), None, None, f"log-probabilities, column {name}")
-    if (numbers < 0).any() or (numbers > 1).any():
+    ones = np.flatnonzero(numbers == (0.0 if kind == "log-prob" else 1.0))
+    if len(ones):
         raise ValueError(
-            f"{path}: {name} holds {numbers[(numbers < 0) | (numbers > 1)][0]}, which is no probability; use --input log-prob or score"
+            f"{path}: {name} is a probability of exactly 1 in row {int(ones[0])} ({len(ones)} rows), which has no score; if these are outcomes or "
+            "frequencies, give counts with --trials; if they were rounded, write log-probabilities or scores with more digits"
+        )
+    if kind == "log-prob":
+        bad = np.flatnonzero(numbers > 0)
+        if len(bad):
+            raise ValueError(
+                f"{path}: {name} is {numbers[bad[0]]} in row {int(bad[0])}, which is the logarithm of no probability; correct it"
+            )
+        return Scores(failure_score(numbers), None, None, f"log-probabilities, column {name}")
+    bad = np.flatnonzero((numbers < 0) | (numbers > 1))
+    if len(bad):
+        raise ValueError(
+            f"{path}: {name} is {numbers[bad[0]]} in row {int(bad[0])} ({len(bad)} rows), which is no probability; correct it"
         )
     with np.errstate(divide="ignore"):
         # near 1 the complement is exact in a float64 where the logarithm of p is not

@@ -78,6 +78,11 @@ class GumbelTail:
         if k is None:
             k = min(default_k(n_eval), n_finite)
         check_sizes(max(k, 2), n_eval, 1)
+        if n_finite < 2:
+            raise ValueError(
+                f"only {n_finite} of {n_eval} scores are finite (p > 0), which no tail can be fitted to; evaluate more tasks, "
+                "score with log-probabilities, or give counts to CountTail (--trials on the command line)"
+            )
         if k < 2 or n_finite < k:
             raise ValueError(
                 f"k={k} top scores are wanted but only {n_finite} of {n_eval} are finite (p > 0); use 2 <= k <= {n_finite}, "

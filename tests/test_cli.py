@@ -92,17 +92,25 @@ def write(path, text):
         ("a.csv", "p\n0.1\n0.2\n", ["--deploy-size", "0"], "deploy_size=0"),
         ("a.csv", "a,b\n0.1,0.2\n", [], "has 2 numeric columns, ['a', 'b']; choose one with --column"),
         ("a.csv", "a,b\n0.1,0.2\n", ["--column", "c"], "column='c' is no numeric column"),
-        ("a.csv", "a\n0.1\n\n0.3\n3\n-1\n", [], "neither probabilities nor log-probabilities"),
+        ("a.csv", "a\n0.1\n0.3\n3\n-1\n", [], "neither probabilities nor log-probabilities only"),
         ("a.csv", "p,x\n0.1,a\n,b\n", [], "p is empty or NaN in row 1"),
-        ("a.csv", "p\n0.1\n1.5\n", [], "p holds 1.5, which is no probability"),
+        ("a.csv", "0.1\n\n0.2\n", [], "column 1 is empty or NaN in row 1"),
+        ("a.csv", "p\n0.1\n1.5\n", [], "p is 1.5 in row 1 (1 rows), which is no probability"),
+        ("a.csv", "p\n0.1\n1\n", [], "p is a probability of exactly 1 in row 1"),
+        ("a.csv", "log_p\n-0.1\n0.5\n", [], "log_p is 0.5 in row 1, which is the logarithm of no probability"),
+        ("a.csv", "success\n0.1\n0.5\n", [], "column success is about successes"),
+        ("a.csv", "p;q\n0.1;0.2\n", [], "has no column of numbers but ['p;q']"),
+        ("a.csv", "", [], "begins with an empty line or is empty"),
+        ("a.csv", "p\n0.1\n0.2\n", ["--deploy-size", "inf"], "deploy_size=inf"),
+        ("a.csv", "p\n" + "0\n" * 40, [], "only 0 of 40 scores are finite"),
         ("a.csv", "failures\n1\n2\n", [], "counts, of unknown trials; add --trials"),
         ("a.csv", "failures\n1\n2\n", ["--trials", "what"], "trials='what' is neither a whole number nor a column"),
         ("a.csv", "failures\n0.5\n2\n", ["--trials", "5"], "failures holds 0.5, which is no count"),
-        ("a.txt", "1", [], "has suffix '.txt'"),
+        ("a.xyz", "1", [], "has suffix '.xyz'"),
         ("a.jsonl", "", [], "is empty"),
         ("samples.jsonl", '{"filtered_resps": ["text"]}', [], "holds no log-likelihoods"),
         ("samples.jsonl", '{"filtered_resps": [[-1, true], [-2, false]], "target": "A"}', [], "is not the number of a choice"),
-        ("a.csv", "p\n" + "0\n" * 40 + "0.1\n" * 1, [], "only 1 of 41 are finite"),
+        ("a.csv", "p\n" + "0\n" * 40 + "0.1\n" * 1, [], "only 1 of 41 scores are finite"),
     ],
 )
 def test_bad_input_is_explained(tmp_path, capsys, name, text, options, message):
@@ -137,3 +145,15 @@ def test_plots(scores, tmp_path):
         assert (tmp_path / f"{name}.png").stat().st_size > 8_000
     returned = figures["return"].axes[0].lines[0].get_ydata()
     assert (np.diff(returned) > 0).all()
+
+
+def test_a_file_without_a_header_keeps_its_first_task(scores, tmp_path):
+    text = "\n".join(str(float(v)) for v in -np.exp(-scores))
+    for name in ("a.csv", "a.txt"):
+        np.testing.assert_allclose(read_scores(write(tmp_path / name, text + "\n")).values, scores)
+
+
+def test_counts_beside_their_trials_need_no_column(tmp_path):
+    rng = np.random.default_rng(0)
+    pd.DataFrame({"fails": rng.binomial(30, 0.1, 50), "tries": 30}).to_csv(tmp_path / "c.csv", index=False)
+    assert read_scores(tmp_path / "c.csv", trials="tries").trials.tolist() == [30] * 50

@@ -222,6 +222,10 @@ def test_layouts_without_a_safe_path(family, monkeypatch):
         (lambda: sfe.ThinIce(time_penalty=2), "time_penalty=2"),
         (lambda: sfe.ThinIce(lava_fraction=1), "lava_fraction=1"),
         (lambda: sfe.GridVecEnv(sfe.TaskPool("ThinIce-8x8", 5, 0), 0), "n_envs=0"),
+        (lambda: sfe.GridWorldEnv(pool="x"), "pool='x' is no TaskPool"),
+        (lambda: sfe.GridWorldEnv("ThinIce-8x8", pool=sfe.TaskPool("ThinIce-9x9", 5, 0)), "pool holds tasks of ThinIce-9x9"),
+        (lambda: sfe.GridWorldEnv().reset(options={"tsak": 3}), "options has unknown keys \\['tsak'\\]"),
+        (lambda: sfe.GridWorldEnv().reset(options={"task": "x"}), "options\\['task'\\]='x' is no index"),
         (lambda: sfe.GridWorldEnv(observation="pixels"), "observation='pixels' is unknown"),
     ],
 )
@@ -235,10 +239,10 @@ def test_index_out_of_range():
         sfe.TaskPool("ThinIce-8x8", 5, 0)[5]
 
 
-class Moat(sfe.TaskFamily):
+class Trench(sfe.TaskFamily):
     """A user's family, in a dozen lines: lava along one row with a single gap; in the rare mode the gap is iced over elsewhere."""
 
-    name = "Moat"
+    name = "Trench"
     cells = (sfe.EMPTY, sfe.WALL, sfe.GOAL, sfe.LAVA, sfe.THIN_ICE)
 
     def draw_layout(self, rng, rare):
@@ -252,12 +256,12 @@ class Moat(sfe.TaskFamily):
 
 
 def test_a_users_family_works_everywhere():
-    id_ = sfe.register_family(Moat(7, rare_fraction=0.3))
-    assert id_ == "SB3Forecast/Moat-7x7-v0"
-    assert sfe.register_family(Moat(7, rare_fraction=0.3)) == id_
-    with pytest.raises(ValueError, match="is registered for another Moat"):
-        sfe.register_family(Moat(7, rare_fraction=0.4))
-    pool = sfe.TaskPool("Moat-7x7", 60, seed=0)
+    id_ = sfe.register_family(Trench(7, rare_fraction=0.3))
+    assert id_ == "SB3Forecast/Trench-7x7-v0"
+    assert sfe.register_family(Trench(7, rare_fraction=0.3)) == id_
+    with pytest.raises(ValueError, match="is registered for another Trench"):
+        sfe.register_family(Trench(7, rare_fraction=0.4))
+    pool = sfe.TaskPool("Trench-7x7", 60, seed=0)
     assert 0.1 < pool.rare.mean() < 0.5
     assert sfe.TaskPool(id_, 60, seed=0, rare_fraction=1.0).rare.all()
     gymnasium_check_env(gym.make(id_, pool=pool).unwrapped, skip_render_check=True)
@@ -267,7 +271,7 @@ def test_a_users_family_works_everywhere():
     assert np.isfinite(sf.evaluate_forecast(model, pool, 20, n_splits=5, k=4).error.mean_abs)
 
 
-class Moody(Moat):
+class Moody(Trench):
     """Draws from a generator of its own."""
 
     name = "Moody"
@@ -277,18 +281,18 @@ class Moody(Moat):
         return super().draw_layout(self.own, rare)
 
 
-class Twins(Moat):
+class Twins(Trench):
     """Two cells that look alike."""
 
     name = "Twins"
-    cells = (*Moat.cells, sfe.Cell("cold lava", sfe.LAVA.make, walkable=True))
+    cells = (*Trench.cells, sfe.Cell("cold lava", sfe.LAVA.make, walkable=True))
 
 
-class Alien(Moat):
+class Alien(Trench):
     """An object that MiniGrid has never heard of."""
 
     name = "Alien"
-    cells = (*Moat.cells, sfe.Cell("acid", lambda: WorldObj("acid", "green"), walkable=True, outcome=2))
+    cells = (*Trench.cells, sfe.Cell("acid", lambda: WorldObj("acid", "green"), walkable=True, outcome=2))
 
 
 @pytest.mark.parametrize(

@@ -61,11 +61,11 @@ class GridWorldEnv(MiniGridEnv):  # type: ignore[misc]  # minigrid ships no type
     ``reset(options={"task": i})`` plays task i of the pool; other resets draw a task with the environment's own
     generator. Every step's ``info`` has ``task`` and ``cost`` (1.0 on the failing step); the last also ``is_success``.
 
-    :param family: ``"ThinIce-8x8"`` or a family object; ignored if a pool is given
+    :param family: ``"ThinIce-8x8"`` or a family object
     :param pool: the tasks; ``None`` for a default pool of 4000 tasks with seed 0
     :param observation: ``"onehot"`` (flat one-hot view, what :class:`GridVecEnv` gives) or ``"minigrid"`` (image, direction, mission)
     :param render_mode: ``"human"``, ``"rgb_array"`` or ``None``
-    :raises ValueError: if the observation is unknown
+    :raises ValueError: if the observation is unknown, or the pool holds no tasks of the family
     """
 
     def __init__(
@@ -77,7 +77,14 @@ class GridWorldEnv(MiniGridEnv):  # type: ignore[misc]  # minigrid ships no type
     ) -> None:
         if observation not in ("onehot", "minigrid"):
             raise ValueError(f"observation={observation!r} is unknown; use 'onehot' or 'minigrid'")
-        self.pool = TaskPool(make_family(family), DEFAULT_TASKS, DEFAULT_SEED) if pool is None else pool
+        wanted = make_family(family)
+        if pool is not None and not isinstance(pool, TaskPool):
+            raise ValueError(f"pool={pool!r} is no TaskPool; pass sb3_forecast_envs.TaskPool({wanted.id!r}, n_tasks, seed)")
+        if pool is not None and pool.family.id != wanted.id:
+            raise ValueError(
+                f"pool holds tasks of {pool.family.id}, but the environment is {wanted.id}; use one family for both"
+            )
+        self.pool = TaskPool(wanted, DEFAULT_TASKS, DEFAULT_SEED) if pool is None else pool
         self.family = self.pool.family
         self.observation = observation
         self.task = 0

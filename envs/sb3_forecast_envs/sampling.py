@@ -44,7 +44,14 @@ class TaskSampler:
         :return: index into the pool
         :raises ValueError: if the wanted task is not in the pool
         """
+        unknown = sorted(set(options) - {"task"})
+        if unknown:
+            raise ValueError(f"options has unknown keys {unknown}; the only one is 'task'")
         if "task" in options:
+            if not isinstance(options["task"], (int, np.integer)):
+                raise ValueError(
+                    f"options['task']={options['task']!r} is no index; use a whole number in [0, {self.n_tasks - 1}]"
+                )
             task = int(options["task"])
             if not 0 <= task < self.n_tasks:
                 raise ValueError(f"options['task']={task} is not in the pool; use an index in [0, {self.n_tasks - 1}]")
