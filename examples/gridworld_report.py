@@ -149,5 +149,5 @@ _AS_PPO: dict[str, Any] = {"forecast_state": None}
 
 
 def _agent(model: PPO) -> Any:
-    policy = check_model(model)
+    policy = check_model(model, 3)
     return lambda observations: log_probabilities(policy, observations).exp().detach().numpy()

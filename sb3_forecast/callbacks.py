@@ -56,6 +56,11 @@ class ForecastCallback(BaseCallback):
             self.training_env.env_method("set_task_weights", self.objective.task_weights, self.drawn_share)
         self._log(terms, time.perf_counter() - start)
 
+    def _on_training_end(self) -> None:
+        if self.objective is not None and self.drawn_share > 0.0:
+            # whoever uses the environment next expects its own distribution of tasks
+            self.training_env.env_method("set_task_weights", None)
+
     def _log(self, terms: LossTerms, seconds: float) -> None:
         assert self.objective is not None
         assert self.objective.scores is not None

@@ -56,8 +56,8 @@ def run(args: Forecast, console: Console) -> None:
     :param console: where to print
     :raises ValueError: for input that cannot be used
     """
-    if not 1 <= args.deploy_size < math.inf:
-        raise ValueError(f"deploy_size={args.deploy_size} is no deployment; use a finite --deploy-size of 1 or more")
+    if not 1 <= args.deploy_size <= 1e15:
+        raise ValueError(f"deploy_size={args.deploy_size} is no deployment; use a --deploy-size from 1 to 1e15")
     data = read_scores(args.scores, args.column, args.input, args.trials)
     result = _counts(args, data) if data.values is None else _tail(args, data.values)
     result = {"source": data.source, "deploy_size": args.deploy_size, **result}
@@ -106,7 +106,11 @@ def _tail(args: Forecast, scores: Any) -> dict[str, Any]:
         forecast, extra = lognormal_forecast(scores, n), {}
     else:
         forecast, extra = float(tail.forecast(n)), {}
-    low, high = (float(v) for v in tail.interval(int(n), args.level))
+    low, high = (
+        (float(v) for v in tail.interval(int(n), args.level))
+        if args.method in ("blue", "jones", "direct")
+        else (math.nan, math.nan)
+    )
     checks = tail.diagnostics()
     caveats = list(checks.warnings)
     zeros = int((~np.isfinite(tail.scores)).sum())
@@ -177,7 +181,10 @@ def _print(result: dict[str, Any], args: Forecast, console: Console) -> None:
     rows = [
         ("the worst task seen in evaluation fails with probability", _p(result["observed_worst_probability"])),
         (f"the worst of {n} tasks is forecast to fail with probability", f"[bold]{_p(result['worst_probability'])}[/bold]"),
-        (f"  {result['level']:.0%} of the time it lies between", f"{_p(low)} and {_p(high)}"),
+        (
+            f"  {result['level']:.0%} of the time it lies between",
+            f"{_p(low)} and {_p(high)}" if low == low else f"(no interval for {result['method']})",
+        ),
         ("a task fails on average with probability", _p(result["mean_failure"])),
         (f"at least one failure in {n} tasks, one try each", _p(result["any_failure"])),
     ]

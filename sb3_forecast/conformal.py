@@ -31,6 +31,9 @@ def exceedance_probability(n_eval: int, n_deploy: int, j: int, r: int = 1) -> fl
         raise ValueError(f"j={j} is not a rank among {n_eval} evaluation scores; use 1 to {n_eval}")
     if not 1 <= r <= n_deploy:
         raise ValueError(f"r={r} exceedances cannot be counted among {n_deploy} deployment scores; use 1 to {n_deploy}")
+    if r == 1:
+        # none of the deployment among the top j (METHOD eq. 32): quick for any n
+        return float(-np.expm1(np.log1p(-n_deploy / (n_eval + n_deploy - np.arange(j))).sum()))
     # at least r of them precede the j-th evaluation score iff the top j + r - 1 of all hold at most j - 1 evaluation scores
     return float(hypergeom.cdf(j - 1, n_eval + n_deploy, n_eval, j + r - 1))
 

@@ -124,6 +124,8 @@ class CountTail:
         :param seed: their seed
         :return: lower and upper limit
         """
+        if n_boot < 20:
+            raise ValueError(f"n_boot={n_boot} refits have no quantiles; use n_boot >= 20")
         rng = np.random.default_rng(seed)
         worst = []
         for _ in range(n_boot):
@@ -131,10 +133,11 @@ class CountTail:
             try:
                 refit = CountTail.fit(rng.binomial(self.trials, p), self.trials)
             except ValueError:
-                # too few failures in this replicate: it supports no fit, and counts as the lower end
+                # too few failures in this replicate, or no spread: it supports no fit, and counts as the lower end
+                worst.append(-math.inf)
                 continue
             worst.append(_worst(refit.a, refit.b, n_deploy, rng.random()))
-        low, high = np.quantile(worst, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+        low, high = np.quantile(worst, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], method="inverted_cdf")
         return float(low), float(high)
 
 

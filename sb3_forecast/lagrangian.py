@@ -35,6 +35,7 @@ class PPOLagrangian(PPO):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
+        *,
         cost_limit: float = 0.0,
         multiplier: float = 0.0,
         multiplier_lr: float = 0.05,
@@ -64,8 +65,10 @@ class PPOLagrangian(PPO):
         return [*super()._excluded_save_params(), "cost_critic"]
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        combined = CallbackList([super()._init_callback(callback, progress_bar), _CostAdvantages()])
-        combined.init_callback(self)
+        users, ours = super()._init_callback(callback, progress_bar), _CostAdvantages()
+        ours.init_callback(self)
+        combined = CallbackList([users, ours])
+        combined.model = self
         return combined
 
 
@@ -85,6 +88,10 @@ class _CostAdvantages(BaseCallback):
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
+        if "cost" not in infos[0]:
+            raise ValueError(
+                "env reports no info['cost']; PPOLagrangian needs it at every step: 1.0 where a failure happens, else 0.0"
+            )
         cost = np.array([info["cost"] for info in infos], dtype=np.float32)
         self.running += cost
         for env in np.flatnonzero(self.locals["dones"]):

@@ -10,7 +10,7 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
-from sb3_forecast.estimators import Method, forecast_top, mean_spacing
+from sb3_forecast.estimators import METHODS, Method, forecast_top, mean_spacing
 from sb3_forecast.exact_partitions import ExpectedSquaredError
 from sb3_forecast.intervals import pivot_quantile
 from sb3_forecast.partitions import check_partition, sample_partitions
@@ -104,6 +104,8 @@ class ForecastLoss:
             raise ValueError(f"n_partitions={n_partitions} draws nothing; use n_partitions >= 1, or 'exact'")
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r} is unknown; use one of {KINDS}")
+        if method not in METHODS:
+            raise ValueError(f"method={method!r} is unknown; use one of {METHODS}")
         if not 0.0 <= p_floor < 1.0:
             raise ValueError(f"p_floor={p_floor} is not a failure probability to be tolerated; use a value in [0, 1)")
         if not 0.0 < level < 1.0:

@@ -56,6 +56,8 @@ class ForecastObjective:
             raise ValueError(f"full_every={full_every} never scores the pool; use full_every >= 1")
         if full_every > 1 and not scorer.supports_partial:
             raise ValueError(f"full_every={full_every} needs a scorer of single tasks; use full_every=1 or scorer='exact'")
+        if n_candidates is not None and n_candidates < 1:
+            raise ValueError(f"n_candidates={n_candidates} scores nothing; use n_candidates >= 1, or None")
         if not 0.0 <= weight_decay <= 1.0:
             raise ValueError(f"weight_decay={weight_decay} would let old weights grow; use a value in [0, 1]")
         self.scorer = scorer

@@ -24,7 +24,6 @@ from sb3_forecast.losses import ForecastLoss, Kind
 from sb3_forecast.objective import ForecastObjective, PoolLoss
 from sb3_forecast.partitions import check_partition
 from sb3_forecast.scorers import FailureScorer, make_scorer
-from sb3_forecast.scorers.policies import check_model
 
 SelfForecastPPO = TypeVar("SelfForecastPPO", bound="ForecastPPO")
 
@@ -116,7 +115,7 @@ class ForecastPPO(PPO):
         self.forecast_loss = forecast_loss
         self.forecast_state: dict[str, Any] | None = None
         self.objective: ForecastObjective | None = None
-        self._objective_pool: Any = None
+        self._objective_key = ""
         super().__init__(
             policy,
             env,
@@ -155,6 +154,8 @@ class ForecastPPO(PPO):
         if self.forecast_coef == 0.0:
             return
         pool = task_pool(self.env)
+        if self.drawn_share > 0.0 and not self.env.has_attr("set_task_weights"):  # type: ignore[union-attr]  # task_pool has seen it
+            raise ValueError("env has no `set_task_weights` to start episodes on drawn tasks; use drawn_share=0")
         assert self.env is not None
         normalize = unwrap_vec_normalize(self.env)
         if normalize is not None and normalize.norm_obs:
@@ -162,7 +163,7 @@ class ForecastPPO(PPO):
                 "env normalises observations (VecNormalize with norm_obs=True), which the scorers do not know: the scored policy would not be "
                 "the one that acts; use VecNormalize(..., norm_obs=False), or forecast_coef=0"
             )
-        if self.objective is not None and self._objective_pool is pool:
+        if self.objective is not None and self._objective_key == pool.key:
             return
         loss = self.forecast_loss
         if loss is None:
@@ -170,7 +171,6 @@ class ForecastPPO(PPO):
             loss = ForecastLoss(
                 self.eval_size, self.k, self.n_partitions, self.forecast_kind, self.forecast_method, self.p_floor
             )
-        check_model(self)
         seed = 0 if self.seed is None else self.seed
         scorer = make_scorer(self.scorer, pool, seed)
         full_every = self.full_every
@@ -179,10 +179,11 @@ class ForecastPPO(PPO):
         objective = ForecastObjective(scorer, loss, seed, full_every, self.n_candidates)
         # one task before any training: a model that cannot be scored is found out now
         scorer.score(self, np.array([0]))
-        if self.forecast_state is not None:
-            objective.load_state_dict(self.forecast_state)
-            self.forecast_state = None
-        self.objective, self._objective_pool = objective, pool
+        # cached scores and weights are those of the pool that was trained on; another pool starts afresh
+        if self.forecast_state is not None and self.forecast_state["pool"] == pool.key:
+            objective.load_state_dict(self.forecast_state["objective"])
+        self.forecast_state = None
+        self.objective, self._objective_key = objective, pool.key
 
     def learn(
         self: SelfForecastPPO,
@@ -202,9 +203,11 @@ class ForecastPPO(PPO):
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         users = super()._init_callback(callback, progress_bar)
-        # after the user's callbacks, so that what they do at the end of a rollout is what gets scored
-        combined = CallbackList([users, ForecastCallback(self.objective, self.drawn_share)])
-        combined.init_callback(self)
+        ours = ForecastCallback(self.objective if self.forecast_coef > 0.0 else None, self.drawn_share)
+        ours.init_callback(self)
+        # after the user's callbacks, which are initialised already: initialising the list would do it again
+        combined = CallbackList([users, ours])
+        combined.model = self
         return combined
 
     def train(self) -> None:
@@ -218,7 +221,7 @@ class ForecastPPO(PPO):
             super().train()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "objective", "_objective_pool"]
+        return [*super()._excluded_save_params(), "objective", "_objective_key"]
 
     def save(
         self,
@@ -228,9 +231,12 @@ class ForecastPPO(PPO):
     ) -> None:
         """As ``PPO.save``; the forecast's random state and task weights are saved too."""
         if self.objective is not None:
-            self.forecast_state = self.objective.state_dict()
-        super().save(path, exclude, include)
-        self.forecast_state = None if self.objective is not None else self.forecast_state
+            self.forecast_state = {"pool": self._objective_key, "objective": self.objective.state_dict()}
+        try:
+            super().save(path, exclude, include)
+        finally:
+            if self.objective is not None:
+                self.forecast_state = None
 
     @classmethod
     def from_ppo(
@@ -260,6 +266,7 @@ class ForecastPPO(PPO):
                     f"the PPO was trained on {space}={mine}, but env has {theirs}; pass an environment with the model's own spaces"
                 )
         arguments: dict[str, Any] = {name: getattr(source, name) for name in _PPO_ARGUMENTS}
+        arguments["stats_window_size"] = source._stats_window_size
         arguments.update(device=device, **forecast_arguments)
         model = cls(source.policy_class, target_env, **arguments)  # type: ignore[arg-type]  # PPO's policies are actor-critic
         model.set_parameters(source.get_parameters(), exact_match=True, device=device)  # type: ignore[arg-type]  # as SB3 documents

@@ -25,7 +25,7 @@ KNOWN_COLUMNS: dict[str, InputKind] = {
 
 
 #: column names that are about the opposite of failures
-SUCCESS_COLUMNS = ("success", "acc", "accuracy", "correct", "pass", "passed", "exact_match")
+SUCCESS_COLUMNS = ("success", "successes", "acc", "accuracy", "correct", "pass", "passed", "exact_match")
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,9 @@ def _convert(
         elif (numbers <= 0).all():
             kind = "log-prob"
         else:
+            odd = numbers[(numbers < 0) | (numbers > 1)][0]
             raise ValueError(
-                f"{path}: {name} holds neither probabilities nor log-probabilities; say what it is with --input score or count"
+                f"{path}: {name} holds neither probabilities nor log-probabilities only ({odd} among them); correct it, or use --input"
             )
     if kind == "count":
         return _counts(numbers, name, trials, frame, path)
@@ -161,8 +162,8 @@ def _convert(
     ones = np.flatnonzero(numbers == (0.0 if kind == "log-prob" else 1.0))
     if len(ones):
         raise ValueError(
-            f"{path}: {name} is a probability of exactly 1 in row {int(ones[0])} ({len(ones)} rows), which has no score; if these are outcomes or "
-            "frequencies, give counts with --trials; if they were rounded, write log-probabilities or scores with more digits"
+            f"{path}: {name} is a probability of exactly 1 in row {int(ones[0])} ({len(ones)} rows), which has no score; if these are outcomes "
+            "or frequencies, give counts with --trials; if they were rounded, write log-probabilities or scores with more digits"
         )
     if kind == "log-prob":
         bad = np.flatnonzero(numbers > 0)

@@ -153,7 +153,10 @@ def log_aggregate_risk(log_mean: Any, n_deploy: float) -> Any:
     """
     x = float64_array(log_mean)
     xp = array_api_compat.array_namespace(x)
-    survival = n_deploy * xp.log1p(-xp.exp(x))
+    # a mean that rounds to more than 1 is 1
+    x = xp.where(x > 0.0, xp.zeros_like(x), x)
+    with np.errstate(divide="ignore"):
+        survival = n_deploy * xp.log1p(-xp.exp(x))
     # where n E p is below 1e-300 the probability is n E p itself
     tiny = survival > -1e-300
     safe = xp.where(tiny, -xp.ones_like(x), survival)

@@ -99,6 +99,7 @@ def write(path, text):
         ("a.csv", "p\n0.1\n1\n", [], "p is a probability of exactly 1 in row 1"),
         ("a.csv", "log_p\n-0.1\n0.5\n", [], "log_p is 0.5 in row 1, which is the logarithm of no probability"),
         ("a.csv", "success\n0.1\n0.5\n", [], "column success is about successes"),
+        ("a.csv", "successes,n\n9,10\n8,10\n", ["--trials", "n"], "column successes is about successes"),
         ("a.csv", "p;q\n0.1;0.2\n", [], "has no column of numbers but ['p;q']"),
         ("a.csv", "", [], "begins with an empty line or is empty"),
         ("a.csv", "p\n0.1\n0.2\n", ["--deploy-size", "inf"], "deploy_size=inf"),
@@ -157,3 +158,10 @@ def test_counts_beside_their_trials_need_no_column(tmp_path):
     rng = np.random.default_rng(0)
     pd.DataFrame({"fails": rng.binomial(30, 0.1, 50), "tries": 30}).to_csv(tmp_path / "c.csv", index=False)
     assert read_scores(tmp_path / "c.csv", trials="tries").trials.tolist() == [30] * 50
+
+
+def test_only_our_own_methods_print_an_interval(files, capsys):
+    assert main(["forecast", str(files / "log.csv"), "--method", "pareto", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["interval"] == [None, None]
+    assert main(["forecast", str(files / "log.csv"), "--method", "jones", "--json"]) == 0
+    assert None not in json.loads(capsys.readouterr().out)["interval"]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import set_random_seed
@@ -264,3 +265,49 @@ def test_observation_wrappers_are_refused(pool):
     sf.ForecastPPO("MlpPolicy", VecNormalize(sfe.GridVecEnv(pool, 4), norm_obs=False), **FORECAST, **SMALL_PPO).learn(64)
     with pytest.raises(ValueError, match=r"the tasks' observations have shape \(125,\), but the model's observation_space is"):
         sf.ForecastPPO("MlpPolicy", VecFrameStack(sfe.GridVecEnv(pool, 4), 2), **FORECAST, **SMALL_PPO)
+
+
+class Counting(BaseCallback):
+    """Counts how often it is initialised."""
+
+    count = 0
+
+    def _init_callback(self):
+        self.count += 1
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("algorithm", [sf.ForecastPPO, sf.PPOLagrangian])
+def test_user_callbacks_are_initialised_once(pool, algorithm):
+    arguments = FORECAST if algorithm is sf.ForecastPPO else {}
+    callback = Counting()
+    algorithm("MlpPolicy", env(pool), **arguments, **SMALL_PPO).learn(128, callback=callback)
+    assert callback.count == 1
+    assert callback.num_timesteps == 128
+
+
+def test_drawn_tasks_end_with_the_training(pool):
+    vec = sfe.GridVecEnv(pool, 8, seed=0)
+    sf.ForecastPPO("MlpPolicy", vec, seed=1, **FORECAST, **SMALL_PPO).learn(256)
+    assert all(sampler._cumulative is None for sampler in vec.samplers)
+
+
+def test_another_pool_of_the_same_size_starts_afresh(pool, tmp_path):
+    model = sf.ForecastPPO("MlpPolicy", env(pool), seed=1, **FORECAST, **SMALL_PPO).learn(256)
+    model.save(tmp_path / "model.zip")
+    other = sfe.TaskPool("ThinIce-8x8", 300, seed=9, rare_fraction=0.1)
+    loaded = sf.ForecastPPO.load(tmp_path / "model.zip", env=env(other), device="cpu").learn(128, reset_num_timesteps=False)
+    assert loaded.objective.n_refreshes == 1
+    # the same tasks in another object, as from a subprocess, go on
+    same = sfe.TaskPool("ThinIce-8x8", 300, seed=1, rare_fraction=0.1)
+    again = sf.ForecastPPO.load(tmp_path / "model.zip", env=env(same), device="cpu").learn(128, reset_num_timesteps=False)
+    assert again.objective.n_refreshes == model.objective.n_refreshes + 1
+    with pytest.raises(ValueError, match="scorer scores other tasks"):
+        sf.evaluate_forecast(model, other, 60, k=5, scorer=sf.ExactScorer(pool))
+
+
+def test_costs_are_needed():
+    with pytest.raises(ValueError, match=r"env reports no info\['cost'\]"):
+        sf.PPOLagrangian("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu").learn(32)

@@ -121,3 +121,8 @@ def test_batches_are_refused_where_one_sample_is_meant():
     for call in (tail.diagnostics, lambda: tail.behavior_frequency_limit(0.9)):
         with pytest.raises(ValueError, match=r"takes one sample, but the scores have shape \(2, 50\)"):
             call()
+
+
+def test_certain_failure_is_no_nan():
+    tail = sf.GumbelTail.fit(np.random.default_rng(0).exponential(size=200) + 34, k=20)
+    assert tail.aggregate_risk(1) == pytest.approx(1.0)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.utils import set_random_seed
 
@@ -200,3 +201,15 @@ def test_models_that_cannot_be_scored(pool):
 def test_bad_scorer_arguments(pool, arguments):
     with pytest.raises(ValueError, match="="):
         sf.ExactScorer(pool, **arguments)
+
+
+def test_a_model_of_other_actions(pool):
+    class Wide(sfe.GridVecEnv):
+        """The same observations with five actions."""
+
+    env = Wide(pool, 1)
+    env.action_space = spaces.Discrete(5)
+    model = PPO("MlpPolicy", env, device="cpu")
+    for scorer in (sf.ExactScorer(pool), sf.SurvivalScorer(pool)):
+        with pytest.raises(ValueError, match="the model has 5 actions, but the tasks have 3"):
+            scorer.score(model)

@@ -7,6 +7,7 @@ pool of a million drawn with the same seed.
 from __future__ import annotations
 
 import copy
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -260,6 +261,12 @@ class TaskPool:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def key(self) -> str:
+        """What tells these tasks from others: family, and a checksum of layouts and starts."""
+        content = zlib.crc32(self.starts.tobytes(), zlib.crc32(self.layouts.tobytes()))
+        return f"{self.family.id} horizon {self.family.horizon} view {self.family.view_size}: {len(self)} tasks, checksum {content:08x}"
 
     def __getitem__(self, index: int) -> Task:
         if not 0 <= index < len(self):

@@ -33,6 +33,10 @@ def make_scorer(scorer: str | FailureScorer, pool: Any, seed: int = 0) -> Failur
             raise ValueError(
                 f"scorer scores {scorer.n_tasks} tasks but the pool has {len(pool)}; build the scorer from this pool"
             )
+        if isinstance(scorer, (ExactScorer, SurvivalScorer)) and scorer.pool is not pool and scorer.pool.key != pool.key:
+            raise ValueError(
+                f"scorer scores other tasks ({scorer.pool.key}) than the pool's ({pool.key}); build the scorer from this pool"
+            )
         return scorer
     name = pool.scorers[0] if scorer == "auto" else scorer
     if name not in SCORERS:

@@ -136,6 +136,7 @@ class ExactScorer:
             raise ValueError(f"neglect={neglect} is no share of the gradient; use a value in [0, 1)")
         self.rescoring = rescoring
         self.neglect = neglect
+        self.pool = pool
         self.model: FiniteModel = pool.finite_model()
         self.n_tasks = len(pool)
         self.block_size = block_size
@@ -159,7 +160,7 @@ class ExactScorer:
         :return: see :class:`Outcomes`
         :raises ValueError: if the model's actions or observations do not fit the tasks
         """
-        policy = check_model(model)
+        policy = check_model(model, self.model.n_actions)
         everything = np.arange(self.n_tasks)
         blocks: Iterable[tuple[Tasks, _Block]]
         if self._kept is not None and tasks is None:
@@ -186,7 +187,7 @@ class ExactScorer:
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
         """Scores with a graph to the policy's parameters, shape (tasks,), float64; see :class:`FailureScorer`."""
-        policy = check_model(model)
+        policy = check_model(model, self.model.n_actions)
         with evaluating(policy):
             if self.rescoring == "linear":
                 if self._expansion is None or not np.array_equal(self._expansion.tasks, tasks):

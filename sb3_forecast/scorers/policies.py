@@ -18,10 +18,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 _BATCH = 16384
 
 
-def check_model(model: Any) -> ActorCriticPolicy:
+def check_model(model: Any, n_actions: int) -> ActorCriticPolicy:
     """The policy of an agent with discrete actions.
 
     :param model: an SB3 on-policy algorithm
+    :param n_actions: number of actions of the tasks
     :return: its policy
     :raises ValueError: if its action probabilities cannot be read
     """
@@ -32,6 +33,10 @@ def check_model(model: Any) -> ActorCriticPolicy:
     if not isinstance(model.action_space, spaces.Discrete):
         raise ValueError(
             f"action_space={model.action_space} is not discrete; 'exact' and 'survival' scores need a Discrete action space"
+        )
+    if int(model.action_space.n) != n_actions:
+        raise ValueError(
+            f"the model has {model.action_space.n} actions, but the tasks have {n_actions}; pass a model that was trained on such tasks"
         )
     return model.policy
 

@@ -28,6 +28,10 @@ class TaskSource(Protocol):
     def rare(self) -> NDArray[np.bool_]:
         """Which tasks belong to the rare mode, shape (N,); for reports only."""
 
+    @property
+    def key(self) -> str:
+        """What tells these tasks from others: equal for the same tasks, also after pickling."""
+
     def __len__(self) -> int: ...
 
 

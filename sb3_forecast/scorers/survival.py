@@ -70,6 +70,7 @@ class SurvivalScorer:
             raise ValueError(f"episodes={episodes} samples nothing; use episodes >= 1")
         self.pool = pool
         self.n_tasks = len(pool)
+        self.n_actions = pool.simulation(np.array([0])).failure_of_actions().shape[1]
         self.episodes = episodes
         self.generator = np.random.default_rng(seed)
         self._visits: _Visits | None = None
@@ -80,7 +81,7 @@ class SurvivalScorer:
         :param model: SB3 on-policy model with discrete actions
         :param tasks: which tasks; ``None`` for all
         """
-        policy = check_model(model)
+        policy = check_model(model, self.n_actions)
         chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
         with evaluating(policy), th.no_grad():
             total, visits = self._simulate(policy, np.repeat(chosen, self.episodes))
@@ -130,7 +131,7 @@ class SurvivalScorer:
         chosen = row >= 0
         total = th.zeros(len(tasks) * self.episodes, dtype=th.float64)
         if chosen.any():
-            policy = check_model(model)
+            policy = check_model(model, self.n_actions)
             distinct, view = distinct_views(visits.view[chosen])
             with evaluating(policy):
                 log_pi = log_probabilities(policy, visits.simulation.observations(distinct))
