@@ -8,8 +8,9 @@ from stable_baselines3.common.utils import set_random_seed
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.scorers import make_scorer
-from sb3_forecast.scorers.policies import distinct_views, log_probabilities
+from sb3_forecast.scorers.policies import log_probabilities
 from sb3_forecast.scorers.recursion import outcome_probabilities, score_from_log_odds
+from sb3_forecast.scorers.views import distinct_views
 
 
 def plain_recursion(agent, pool):
@@ -17,7 +18,7 @@ def plain_recursion(agent, pool):
     model = pool.finite_model()
     out = []
     for task in range(len(pool)):
-        _, successors, views = model.tables(np.array([task]))
+        _, successors, views, _ = model.tables(np.array([task]))
         with th.no_grad():
             pi = log_probabilities(agent.policy, model.observations(views)).exp()
         succ = th.from_numpy(successors.astype(np.int64))
@@ -148,7 +149,9 @@ def test_p_zero_and_p_one():
     """A state whose only action fails, one that only succeeds, and one that waits for ever."""
     first = np.arange(4)
     successors = np.array([[-2], [-1], [0]], dtype=np.int32)
-    fail, success, survive = outcome_probabilities(first, successors, np.zeros(3, np.int32), np.ones((1, 1)), 10)
+    fail, success, survive = outcome_probabilities(
+        first, successors, np.empty((0, 1)), np.zeros(3, np.int32), np.ones((1, 1)), 10
+    )
     np.testing.assert_array_equal(fail, [1, 0, 0])
     np.testing.assert_array_equal(success, [0, 1, 0])
     np.testing.assert_array_equal(survive, [0, 1, 1])

@@ -1,32 +1,69 @@
 """Task families with a rare failure mode, as MiniGrid environments, batched environments and finite models."""
 
-from sb3_forecast_envs.cells import EMPTY, GOAL, LAVA, THIN_ICE, WALL, Cell
-from sb3_forecast_envs.families import ThinIce
+from sb3_forecast_envs.cells import (
+    CLOSED_DOOR,
+    CONTINUES,
+    DECOY,
+    EMPTY,
+    FAILS,
+    GOAL,
+    GUST,
+    KEY,
+    LAVA,
+    LOCKED_DOOR,
+    OPEN_DOOR,
+    SUCCEEDS,
+    THIN_ICE,
+    WALL,
+    Cell,
+)
+from sb3_forecast_envs.families import Bridge, Decoy, ThinIce, Vault, Wind
 from sb3_forecast_envs.gridworld import GridWorldEnv, build_grid, render_state
+from sb3_forecast_envs.minigrid_states import Step, ended_without_reward
 from sb3_forecast_envs.pictures import draw_tasks, failure_map
+from sb3_forecast_envs.pools import TaskPool
 from sb3_forecast_envs.registration import register_family
-from sb3_forecast_envs.tasks import FAMILIES, Task, TaskFamily, TaskPool, make_family
+from sb3_forecast_envs.seeded import SeededTasks
+from sb3_forecast_envs.tasks import FAMILIES, FamilyOptions, Task, TaskFamily, make_family
 from sb3_forecast_envs.vec_env import GridVecEnv
 
-for _size in (8, 12):
-    register_family(ThinIce(_size))
+for _family in (ThinIce, Bridge, Decoy, Vault, Wind):
+    for _size in (8, 12):
+        register_family(_family(_size))
 
 __all__ = [
+    "CLOSED_DOOR",
+    "CONTINUES",
+    "DECOY",
     "EMPTY",
+    "FAILS",
     "FAMILIES",
     "GOAL",
+    "GUST",
+    "KEY",
     "LAVA",
+    "LOCKED_DOOR",
+    "OPEN_DOOR",
+    "SUCCEEDS",
     "THIN_ICE",
     "WALL",
+    "Bridge",
     "Cell",
+    "Decoy",
+    "FamilyOptions",
     "GridVecEnv",
     "GridWorldEnv",
+    "SeededTasks",
+    "Step",
     "Task",
     "TaskFamily",
     "TaskPool",
     "ThinIce",
+    "Vault",
+    "Wind",
     "build_grid",
     "draw_tasks",
+    "ended_without_reward",
     "failure_map",
     "make_family",
     "register_family",

@@ -1,7 +1,7 @@
 """Numba kernels shared by the batched environment and the finite model: one definition of every rule of the grid.
 
 Layouts are padded with walls on all sides (``pad_layouts``) and flattened, so that a view never leaves the array;
-``stride`` is the padded width. Directions are MiniGrid's: 0 right, 1 down, 2 left, 3 up. Actions: 0 left, 1 right, 2 forward.
+``rules.stride`` is the padded width. Directions are MiniGrid's: 0 right, 1 down, 2 left, 3 up.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_forecast_envs.cells import CONTINUES
+from sb3_forecast_envs.rules import MOVES, OPAQUE, OUTCOME, PICKABLE, WALKABLE, Rules
 
 F = TypeVar("F", bound=Callable[..., Any])
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
-F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+
+_LEFT, _RIGHT, FORWARD = MOVES["left"], MOVES["right"], MOVES["forward"]
+_PICKUP, _TOGGLE = MOVES["pickup"], MOVES["toggle"]
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def jit(function: F) -> F:
@@ -58,144 +62,172 @@ def view_offsets(view_size: int, stride: int) -> I64:
     return np.stack([o.reshape(-1) for o in offsets]).astype(np.int64)
 
 
-#: lookup of :func:`write_view` that leaves codes as they are: the compact view
-IDENTITY: U8 = np.arange(256, dtype=np.uint8)[:, None]
-
-
 @jit
-def advance(grid: U8, stride: int, pos: int, direction: int, action: int, walkable: U8, outcome: U8) -> tuple[int, int, int]:
-    """One step of the grid's rules: (position, direction, outcome of the entered cell)."""
-    if action == 0:
-        return pos, (direction + 3) % 4, CONTINUES
-    if action == 1:
-        return pos, (direction + 1) % 4, CONTINUES
-    delta = 1
-    if direction == 1:
-        delta = stride
-    elif direction == 2:
-        delta = -1
-    elif direction == 3:
-        delta = -stride
-    code = grid[pos + delta]
-    if walkable[code] == 0:
-        return pos, direction, CONTINUES
-    return pos + delta, direction, int(outcome[code])
+def step_uniform(key: np.uint64, step: int) -> float:
+    """The uniform number in [0, 1) of one step of an episode: SplitMix64 at position ``step`` of the stream ``key``.
 
-
-@jit
-def write_view(out: Any, grid: U8, pos: int, offsets: I64, lookup: Any) -> None:
-    """Write one observation: ``lookup[code]`` for each cell of the view, the agent's own cell always empty (code 0)."""
-    width = lookup.shape[1]
-    side = int(np.sqrt(offsets.shape[0]))
-    own = (side // 2) * side + side - 1
-    for cell in range(offsets.shape[0]):
-        code = 0 if cell == own else grid[pos + offsets[cell]]
-        for channel in range(width):
-            out[cell * width + channel] = lookup[code, channel]
-
-
-@jit
-def expand_views(out: Any, views: U8, lookup: Any) -> None:
-    """Observations of compact views: ``lookup[code]`` cell by cell."""
-    width = lookup.shape[1]
-    for b in range(views.shape[0]):
-        for cell in range(views.shape[1]):
-            for channel in range(width):
-                out[b, cell * width + channel] = lookup[views[b, cell], channel]
-
-
-@jit
-def write_views(out: Any, grids: U8, rows: I64, pos: I64, direction: I64, offsets: I64, lookup: Any) -> None:
-    """``write_view`` for a batch; ``rows[b]`` is the row of ``grids`` that state b lives in."""
-    for b in range(pos.shape[0]):
-        write_view(out[b], grids[rows[b]], pos[b], offsets[direction[b]], lookup)
-
-
-@jit
-def failing_actions(out: F64, grids: U8, rows: I64, pos: I64, direction: I64, stride: int, walkable: U8, outcome: U8) -> None:
-    """Write 1.0 where an action would enter a failing cell now, else 0.0; ``out`` has shape (batch, actions)."""
-    for b in range(pos.shape[0]):
-        for action in range(out.shape[1]):
-            event = advance(grids[rows[b]], stride, pos[b], direction[b], action, walkable, outcome)[2]
-            out[b, action] = 1.0 if event == 2 else 0.0
-
-
-@jit
-def advance_batch(grids: U8, rows: I64, pos: I64, direction: I64, actions: I64, stride: int, walkable: U8, outcome: U8) -> U8:
-    """Advance a batch in place; returns each entered cell's outcome."""
-    events = np.zeros(pos.shape[0], dtype=np.uint8)
-    for b in range(pos.shape[0]):
-        pos[b], direction[b], events[b] = advance(grids[rows[b]], stride, pos[b], direction[b], actions[b], walkable, outcome)
-    return events
-
-
-@jit
-def reachable(grid: U8, stride: int, start: int, walkable: U8, outcome: U8) -> bool:
-    """Whether a path over cells that neither block nor fail leads from ``start`` to a succeeding cell."""
-    seen = np.zeros(grid.shape[0], dtype=np.uint8)
-    queue = np.empty(grid.shape[0], dtype=np.int64)
-    queue[0] = start
-    seen[start] = 1
-    head, tail = 0, 1
-    while head < tail:
-        pos = queue[head]
-        head += 1
-        for delta in (1, stride, -1, -stride):
-            nxt = pos + delta
-            code = grid[nxt]
-            if seen[nxt] or walkable[code] == 0 or outcome[code] == 2:
-                continue
-            if outcome[code] == 1:
-                return True
-            seen[nxt] = 1
-            queue[tail] = nxt
-            tail += 1
-    return False
-
-
-@jit
-def explore(
-    grids: U8, starts: I64, stride: int, n_actions: int, walkable: U8, outcome: U8, offsets: I64
-) -> tuple[I64, I32, U8]:
-    """Breadth-first enumeration of every state (cell, direction) that each task can reach.
-
-    :return: (first state of each task, length n + 1; successors (states, actions), numbered within the task, or
-        -1 success and -2 failure; views (states, cells of the view))
+    A function of both, so that environments stepped together and alone see the same wind.
     """
-    n_tasks, area = grids.shape
-    capacity = 0
-    for task in range(n_tasks):
-        for cell in range(area):
-            code = grids[task, cell]
-            if walkable[code] == 1 and outcome[code] == 0:
-                capacity += 4
-    first = np.zeros(n_tasks + 1, dtype=np.int64)
-    successors = np.empty((capacity, n_actions), dtype=np.int32)
-    views = np.empty((capacity, offsets.shape[1]), dtype=np.uint8)
-    number = np.empty(area * 4, dtype=np.int32)
-    queue = np.empty(area * 4, dtype=np.int64)
-    for task in range(n_tasks):
-        base = first[task]
-        grid = grids[task]
-        number[:] = -1
-        queue[0] = starts[task]
-        number[starts[task]] = 0
-        head, tail = 0, 1
-        while head < tail:
-            pos, direction = queue[head] // 4, queue[head] % 4
-            write_view(views[base + head], grid, pos, offsets[direction], IDENTITY)
-            for action in range(n_actions):
-                new_pos, new_direction, event = advance(grid, stride, pos, direction, action, walkable, outcome)
-                if event != 0:
-                    successors[base + head, action] = -event
+    z = np.uint64(key) + np.uint64(step + 1) * _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    z = z ^ (z >> np.uint64(31))
+    return float(z >> np.uint64(11)) * 2.0**-53
+
+
+@jit
+def turn_of(u: float, slip: float) -> int:
+    """Direction of the move relative to the agent's: 0 ahead, 3 left, 1 right."""
+    if u >= slip:
+        return 0
+    return 3 if u < 0.5 * slip else 1
+
+
+@jit
+def advance(
+    grid: U8, pos: int, direction: int, load: int, move: int, turn: int, stride: int, kinds: U8, toggled: U8
+) -> tuple[int, int, int, int]:
+    """One step of the grid's rules; picking up and toggling change ``grid``.
+
+    Plain arguments instead of :class:`Rules`: passing the tuple between compiled functions costs more than the step.
+
+    :return: position, direction, code of the carried object, outcome of the entered cell
+    """
+    if move == _LEFT:
+        return pos, (direction + 3) % 4, load, 0
+    if move == _RIGHT:
+        return pos, (direction + 1) % 4, load, 0
+    heading = (direction + turn) % 4
+    delta = 1
+    if heading == 1:
+        delta = stride
+    elif heading == 2:
+        delta = -1
+    elif heading == 3:
+        delta = -stride
+    front = pos + delta
+    code = grid[front]
+    if move == FORWARD:
+        if kinds[code, WALKABLE] == 1:
+            return front, direction, load, int(kinds[code, OUTCOME])
+    elif move == _PICKUP:
+        if load == 0 and kinds[code, PICKABLE] == 1:
+            grid[front] = 0
+            return pos, direction, int(code), 0
+    elif move == _TOGGLE:
+        grid[front] = toggled[load, code]
+    return pos, direction, load, 0
+
+
+@jit
+def _occlude(view: U8, kinds: U8, side: int) -> None:
+    """Replace what the agent cannot see by the code after the last one, by MiniGrid's own sweep (``Grid.process_vis``)."""
+    seen = np.zeros(side * side, dtype=np.uint8)
+    seen[(side // 2) * side + side - 1] = 1
+    for row in range(side):
+        j = side - 1 - row
+        for sweep in range(2):
+            step = side if sweep == 0 else -side
+            for k in range(side - 1):
+                cell = (k if sweep == 0 else side - 1 - k) * side + j
+                if seen[cell] == 0 or kinds[view[cell], OPAQUE] == 1:
                     continue
-                state = new_pos * 4 + new_direction
-                if number[state] < 0:
-                    number[state] = tail
-                    queue[tail] = state
-                    tail += 1
-                successors[base + head, action] = number[state]
-            head += 1
-        first[task + 1] = base + tail
-    total = first[n_tasks]
-    return first, successors[:total].copy(), views[:total].copy()
+                seen[cell + step] = 1
+                if j > 0:
+                    seen[cell + step - 1] = 1
+                    seen[cell - 1] = 1
+    for cell in range(side * side):
+        if seen[cell] == 0:
+            view[cell] = kinds.shape[0]
+
+
+@jit
+def look(view: U8, grid: U8, pos: int, offsets: I64, load: int, kinds: U8, occluded: bool) -> None:
+    """Write the codes of the agent's view, shape (view^2,); the agent's own cell shows what it carries.
+
+    ``offsets`` are those of the agent's direction.
+    """
+    for cell in range(offsets.shape[0]):
+        view[cell] = grid[pos + offsets[cell]]
+    side = int(np.sqrt(offsets.shape[0]))
+    if occluded:
+        _occlude(view, kinds, side)
+    view[(side // 2) * side + side - 1] = load
+
+
+@jit
+def look_batch(views: U8, grids: U8, rows: I64, pos: I64, direction: I64, load: I64, rules: Rules) -> None:
+    """``look`` for a batch; ``rows[b]`` is the row of ``grids`` that state b lives in."""
+    offsets, kinds, occluded = rules.offsets, rules.kinds, rules.occluded
+    for b in range(pos.shape[0]):
+        look(views[b], grids[rows[b]], pos[b], offsets[direction[b]], load[b], kinds, occluded)
+
+
+@jit
+def expand(out: Any, view: U8, channels: Any) -> None:
+    """One observation: ``channels[code]`` for each cell of the view."""
+    width = channels.shape[1]
+    for cell in range(view.shape[0]):
+        code = view[cell]
+        for channel in range(width):
+            out[cell * width + channel] = channels[code, channel]
+
+
+@jit
+def expand_batch(out: Any, views: U8, channels: Any) -> None:
+    """``expand`` for a batch."""
+    for b in range(views.shape[0]):
+        expand(out[b], views[b], channels)
+
+
+@jit
+def failure_chances(out: F64, grids: U8, rows: I64, pos: I64, direction: I64, load: I64, rules: Rules) -> None:
+    """Write the probability that each action enters a failing cell now; ``out`` has shape (batch, actions)."""
+    stride, moves, kinds, toggled, slips = rules.stride, rules.moves, rules.kinds, rules.toggled, rules.slip
+    for b in range(pos.shape[0]):
+        grid = grids[rows[b]]
+        for action in range(out.shape[1]):
+            out[b, action] = 0.0
+            if moves[action] != FORWARD:
+                continue
+            slip = slips[grid[pos[b]]]
+            for turn, chance in ((0, 1.0 - slip), (3, 0.5 * slip), (1, 0.5 * slip)):
+                if (
+                    chance > 0.0
+                    and advance(grid, pos[b], direction[b], load[b], FORWARD, turn, stride, kinds, toggled)[3] == 2
+                ):
+                    out[b, action] += chance
+
+
+@jit
+def advance_safely(grids: U8, rows: I64, pos: I64, direction: I64, load: I64, actions: I64, uniforms: F64, rules: Rules) -> U8:
+    """Advance a batch in place, on condition that nothing fails; returns each entered cell's outcome.
+
+    ``uniforms`` pick among the turns of a forward move that do not fail; an episode whose action is -1 stays where it is.
+    """
+    stride, moves, kinds, toggled, slips = rules.stride, rules.moves, rules.kinds, rules.toggled, rules.slip
+    events = np.zeros(pos.shape[0], dtype=np.uint8)
+    turns, weights = np.array([0, 3, 1]), np.zeros(3)
+    for b in range(pos.shape[0]):
+        if actions[b] < 0:
+            continue
+        grid = grids[rows[b]]
+        move = moves[actions[b]]
+        turn = 0
+        slip = slips[grid[pos[b]]]
+        if slip > 0.0 and move == FORWARD:
+            weights[0], weights[1], weights[2] = 1.0 - slip, 0.5 * slip, 0.5 * slip
+            for k in range(3):
+                if advance(grid, pos[b], direction[b], load[b], move, turns[k], stride, kinds, toggled)[3] == 2:
+                    weights[k] = 0.0
+            left = uniforms[b] * weights.sum()
+            for k in range(3):
+                if weights[k] > 0.0:
+                    turn = turns[k]
+                    left -= weights[k]
+                    if left < 0.0:
+                        break
+        pos[b], direction[b], load[b], events[b] = advance(
+            grid, pos[b], direction[b], load[b], move, turn, stride, kinds, toggled
+        )
+    return events

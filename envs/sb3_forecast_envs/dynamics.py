@@ -5,53 +5,69 @@ The protocols that these classes fulfil are defined in ``sb3_forecast.scorers.pr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sb3_forecast_envs.cells import WALL
-from sb3_forecast_envs.compiled import IDENTITY, advance_batch, explore, failing_actions, pad_layouts, write_views
+from sb3_forecast_envs.compiled import advance_safely, failure_chances, look_batch, pad_layouts
+from sb3_forecast_envs.exploration import check_size, explore, most_variants
 
 if TYPE_CHECKING:
-    from sb3_forecast_envs.tasks import TaskPool
+    from sb3_forecast_envs.pools import TaskPool
 
 
 class GridModel:
-    """The tasks of a pool as finite, deterministic Markov decision processes over (cell, direction).
+    """The tasks of a pool as finite Markov decision processes over (cell, direction, load, what has changed).
 
     :param pool: the tasks
+    :raises ValueError: if a task could have more than ``MAX_STATES`` states
     """
 
     def __init__(self, pool: TaskPool) -> None:
         self.pool = pool
         self.horizon = pool.family.horizon
+        self.timeout_fails = False
         self.n_actions = pool.family.n_actions
+        if pool.family.changeable:
+            variants = int(most_variants(pool.padded_layouts(), pool.family.rules))
+            check_size(pool.family.id, variants * pool.family.stride**2 * 4)
 
     def __len__(self) -> int:
         return len(self.pool)
 
-    def tables(self, tasks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
-        """Reachable states of some tasks; state 0 of each task is its start.
+    def tables(
+        self, tasks: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8], NDArray[np.float64]]:
+        """Reachable states of some tasks; see ``FiniteModel.tables``.
 
         :param tasks: indices into the pool
-        :return: first state of each task and the total, (tasks + 1,), int64; successors (states, actions), int32,
-            numbered within the task, -1 success, -2 failure; compact views (states, cells), uint8
+        :return: first state of each task and the total, (tasks + 1,), int64; successors (states, columns), int32,
+            numbered within the task, -1 success, -2 failure; compact views (states, cells), uint8; probability of each column given
+            its action, no rows where nothing slips
         """
         family = self.pool.family
+        grids = self.pool.padded_layouts(tasks)
         starts = self.pool.start_positions(tasks) * 4 + self.pool.starts[tasks, 2]
-        return explore(
-            self.pool.padded_layouts(tasks),
-            starts,
-            family.stride,
-            family.n_actions,
-            family.walkable,
-            family.outcomes,
-            family.offsets,
-        )
+        threads = min(os.cpu_count() or 1, len(tasks))
+        cuts = np.linspace(0, len(tasks), threads + 1).astype(np.int64)
+        with ThreadPoolExecutor(threads) as workers:
+            parts = list(
+                workers.map(
+                    lambda begin, end: explore(grids[begin:end], starts[begin:end], family.rules, family.slippery),
+                    cuts[:-1],
+                    cuts[1:],
+                )
+            )
+        lengths, successors, views, chances = zip(*((np.diff(part[0]), *part[1:]) for part in parts), strict=True)
+        first = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+        return first, np.concatenate(successors), np.concatenate(views), np.concatenate(chances)
 
-    def observations(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the policy sees for compact views; shape (views, view_size^2 * codes), float32.
+    def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
+        """What the policy sees for compact views, shape (views, *observation).
 
         :param views: shape (views, cells), as returned by :meth:`tables`
         """
@@ -69,37 +85,43 @@ class GridSimulation:
         family = pool.family
         self.family = family
         self.horizon = family.horizon
-        unique, self.rows = np.unique(tasks, return_inverse=True)
-        self.grids = pad_layouts(pool.layouts[unique], family.margin, family.cells.index(WALL))
+        if family.changeable:
+            # every episode changes a layout of its own
+            self.rows, held = np.arange(len(tasks)), tasks
+        else:
+            held, self.rows = np.unique(tasks, return_inverse=True)
+        self.grids = pad_layouts(pool.layouts[held], family.margin, family.cells.index(WALL))
         self.pos = pool.start_positions(tasks)
         self.direction = pool.starts[tasks, 2].copy()
+        self.load = np.zeros(len(tasks), dtype=np.int64)
 
     def views(self) -> NDArray[np.uint8]:
         """Compact views of the running episodes, shape (episodes, cells), uint8."""
         out = np.empty((len(self.pos), self.family.offsets.shape[1]), dtype=np.uint8)
-        write_views(out, self.grids, self.rows, self.pos, self.direction, self.family.offsets, IDENTITY)
+        look_batch(out, self.grids, self.rows, self.pos, self.direction, self.load, self.family.rules)
         return out
 
-    def observations(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
         """What the policy sees for compact views; see :meth:`GridModel.observations`."""
         return self.family.observations(views)
 
     def failure_of_actions(self) -> NDArray[np.float64]:
         """Probability that each action would fail now, shape (episodes, actions), float64."""
         out = np.empty((len(self.pos), self.family.n_actions))
-        f = self.family
-        failing_actions(out, self.grids, self.rows, self.pos, self.direction, f.stride, f.walkable, f.outcomes)
+        failure_chances(out, self.grids, self.rows, self.pos, self.direction, self.load, self.family.rules)
         return out
 
-    def step(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Take one action in each running episode and drop those that ended.
+    def step(self, actions: NDArray[np.int64], uniforms: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Take one action in each running episode, given that it does not fail, and drop those that ended.
 
         :param actions: shape (episodes,), int64; -1 leaves the episode
+        :param uniforms: shape (episodes,), in [0, 1): what happens where the outcome of an action is random
         :return: which of the episodes go on, boolean, in the order before the call
         """
-        f = self.family
-        taken = np.maximum(actions, 0)
-        events = advance_batch(self.grids, self.rows, self.pos, self.direction, taken, f.stride, f.walkable, f.outcomes)
+        events = advance_safely(
+            self.grids, self.rows, self.pos, self.direction, self.load, actions, uniforms, self.family.rules
+        )
         running: NDArray[np.bool_] = (events == 0) & (actions >= 0)
-        self.rows, self.pos, self.direction = self.rows[running], self.pos[running], self.direction[running]
+        self.rows, self.pos = self.rows[running], self.pos[running]
+        self.direction, self.load = self.direction[running], self.load[running]
         return running

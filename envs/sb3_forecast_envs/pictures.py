@@ -12,9 +12,9 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from sb3_forecast_envs.cells import CONTINUES, FAILS
-from sb3_forecast_envs.compiled import IDENTITY, advance, write_view
+from sb3_forecast_envs.compiled import FORWARD, advance, look
 from sb3_forecast_envs.gridworld import render_state
-from sb3_forecast_envs.tasks import TaskPool
+from sb3_forecast_envs.pools import TaskPool
 
 ActionProbabilities = Callable[[NDArray[Any]], NDArray[np.float64]]
 
@@ -28,35 +28,58 @@ def failure_map(pool: TaskPool, task: int, action_probabilities: ActionProbabili
     :return: shape (size, size), indexed [y, x]; its sum is the task's failure probability
     """
     family = pool.family
-    grid = pool.padded_layouts(np.array([task]))[0]
-    start = int(pool.start_positions(np.array([task]))[0])
-    inside = family.walkable[grid].astype(bool) & (family.outcomes[grid] == CONTINUES)
-    states = [(int(pos), direction) for pos in np.flatnonzero(inside) for direction in range(4)]
-    views = np.empty((len(states), family.view_size**2), dtype=np.uint8)
-    for row, (pos, direction) in enumerate(states):
-        write_view(views[row], grid, pos, family.offsets[direction], IDENTITY)
-    policy = action_probabilities(family.observations(views))
-    moves = [
-        [
-            advance(grid, family.stride, pos, direction, action, family.walkable, family.outcomes)
-            for action in range(family.n_actions)
-        ]
-        for pos, direction in states
-    ]
-    row_of = {state: row for row, state in enumerate(states)}
-    mass = np.zeros(len(states))
-    mass[row_of[start, int(pool.starts[task, 2])]] = 1.0
-    failed = np.zeros(len(grid))
-    for _ in range(family.horizon):
-        following = np.zeros(len(states))
-        for row in np.flatnonzero(mass).tolist():
-            for action, (pos, direction, outcome) in enumerate(moves[row]):
-                flow = mass[row] * policy[row, action]
+    rules = family.rules
+    # state: position, direction, load, layout
+    start = (
+        int(pool.start_positions(np.array([task]))[0]),
+        int(pool.starts[task, 2]),
+        0,
+        pool.padded_layouts(np.array([task]))[0].tobytes(),
+    )
+    number = {start: 0}
+    states = [start]
+    views = []
+    moves: list[list[tuple[int, float, int | None, int]]] = []
+    for pos, direction, load, layout in states:  # grows while it is walked
+        grid = np.frombuffer(layout, dtype=np.uint8)
+        view = np.empty(family.view_size**2, dtype=np.uint8)
+        look(view, grid, pos, rules.offsets[direction], load, rules.kinds, rules.occluded)
+        views.append(view)
+        branches = []
+        for action in range(family.n_actions):
+            move = int(rules.moves[action])
+            slip = float(rules.slip[grid[pos]]) if move == FORWARD else 0.0
+            for turn, chance in ((0, 1.0 - slip), (3, 0.5 * slip), (1, 0.5 * slip)):
+                if chance == 0.0:
+                    continue
+                after = grid.copy()
+                new_pos, new_direction, new_load, outcome = advance(
+                    after, pos, direction, load, move, turn, rules.stride, rules.kinds, rules.toggled
+                )
+                following = None
                 if outcome == CONTINUES:
-                    following[row_of[pos, direction]] += flow
-                elif outcome == FAILS:
-                    failed[pos] += flow
-        mass = following
+                    state = (int(new_pos), int(new_direction), int(new_load), after.tobytes())
+                    if state not in number:
+                        number[state] = len(states)
+                        states.append(state)
+                    following = number[state]
+                if outcome in (CONTINUES, FAILS):
+                    branches.append((action, chance, following, int(new_pos)))
+        moves.append(branches)
+    policy = action_probabilities(family.observations(np.stack(views)))
+    mass = np.zeros(len(states))
+    mass[0] = 1.0
+    failed = np.zeros(family.stride**2)
+    for _ in range(family.horizon):
+        later = np.zeros(len(states))
+        for row in np.flatnonzero(mass).tolist():
+            for action, chance, following, where in moves[row]:
+                flow = mass[row] * policy[row, action] * chance
+                if following is None:
+                    failed[where] += flow
+                else:
+                    later[following] += flow
+        mass = later
     margin, size = family.margin, family.size
     return failed.reshape(family.stride, family.stride)[margin : margin + size, margin : margin + size]
 

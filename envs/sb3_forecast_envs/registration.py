@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 from minigrid.core.world_object import WorldObj
 
+from sb3_forecast_envs.rules import make_rules
 from sb3_forecast_envs.tasks import REGISTERED, TaskFamily
 
 NAMESPACE = "SB3Forecast"
@@ -25,6 +26,8 @@ def register_family(family: TaskFamily) -> str:
             f"{id_} is registered for another {type(family).__name__}; give the class another `name`, or pass the object"
         )
     _check_cells(family)
+    # toggles every object, and says which result is no cell of the family
+    make_rules(family.id, family.cells, family.actions, family.stride, family.offsets, not family.see_through_walls)
     _check_deterministic(family)
     REGISTERED[family.id] = family
     if id_ not in gym.registry:

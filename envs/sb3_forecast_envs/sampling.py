@@ -60,3 +60,12 @@ class TaskSampler:
         if self._cumulative is None:
             return int(u * self.n_tasks)
         return int(min(np.searchsorted(self._cumulative, u * self._cumulative[-1], side="right"), self.n_tasks - 1))
+
+
+def draw_stream(generator: np.random.Generator) -> np.uint64:
+    """The key of an episode's own random numbers, see ``compiled.step_uniform``.
+
+    :param generator: the environment's generator
+    :return: 64 random bits
+    """
+    return np.uint64(generator.integers(2**64, dtype=np.uint64))

@@ -1,4 +1,4 @@
-"""Tasks, the families that generate them, and pools of tasks.
+"""Tasks, and the families that generate them.
 
 A task is one start situation, deterministic given (family, pool seed, index): task 17 of a pool of 100 is task 17 of a
 pool of a million drawn with the same seed.
@@ -7,21 +7,21 @@ pool of a million drawn with the same seed.
 from __future__ import annotations
 
 import copy
-import zlib
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from gymnasium import spaces
+from numpy.typing import NDArray
 
 from sb3_forecast_envs.cells import CONTINUES, EMPTY, WALL, Cell
-from sb3_forecast_envs.compiled import expand_views, pad_layouts, reachable, view_offsets
-
-if TYPE_CHECKING:
-    from sb3_forecast_envs.dynamics import GridModel, GridSimulation
+from sb3_forecast_envs.compiled import expand_batch, view_offsets
+from sb3_forecast_envs.exploration import check_size, most_variants, solvable
+from sb3_forecast_envs.rules import WALKABLE, Rules, make_rules
 
 START_DIRECTION = 0
 
@@ -40,24 +40,40 @@ class Task:
     rare: bool
 
 
+class FamilyOptions(TypedDict, total=False):
+    """Arguments that every family shares, see :class:`TaskFamily`; for the signature of a subclass with more of its own."""
+
+    horizon: int | None
+    view_size: int
+    time_penalty: float
+    observation: Literal["onehot", "image"]
+    see_through_walls: bool | None
+
+
 class TaskFamily(ABC):
     """A generator of tasks with a common part and a rare mode of mass ``rare_fraction``.
 
-    Subclasses set ``name`` and ``cells`` and implement :meth:`draw_layout`.
+    Subclasses set ``name`` and ``cells`` and implement :meth:`draw_layout`. Arguments of a subclass's own are kept as attributes
+    of the same name before ``super().__init__`` is called.
 
     :param size: side of the square grid in cells, outer walls included
     :param rare_fraction: probability that a task belongs to the rare mode
     :param horizon: steps after which an episode is truncated; ``None`` for ``size ** 2``
     :param view_size: side of the agent's egocentric view in cells, odd
     :param time_penalty: the goal pays ``1 - time_penalty * steps / horizon``
+    :param observation: ``"onehot"``: the view as float32 zeros and ones, flat, one channel per kind of cell (and one for what is not
+        seen, if walls hide it); ``"image"``: MiniGrid's (type, colour, state), uint8, shape (view_size, view_size, 3)
+    :param see_through_walls: ``False`` hides what is behind walls and closed doors; ``None`` for the family's default
     :raises ValueError: if an argument is out of range
     """
 
     name: ClassVar[str]
     #: what a layout's codes stand for; code 0 must be EMPTY and code 1 WALL
-    cells: ClassVar[tuple[Cell, ...]]
-    #: actions: 0 turn left, 1 turn right, 2 forward
-    n_actions: ClassVar[int] = 3
+    cells: tuple[Cell, ...]
+    #: the agent's actions: names out of ``rules.MOVES``
+    actions: ClassVar[tuple[str, ...]] = ("left", "right", "forward")
+    #: whether the agent sees through walls, unless the user says otherwise
+    default_see_through_walls: ClassVar[bool] = True
     mission: ClassVar[str] = "reach the green goal square"
     #: how often a layout without a safe path to the goal is drawn again before giving up
     max_draws: ClassVar[int] = 10_000
@@ -69,6 +85,8 @@ class TaskFamily(ABC):
         horizon: int | None = None,
         view_size: int = 5,
         time_penalty: float = 0.5,
+        observation: Literal["onehot", "image"] = "onehot",
+        see_through_walls: bool | None = None,
     ) -> None:
         if size < 4:
             raise ValueError(f"size={size} leaves no room for a start and a goal; use size >= 4")
@@ -79,6 +97,8 @@ class TaskFamily(ABC):
             raise ValueError(f"horizon={horizon} allows no step; use horizon >= 1, or None for size ** 2")
         if not 0.0 <= time_penalty <= 1.0:
             raise ValueError(f"time_penalty={time_penalty} would make the goal's reward negative or grow; use [0, 1]")
+        if observation not in ("onehot", "image"):
+            raise ValueError(f"observation={observation!r} is unknown; use 'onehot' or 'image'")
         if self.cells[:2] != (EMPTY, WALL):
             raise ValueError(
                 f"{type(self).__name__}.cells must begin with EMPTY and WALL, got {[c.name for c in self.cells[:2]]}"
@@ -88,6 +108,13 @@ class TaskFamily(ABC):
         self.horizon = size**2 if horizon is None else horizon
         self.view_size = view_size
         self.time_penalty = time_penalty
+        self.observation = observation
+        self.see_through_walls = self.default_see_through_walls if see_through_walls is None else see_through_walls
+
+    @property
+    def n_actions(self) -> int:
+        """Number of actions."""
+        return len(self.actions)
 
     @property
     def id(self) -> str:
@@ -124,14 +151,34 @@ class TaskFamily(ABC):
 
     def _solvable(self, task: Task) -> bool:
         x, y, _ = task.start
-        if self.cells[task.layout[y, x]].outcome != CONTINUES or not self.cells[task.layout[y, x]].walkable:
+        here = task.layout[y, x]
+        if self.outcomes[here] != CONTINUES or not self.rules.kinds[here, WALKABLE]:
             return False
-        return bool(reachable(task.layout.reshape(-1), self.size, y * self.size + x, self.walkable, self.outcomes))
+        # one wall around, so that a layout that lacks its own cannot lead out of the array
+        padded = np.full((self.size + 2, self.size + 2), 1, dtype=np.uint8)
+        padded[1:-1, 1:-1] = task.layout
+        if self.changeable:
+            check_size(self.id, int(most_variants(padded.reshape(1, -1), self._narrow_rules)) * padded.size * 4)
+        return bool(solvable(padded.reshape(-1), (y + 1) * (self.size + 2) + x + 1, self._narrow_rules))
 
     @cached_property
-    def walkable(self) -> NDArray[np.uint8]:
-        """1 for each cell code that the agent can enter."""
-        return np.array([c.walkable for c in self.cells], dtype=np.uint8)
+    def _narrow_rules(self) -> Rules:
+        return self.rules._replace(stride=self.size + 2)
+
+    @cached_property
+    def rules(self) -> Rules:
+        """The rules as tables, for layouts padded by :attr:`margin`."""
+        return make_rules(self.id, self.cells, self.actions, self.stride, self.offsets, not self.see_through_walls)
+
+    @cached_property
+    def slippery(self) -> bool:
+        """Whether some moves go sideways by chance."""
+        return any(cell.slip > 0.0 for cell in self.cells)
+
+    @cached_property
+    def changeable(self) -> bool:
+        """Whether the agent can change the layout."""
+        return bool((self.rules.n_variants > 1).any())
 
     @cached_property
     def outcomes(self) -> NDArray[np.uint8]:
@@ -154,19 +201,29 @@ class TaskFamily(ABC):
         return view_offsets(self.view_size, self.stride)
 
     @cached_property
-    def one_hot(self) -> NDArray[np.float32]:
-        """Observation channels of each cell code, shape (codes, codes)."""
-        return np.eye(len(self.cells), dtype=np.float32)
+    def channels(self) -> NDArray[Any]:
+        """Observation of each cell code, and of an unseen cell in the last row; shape (codes + 1, channels)."""
+        if self.observation == "image":
+            return np.array([*(cell.encoding for cell in self.cells), (0, 0, 0)], dtype=np.uint8)
+        codes = len(self.cells) + (not self.see_through_walls)
+        return np.eye(len(self.cells) + 1, codes, dtype=np.float32)
 
-    def observations(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One-hot observations of compact views.
+    @cached_property
+    def observation_space(self) -> spaces.Box:
+        """What the agent sees, for SB3."""
+        if self.observation == "image":
+            return spaces.Box(0, 255, (self.view_size, self.view_size, 3), np.uint8)
+        return spaces.Box(0.0, 1.0, (self.view_size**2 * self.channels.shape[1],), np.float32)
 
-        :param views: cell codes, shape (batch, view_size^2), uint8
-        :return: shape (batch, view_size^2 * codes), float32
+    def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
+        """Observations of compact views.
+
+        :param views: cell codes, shape (batch, view_size^2), uint8; the number of cells for what is not seen
+        :return: shape (batch, *observation_space.shape)
         """
-        out = np.empty((len(views), views.shape[1] * len(self.cells)), dtype=np.float32)
-        expand_views(out, views, self.one_hot)
-        return out
+        out = np.empty((len(views), views.shape[1] * self.channels.shape[1]), dtype=self.channels.dtype)
+        expand_batch(out, views, self.channels)
+        return out.reshape(len(views), *self.observation_space.shape)
 
     def goal_reward(self, steps: int) -> float:
         """Reward for reaching the goal after ``steps`` steps."""
@@ -176,10 +233,25 @@ class TaskFamily(ABC):
         return type(self) is type(other) and isinstance(other, TaskFamily) and self._arguments() == other._arguments()
 
     def __hash__(self) -> int:
-        return hash((type(self), *self._arguments()))
+        return hash((type(self), *self._arguments().values()))
 
-    def _arguments(self) -> tuple[float, ...]:
-        return (self.size, self.rare_fraction, self.horizon, self.view_size, self.time_penalty)
+    def _arguments(self) -> dict[str, Any]:
+        """Every constructor argument: those of a subclass are found as the attributes of the same name."""
+        constructors = [
+            vars(cls)["__init__"] for cls in type(self).__mro__ if issubclass(cls, TaskFamily) and "__init__" in vars(cls)
+        ]
+        signatures = [inspect.signature(constructor) for constructor in constructors]
+        parameters = [p for s in signatures for p in s.parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "self"]
+        return {p.name: getattr(self, p.name) for p in parameters}
+
+
+def check_share(name: str, value: float) -> None:
+    """Reject what is no share of the free cells.
+
+    :raises ValueError: outside [0, 1)
+    """
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"{name}={value} leaves no safe cell or is no share; use a value in [0, 1)")
 
 
 def check_fraction(rare_fraction: float) -> None:
@@ -228,105 +300,3 @@ def make_family(family: str | TaskFamily, rare_fraction: float | None = None) ->
         )
     arguments = {} if rare_fraction is None else {"rare_fraction": rare_fraction}
     return FAMILIES[name](size=int(width), **arguments)
-
-
-class TaskPool:
-    """N tasks of a family, stored as arrays.
-
-    :param family: ``"ThinIce-8x8"`` or a family object
-    :param n_tasks: number of tasks
-    :param seed: seed of the pool; pools of different seeds share no task by construction of the generator
-    :param rare_fraction: mass of the rare mode; ``None`` for the family's default
-    :raises ValueError: if an argument is out of range or the family unknown
-    """
-
-    #: scorers that these tasks can serve, strongest first (``scorer="auto"`` takes the first)
-    scorers: ClassVar[tuple[str, ...]] = ("exact", "survival")
-
-    def __init__(self, family: str | TaskFamily, n_tasks: int, seed: int, rare_fraction: float | None = None) -> None:
-        if n_tasks < 1:
-            raise ValueError(f"n_tasks={n_tasks} makes an empty pool; use n_tasks >= 1")
-        if seed < 0:
-            raise ValueError(f"seed={seed} is negative; use seed >= 0")
-        self.family = make_family(family, rare_fraction)
-        self.seed = seed
-        size = self.family.size
-        self.indices = np.arange(n_tasks, dtype=np.int64)
-        self.layouts = np.empty((n_tasks, size, size), dtype=np.uint8)
-        self.starts = np.empty((n_tasks, 3), dtype=np.int64)
-        self.rare = np.empty(n_tasks, dtype=np.bool_)
-        for i in range(n_tasks):
-            task = self.family.draw(seed, i)
-            self.layouts[i], self.starts[i], self.rare[i] = task.layout, task.start, task.rare
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @property
-    def key(self) -> str:
-        """What tells these tasks from others: family, and a checksum of layouts and starts."""
-        content = zlib.crc32(self.starts.tobytes(), zlib.crc32(self.layouts.tobytes()))
-        return f"{self.family.id} horizon {self.family.horizon} view {self.family.view_size}: {len(self)} tasks, checksum {content:08x}"
-
-    def __getitem__(self, index: int) -> Task:
-        if not 0 <= index < len(self):
-            raise IndexError(f"task {index} is not in a pool of {len(self)} tasks; use an index in [0, {len(self) - 1}]")
-        x, y, direction = (int(v) for v in self.starts[index])
-        return Task(self.layouts[index].copy(), (x, y, direction), bool(self.rare[index]))
-
-    def __iter__(self) -> Iterator[Task]:
-        return (self[i] for i in range(len(self)))
-
-    def __repr__(self) -> str:
-        return f"TaskPool({self.family.id!r}, n_tasks={len(self)}, seed={self.seed}, rare={int(self.rare.sum())})"
-
-    def subset(self, indices: ArrayLike) -> TaskPool:
-        """A pool of some of the tasks, in the given order.
-
-        :param indices: positions in this pool, or a boolean mask over it
-        :return: the smaller pool
-        :raises ValueError: if nothing is selected or an index is out of range
-        """
-        wanted = np.asarray(indices)
-        if wanted.size == 0 or (wanted.dtype == np.bool_ and not wanted.any()):
-            raise ValueError("indices select no task; a pool holds at least one")
-        try:
-            chosen = np.arange(len(self))[wanted]
-        except IndexError as error:
-            raise ValueError(f"indices do not fit a pool of {len(self)} tasks ({error}); use [0, {len(self) - 1}]") from error
-        pool = object.__new__(TaskPool)
-        pool.family, pool.seed, pool.indices = self.family, self.seed, self.indices[chosen]
-        pool.layouts, pool.starts, pool.rare = self.layouts[chosen], self.starts[chosen], self.rare[chosen]
-        return pool
-
-    def padded_layouts(self, tasks: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
-        """Layouts padded for views, flattened; shape (tasks, stride^2), uint8.
-
-        :param tasks: which tasks; ``None`` for all
-        """
-        layouts = self.layouts if tasks is None else self.layouts[tasks]
-        return pad_layouts(layouts, self.family.margin, self.family.cells.index(WALL))
-
-    def start_positions(self, tasks: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        """Flat padded positions of the start cells.
-
-        :param tasks: which tasks; ``None`` for all
-        """
-        starts = self.starts if tasks is None else self.starts[tasks]
-        margin, stride = self.family.margin, self.family.stride
-        return (starts[:, 1] + margin) * stride + starts[:, 0] + margin
-
-    def finite_model(self) -> GridModel:
-        """The tasks as finite Markov decision processes, for exact scores."""
-        from sb3_forecast_envs.dynamics import GridModel
-
-        return GridModel(self)
-
-    def simulation(self, tasks: NDArray[np.int64]) -> GridSimulation:
-        """One batched episode of each given task, with the failing actions known, for survival scores.
-
-        :param tasks: indices into the pool, repeats allowed
-        """
-        from sb3_forecast_envs.dynamics import GridSimulation
-
-        return GridSimulation(self, tasks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -13,24 +14,49 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from sb3_forecast_envs.compiled import F32, F64, I64, U8, advance, jit, write_view, write_views
-from sb3_forecast_envs.sampling import TaskSampler
-from sb3_forecast_envs.tasks import TaskPool
+from sb3_forecast_envs.compiled import F64, FORWARD, I64, U8, advance, expand, jit, look, step_uniform, turn_of
+from sb3_forecast_envs.pools import TaskPool
+from sb3_forecast_envs.rules import Rules
+from sb3_forecast_envs.sampling import TaskSampler, draw_stream
 
 
 @jit
 def _step(
-    grids: U8, stride: int, walkable: U8, outcome: U8, offsets: I64, one_hot: F32, horizon: int, rewards_at_goal: F64,
-    actions: I64, task: I64, pos: I64, direction: I64, steps: I64, observations: F32, rewards: F32, events: U8,
+    grids: U8, rows: I64, rules: Rules, channels: Any, rewards_at_goal: F64, actions: I64,
+    pos: I64, direction: I64, load: I64, streams: Any, steps: I64, observations: Any, rewards: Any, events: U8,
 ) -> None:  # fmt: skip
     """Advance every environment; ``events``: 0 running, 1 goal, 2 failure, 3 truncated only."""
-    for env in range(len(task)):
-        grid = grids[task[env]]
-        pos[env], direction[env], event = advance(grid, stride, pos[env], direction[env], actions[env], walkable, outcome)
+    stride, moves, kinds, toggled, slips = rules.stride, rules.moves, rules.kinds, rules.toggled, rules.slip
+    offsets, occluded = rules.offsets, rules.occluded
+    view = np.empty(offsets.shape[1], dtype=np.uint8)
+    horizon = rewards_at_goal.shape[0] - 1
+    for env in range(pos.shape[0]):
+        grid = grids[rows[env]]
+        move = moves[actions[env]]
+        turn = 0
+        slip = slips[grid[pos[env]]]
+        if slip > 0.0 and move == FORWARD:
+            turn = turn_of(step_uniform(streams[env], steps[env]), slip)
+        pos[env], direction[env], load[env], event = advance(
+            grid, pos[env], direction[env], load[env], move, turn, stride, kinds, toggled
+        )
         steps[env] += 1
         rewards[env] = rewards_at_goal[steps[env]] if event == 1 else 0.0
         events[env] = 3 if event == 0 and steps[env] >= horizon else event
-        write_view(observations[env], grid, pos[env], offsets[direction[env]], one_hot)
+        look(view, grid, pos[env], offsets[direction[env]], load[env], kinds, occluded)
+        expand(observations[env], view, channels)
+
+
+@jit
+def _observe(
+    observations: Any, envs: I64, grids: U8, rows: I64, rules: Rules, channels: Any, pos: I64, direction: I64, load: I64
+) -> None:
+    """Observations of some environments."""
+    offsets, kinds, occluded = rules.offsets, rules.kinds, rules.occluded
+    view = np.empty(offsets.shape[1], dtype=np.uint8)
+    for row, env in enumerate(envs):
+        look(view, grids[rows[env]], pos[env], offsets[direction[env]], load[env], kinds, occluded)
+        expand(observations[row], view, channels)
 
 
 class GridVecEnv(VecEnv):
@@ -53,8 +79,7 @@ class GridVecEnv(VecEnv):
         self.pool = pool
         # read by VecEnv.__init__ through get_attr
         self.render_mode = render_mode
-        shape = (family.view_size**2 * len(family.cells),)
-        super().__init__(n_envs, spaces.Box(0.0, 1.0, shape, np.float32), spaces.Discrete(family.n_actions))
+        super().__init__(n_envs, family.observation_space, spaces.Discrete(family.n_actions))
         self._grids = pool.padded_layouts()
         self._start_pos = pool.start_positions()
         self._goal_rewards = np.array([family.goal_reward(t) for t in range(family.horizon + 1)])
@@ -62,49 +87,70 @@ class GridVecEnv(VecEnv):
         self.tasks = np.zeros(n_envs, dtype=np.int64)
         self.pos = np.zeros(n_envs, dtype=np.int64)
         self.direction = np.zeros(n_envs, dtype=np.int64)
+        self.load = np.zeros(n_envs, dtype=np.int64)
         self.steps = np.zeros(n_envs, dtype=np.int64)
+        self._streams = np.zeros(n_envs, dtype=np.uint64)
+        # environments whose layout can change play on a copy, the others on the pool's own
+        self._played = self._grids[np.zeros(n_envs, dtype=np.int64)] if family.changeable else self._grids
+        self._rows = np.arange(n_envs) if family.changeable else self.tasks
         self._actions = np.zeros(n_envs, dtype=np.int64)
         self._generators = [seeding.np_random(seed + i)[0] for i in range(n_envs)]
 
-    def _begin(self, env: int, task: int) -> None:
+    def _begin(self, env: int, options: dict[str, Any]) -> None:
+        task = self.samplers[env].start(self._generators[env], options)
+        if self.pool.family.slippery:
+            self._streams[env] = draw_stream(self._generators[env])
+        if self.pool.family.changeable:
+            self._played[env] = self._grids[task]
         self.tasks[env] = task
         self.pos[env] = self._start_pos[task]
         self.direction[env] = self.pool.starts[task, 2]
+        self.load[env] = 0
         self.steps[env] = 0
+        self.reset_infos[env] = {"task": task}
 
-    def _observe(self, envs: NDArray[np.int64]) -> NDArray[np.float32]:
-        out = np.empty((len(envs), *self.observation_space.shape), dtype=np.float32)  # type: ignore[misc]  # a Box has a shape
+    def _observe(self, envs: NDArray[np.int64]) -> NDArray[Any]:
         family = self.pool.family
-        write_views(out, self._grids, self.tasks[envs], self.pos[envs], self.direction[envs], family.offsets, family.one_hot)
-        return out
+        out = np.empty((len(envs), family.view_size**2 * family.channels.shape[1]), dtype=family.channels.dtype)
+        _observe(out, envs, self._played, self._rows, family.rules, family.channels, self.pos, self.direction, self.load)
+        return out.reshape(len(envs), *family.observation_space.shape)
 
-    def reset(self) -> NDArray[np.float32]:
+    def reset(self) -> NDArray[Any]:
         """Start an episode everywhere, using seeds and options set before, as SB3 vectorised environments do."""
         for env in range(self.num_envs):
             seed = self._seeds[env]
             if seed is not None:
                 self._generators[env] = seeding.np_random(seed)[0]
-            self._begin(env, self.samplers[env].start(self._generators[env], self._options[env]))
-            self.reset_infos[env] = {"task": int(self.tasks[env])}
+            self._begin(env, self._options[env])
         self._reset_seeds()
         self._reset_options()
         return self._observe(np.arange(self.num_envs))
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
-        """Keep the actions for :meth:`step_wait`."""
-        self._actions = np.asarray(actions, dtype=np.int64)
+        """Keep the actions for :meth:`step_wait`.
+
+        :raises ValueError: if they are not one action number per environment
+        """
+        taken = np.asarray(actions, dtype=np.int64)
+        n_actions = self.pool.family.n_actions
+        if taken.shape != (self.num_envs,) or taken.min() < 0 or taken.max() >= n_actions:
+            raise ValueError(
+                f"actions={actions!r} are not {self.num_envs} numbers in [0, {n_actions - 1}], one per environment"
+            )
+        self._actions = taken
 
     def step_wait(self) -> VecEnvStepReturn:
         """Take the step; finished episodes are followed by the first observation of a new task."""
         family = self.pool.family
         n = self.num_envs
-        observations = np.empty((n, *self.observation_space.shape), dtype=np.float32)  # type: ignore[misc]  # a Box has a shape
+        flat = np.empty((n, family.view_size**2 * family.channels.shape[1]), dtype=family.channels.dtype)
         rewards = np.empty(n, dtype=np.float32)
         events = np.empty(n, dtype=np.uint8)
         _step(
-            self._grids, family.stride, family.walkable, family.outcomes, family.offsets, family.one_hot, family.horizon,
-            self._goal_rewards, self._actions, self.tasks, self.pos, self.direction, self.steps, observations, rewards, events,
+            self._played, self._rows, family.rules, family.channels, self._goal_rewards, self._actions,
+            self.pos, self.direction, self.load, self._streams, self.steps, flat, rewards, events,
         )  # fmt: skip
+        observations = flat.reshape(n, *family.observation_space.shape)
         infos: list[dict[str, Any]] = [
             {"task": task, "cost": 0.0, "TimeLimit.truncated": False} for task in self.tasks.tolist()
         ]
@@ -117,8 +163,7 @@ class GridVecEnv(VecEnv):
                 info["is_success"] = event == 1
                 info["TimeLimit.truncated"] = event == 3
                 info["terminal_observation"] = observations[env].copy()
-                self._begin(env, self.samplers[env].start(self._generators[env], {}))
-                self.reset_infos[env] = {"task": int(self.tasks[env])}
+                self._begin(env, {})
             observations[ended] = self._observe(ended)
         return observations, rewards, events > 0, infos
 
@@ -165,8 +210,13 @@ class GridVecEnv(VecEnv):
         """One picture per environment, drawn by MiniGrid."""
         from sb3_forecast_envs.gridworld import render_state
 
-        margin, stride = self.pool.family.margin, self.pool.family.stride
-        return [
-            render_state(self.pool.family, self.pool[int(t)], (int(p) % stride - margin, int(p) // stride - margin), int(d))
-            for t, p, d in zip(self.tasks, self.pos, self.direction, strict=True)
-        ]
+        family = self.pool.family
+        margin, stride = family.margin, family.stride
+        inside = slice(margin, margin + family.size)
+        images = []
+        for env, row in enumerate(self._rows):
+            layout = self._played[row].reshape(stride, stride)[inside, inside]
+            y, x = divmod(int(self.pos[env]), stride)
+            task = replace(self.pool[int(self.tasks[env])], layout=layout)
+            images.append(render_state(family, task, (x - margin, y - margin), int(self.direction[env])))
+        return images

@@ -11,7 +11,7 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_forecast.scorers.policies import check_model, distinct_views, evaluating, log_probabilities
+from sb3_forecast.scorers.policies import check_model, evaluating, log_probabilities
 from sb3_forecast.scorers.protocols import FiniteModel, SupportsExact, Tasks
 from sb3_forecast.scorers.recursion import (
     ExactLogOdds,
@@ -20,6 +20,16 @@ from sb3_forecast.scorers.recursion import (
     score_from_log_odds,
     scores_from_outcomes,
 )
+from sb3_forecast.scorers.views import ViewIndex
+
+#: tasks whose states are enumerated at a time
+_TABLE_TASKS = 1024
+
+
+def _narrow(successors: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The same numbers in half the memory, where they fit (the kernels take both)."""
+    fits = successors.max(initial=0) <= np.iinfo(np.int16).max
+    return successors.astype(np.int16) if fits else successors
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,14 @@ class _Block:
 
     first: NDArray[np.int64]
     successors: NDArray[np.int32]
+    chances: NDArray[np.float64]
     view: NDArray[np.int32]
     distinct: NDArray[np.uint8]
+
+    @property
+    def chain(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64], NDArray[np.int32]]:
+        """What the recursion walks on."""
+        return self.first, self.successors, self.chances, self.view
 
     def select(self, rows: NDArray[np.int64]) -> tuple[_Block, NDArray[np.bool_]]:
         """The same for some of the block's tasks, and which of the distinct views they use."""
@@ -54,7 +70,8 @@ class _Block:
         used = np.zeros(len(self.distinct), dtype=np.bool_)
         used[view] = True
         renumbered = (np.cumsum(used) - 1).astype(np.int32)
-        return _Block(first, self.successors[states], renumbered[view], self.distinct[used]), used
+        chances = self.chances[states] if len(self.chances) else self.chances
+        return _Block(first, self.successors[states], chances, renumbered[view], self.distinct[used]), used
 
 
 @dataclass(frozen=True)
@@ -145,9 +162,22 @@ class ExactScorer:
         self._expansion: _Expansion | None = None
 
     def _build(self, tasks: Tasks) -> _Block:
-        first, successors, views = self.model.tables(tasks)
-        distinct, view = distinct_views(views)
-        return _Block(first, successors, view, distinct)
+        """Enumerate the states of some tasks, a few at a time: their full views are never in memory together."""
+        index: ViewIndex | None = None
+        parts = []
+        for begin in range(0, len(tasks), _TABLE_TASKS):
+            first, successors, views, chances = self.model.tables(tasks[begin : begin + _TABLE_TASKS])
+            index = index or ViewIndex(views.shape[1])
+            parts.append((np.diff(first), _narrow(successors), chances, index.add(views)))
+        assert index is not None
+        lengths, successor_parts, chance_parts, view_parts = zip(*parts, strict=True)
+        return _Block(
+            np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
+            np.concatenate(successor_parts),
+            np.concatenate(chance_parts),
+            np.concatenate(view_parts),
+            index.views.copy(),
+        )
 
     def _block(self, tasks: Tasks) -> _Block:
         return self._build(tasks) if self._kept is None else self._kept.select(tasks)[0]
@@ -173,9 +203,8 @@ class ExactScorer:
         with evaluating(policy), th.no_grad():
             for part, block in blocks:
                 log_pi = log_probabilities(policy, self.model.observations(block.distinct))
-                parts.append(
-                    outcome_probabilities(block.first, block.successors, block.view, log_pi.exp().numpy(), self.model.horizon)
-                )
+                pi = log_pi.exp().numpy()
+                parts.append(outcome_probabilities(*block.chain, pi, self.model.horizon, self.model.timeout_fails))
                 self._scored = _Scored(part, block, log_pi)
         failed, succeeded, survived = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Outcomes(scores_from_outcomes(failed, survived), failed, succeeded)
@@ -195,7 +224,7 @@ class ExactScorer:
                 return self._expansion.at(log_probabilities(policy, self._expansion.observations))
             block = self._block(tasks)
             log_pi = log_probabilities(policy, self.model.observations(block.distinct))
-        log_odds: th.Tensor = ExactLogOdds.apply(log_pi, block.first, block.successors, block.view, self.model.horizon)  # type: ignore[no-untyped-call]  # torch's own
+        log_odds: th.Tensor = ExactLogOdds.apply(log_pi, *block.chain, self.model.horizon, self.model.timeout_fails)  # type: ignore[no-untyped-call]  # torch's own
         return score_from_log_odds(log_odds)
 
     def _expand(self, policy: ActorCriticPolicy, tasks: Tasks) -> _Expansion:
@@ -211,7 +240,7 @@ class ExactScorer:
             with th.no_grad():
                 log_pi = log_probabilities(policy, self.model.observations(block.distinct))
         log_odds, slope = log_odds_and_gradients(
-            block.first, block.successors, block.view, log_pi.exp().numpy(), self.model.horizon
+            *block.chain, log_pi.exp().numpy(), self.model.horizon, self.model.timeout_fails
         )
         # a softmax's log-probabilities move only orthogonally to pi: what matters is the slope relative to its mean
         pi = log_pi.exp().numpy()[block.view]

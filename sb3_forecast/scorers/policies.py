@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
 
 #: observations per forward pass: large enough to amortise overhead, small enough to stay in cache
 _BATCH = 16384
@@ -63,7 +63,11 @@ def log_probabilities(policy: ActorCriticPolicy, observations: NDArray[Any]) -> 
     :return: shape (batch, actions), float64, CPU
     :raises ValueError: if the observations are not of the policy's shape
     """
-    if observations.shape[1:] != policy.observation_space.shape:
+    space = policy.observation_space
+    if is_image_space(space):
+        # Stable-Baselines3 puts the channels first, and so must whoever asks the policy
+        observations = maybe_transpose(observations, space)
+    if observations.shape[1:] != space.shape:
         raise ValueError(
             f"the tasks' observations have shape {observations.shape[1:]}, but the model's observation_space is {policy.observation_space}; "
             "use a model that was trained on these tasks' own observations, without observation wrappers"
@@ -76,22 +80,3 @@ def log_probabilities(policy: ActorCriticPolicy, observations: NDArray[Any]) -> 
         # normalised anew in float64: the network's own float32 log-softmax is good to 1e-7 only (METHOD 1)
         out.append(distribution.distribution.logits.double().log_softmax(-1).cpu())
     return th.cat(out)
-
-
-def distinct_views(views: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Distinct rows, by a 64-bit hash that is checked.
-
-    :param views: shape (states, width), uint8
-    :return: distinct rows (views, width), and the row of each state (states,), int32
-    :raises RuntimeError: if two different rows share a hash (probability about 1e-9 at 10^5 distinct rows)
-    """
-    draw = np.random.Generator(np.random.Philox(key=0)).integers
-    multipliers = np.asarray(draw(0, 2**64, views.shape[1], dtype=np.uint64)) | np.uint64(1)
-    keys = np.zeros(len(views), dtype=np.uint64)
-    for column, multiplier in enumerate(multipliers):
-        keys += views[:, column] * multiplier
-    _, where, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    distinct = views[where]
-    if not np.array_equal(distinct[inverse], views):
-        raise RuntimeError("two different views share a hash; change the key of the multipliers in distinct_views")
-    return distinct, inverse.astype(np.int32)

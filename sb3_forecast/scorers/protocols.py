@@ -36,11 +36,15 @@ class TaskSource(Protocol):
 
 
 class FiniteModel(Protocol):
-    """Tasks as finite Markov decision processes with deterministic transitions."""
+    """Tasks as finite Markov decision processes."""
 
     @property
     def horizon(self) -> int:
-        """Steps after which an episode ends without failure."""
+        """Steps after which an episode ends."""
+
+    @property
+    def timeout_fails(self) -> bool:
+        """Whether an episode that reaches the horizon has failed."""
 
     @property
     def n_actions(self) -> int:
@@ -48,13 +52,14 @@ class FiniteModel(Protocol):
 
     def __len__(self) -> int: ...
 
-    def tables(self, tasks: Tasks) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
+    def tables(self, tasks: Tasks) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8], NDArray[np.float64]]:
         """Reachable states of some tasks; state 0 of each task is its start.
 
         :param tasks: indices into the pool
-        :return: first state of each task and the total, (tasks + 1,), int64; successors (states, actions), int32,
-            numbered within the task, -1 success and -2 failure; compact views (states, width), uint8: states with equal
-            views look equal to the policy
+        :return: first state of each task and the total, (tasks + 1,), int64; successors (states, columns), int32,
+            numbered within the task, -1 success and -2 failure, the same number of columns side by side for each action; compact views
+            (states, width), uint8: states with equal views look equal to the policy; probability of each column given its action
+            (states, columns), float64, or (0, columns) where the dynamics are deterministic and each action has one column
         """
 
     def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
@@ -77,10 +82,11 @@ class Simulation(Protocol):
     def failure_of_actions(self) -> NDArray[np.float64]:
         """Probability that each action would fail now, shape (episodes, actions), float64."""
 
-    def step(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Take one action in each running episode and drop those that ended.
+    def step(self, actions: NDArray[np.int64], uniforms: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Take one action in each running episode, given that it does not fail, and drop those that ended.
 
-        :param actions: shape (episodes,), int64; one that fails is never chosen, -1 leaves the episode
+        :param actions: shape (episodes,), int64; one that surely fails is never chosen, -1 leaves the episode
+        :param uniforms: shape (episodes,), in [0, 1): what happens where the dynamics are random
         :return: which episodes go on, boolean, in the order before the call
         """
 

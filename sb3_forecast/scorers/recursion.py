@@ -1,4 +1,6 @@
-"""Exact failure scores of finite, deterministic Markov decision processes, with gradients (compiled).
+"""Exact failure scores of finite Markov decision processes, with gradients (compiled).
+
+Successors come in columns: one per action, or, where the dynamics are random, several per action with their probabilities.
 
 Each task's states are walked in one cache-sized block. Failure and survival are summed separately, so that a score keeps
 its relative precision at p = 1e-30 and at 1 - p = 1e-15 alike.
@@ -32,18 +34,25 @@ def _localise(
     task: int,
     first: NDArray[np.int64],
     successors: NDArray[np.int32],
+    chances: F64,
     view: NDArray[np.int32],
     policy: F64,
     to: NDArray[np.int64],
     pi: F64,
 ) -> int:
-    """One task's successors and policy in one block; success is the state after the last one, failure the next. Returns the states."""
+    """One task's successors and their probabilities in one block; success is the state after the last one, failure the next.
+
+    Returns the number of states.
+    """
     base, n_states = first[task], first[task + 1] - first[task]
+    branches = successors.shape[1] // policy.shape[1]
     for state in range(n_states):
-        for action in range(policy.shape[1]):
-            successor = successors[base + state, action]
-            to[state, action] = successor if successor >= 0 else n_states - 1 - successor
-            pi[state, action] = policy[view[base + state], action]
+        for column in range(successors.shape[1]):
+            successor = successors[base + state, column]
+            to[state, column] = successor if successor >= 0 else n_states - 1 - successor
+            pi[state, column] = policy[view[base + state], column // branches]
+            if chances.shape[0] > 0:
+                pi[state, column] *= chances[base + state, column]
     return int(n_states)
 
 
@@ -58,15 +67,15 @@ def _widest(begin: int, end: int, first: NDArray[np.int64]) -> int:
 
 @_jit
 def _outcomes(
-    begin: int, end: int, first: NDArray[np.int64], successors: NDArray[np.int32], view: NDArray[np.int32], policy: F64, horizon: int,
-    tolerance: float, failed: F64, succeeded: F64, survived: F64,
+    begin: int, end: int, first: NDArray[np.int64], successors: NDArray[np.int32], chances: F64, view: NDArray[np.int32], policy: F64,
+    horizon: int, timeout_fails: bool, tolerance: float, failed: F64, succeeded: F64, survived: F64,
 ) -> None:  # fmt: skip
     """Forward walk of tasks begin..end: probabilities of failing, of succeeding, and of not failing."""
-    n_actions, widest = policy.shape[1], _widest(begin, end, first)
+    n_columns, widest = successors.shape[1], _widest(begin, end, first)
     mass, following = np.zeros(widest), np.zeros(widest)
-    to, pi = np.empty((widest, n_actions), dtype=np.int64), np.empty((widest, n_actions))
+    to, pi = np.empty((widest, n_columns), dtype=np.int64), np.empty((widest, n_columns))
     for task in range(begin, end):
-        n_states = _localise(task, first, successors, view, policy, to, pi)
+        n_states = _localise(task, first, successors, chances, view, policy, to, pi)
         mass[: n_states + 2] = 0.0
         mass[0] = 1.0
         alive = 1.0
@@ -77,32 +86,41 @@ def _outcomes(
                 here = mass[state]
                 if here == 0.0:
                     continue
-                for action in range(n_actions):
-                    following[to[state, action]] += here * pi[state, action]
+                for column in range(n_columns):
+                    following[to[state, column]] += here * pi[state, column]
             mass, following = following, mass
             if step % 8 == 7 or step == horizon - 1:
                 alive = mass[:n_states].sum()
-                if alive <= tolerance * mass[n_states] and alive <= tolerance * mass[n_states + 1]:
+                if timeout_fails:
+                    # what is still alive is what fails: only nothing at all may be left out
+                    if alive == 0.0:
+                        break
+                elif alive <= tolerance * mass[n_states] and alive <= tolerance * mass[n_states + 1]:
                     break
         succeeded[task], failed[task] = mass[n_states], mass[n_states + 1]
-        survived[task] = mass[n_states] + alive
+        survived[task] = mass[n_states]
+        if timeout_fails:
+            failed[task] += alive
+        else:
+            survived[task] += alive
 
 
 @_jit
 def _gradients(
-    begin: int, end: int, first: NDArray[np.int64], successors: NDArray[np.int32], view: NDArray[np.int32], policy: F64, horizon: int,
-    failed: F64, survived: F64, gradient: F64,
+    begin: int, end: int, first: NDArray[np.int64], successors: NDArray[np.int32], chances: F64, view: NDArray[np.int32], policy: F64,
+    horizon: int, timeout_fails: bool, failed: F64, survived: F64, gradient: F64,
 ) -> None:  # fmt: skip
     """Probabilities as :func:`_outcomes`, and the gradient in log pi of the smaller one, per state and action.
 
     The gradient is sum_t mass_t(s) pi(a|s) value_{t+1}(s'): the masses of a forward walk are kept, and met by the values on the way back.
     """
-    n_actions, widest = policy.shape[1], _widest(begin, end, first)
-    to, pi = np.empty((widest, n_actions), dtype=np.int64), np.empty((widest, n_actions))
-    mass, total = np.empty((horizon + 1, widest)), np.empty((widest, n_actions))
+    n_columns, widest = successors.shape[1], _widest(begin, end, first)
+    branches = n_columns // policy.shape[1]
+    to, pi = np.empty((widest, n_columns), dtype=np.int64), np.empty((widest, n_columns))
+    mass, total = np.empty((horizon + 1, widest)), np.empty((widest, n_columns))
     value, later = np.empty(widest), np.empty(widest)
     for task in range(begin, end):
-        n_states = _localise(task, first, successors, view, policy, to, pi)
+        n_states = _localise(task, first, successors, chances, view, policy, to, pi)
         mass[:, : n_states + 2] = 0.0
         mass[0, 0] = 1.0
         for step in range(horizon):
@@ -111,12 +129,18 @@ def _gradients(
             for state in range(n_states):
                 if here[state] == 0.0:
                     continue
-                for action in range(n_actions):
-                    following[to[state, action]] += here[state] * pi[state, action]
+                for column in range(n_columns):
+                    following[to[state, column]] += here[state] * pi[state, column]
         last = mass[horizon]
-        failed[task], survived[task] = last[n_states + 1], last[n_states] + last[:n_states].sum()
+        alive = last[:n_states].sum()
+        failed[task], survived[task] = last[n_states + 1], last[n_states]
+        if timeout_fails:
+            failed[task] += alive
+        else:
+            survived[task] += alive
         at_fail = 1.0 if failed[task] < 0.5 else 0.0
-        later[: n_states + 1] = 1.0 - at_fail
+        later[:n_states] = at_fail if timeout_fails else 1.0 - at_fail
+        later[n_states] = 1.0 - at_fail
         later[n_states + 1] = value[n_states + 1] = at_fail
         value[n_states] = 1.0 - at_fail
         total[:n_states] = 0.0
@@ -124,38 +148,49 @@ def _gradients(
             here = mass[step]
             for state in range(n_states):
                 expected = 0.0
-                for action in range(n_actions):
-                    then = later[to[state, action]]
-                    expected += pi[state, action] * then
-                    total[state, action] += here[state] * then
+                for column in range(n_columns):
+                    then = later[to[state, column]]
+                    expected += pi[state, column] * then
+                    total[state, column] += here[state] * then
                 value[state] = expected
             value, later = later, value
+        gradient[first[task] : first[task + 1]] = 0.0
         for state in range(n_states):
-            for action in range(n_actions):
-                gradient[first[task] + state, action] = pi[state, action] * total[state, action]
+            for column in range(n_columns):
+                gradient[first[task] + state, column // branches] += pi[state, column] * total[state, column]
 
 
 def outcome_probabilities(
     first: NDArray[np.int64],
     successors: NDArray[np.int32],
+    chances: F64,
     view: NDArray[np.int32],
     policy: F64,
     horizon: int,
+    timeout_fails: bool = False,
     tolerance: float = TOLERANCE,
 ) -> tuple[F64, F64, F64]:
     """Probabilities of failing, of succeeding, and of not failing, for every task.
 
     :param first: first state of each task and the total, shape (tasks + 1,), int64
-    :param successors: shape (states, actions), int32; numbered within the task, -1 success, -2 failure
+    :param successors: shape (states, columns), int16 or int32; numbered within the task, -1 success, -2 failure; every action
+        has equally many columns, side by side
+    :param chances: probability of each column given its action, shape (states, columns), float64; no rows if every action has one column
     :param view: row of ``policy`` of each state, shape (states,), int32
     :param policy: action probabilities, shape (views, actions), float64
     :param horizon: steps of an episode
+    :param timeout_fails: whether an episode that is still running then has failed
     :param tolerance: relative error at which a task's walk may stop early; 0 never stops
     :return: three arrays of shape (tasks,), float64
     """
     n_tasks = len(first) - 1
     out = (np.empty(n_tasks), np.empty(n_tasks), np.empty(n_tasks))
-    _over_tasks(n_tasks, lambda begin, end: _outcomes(begin, end, first, successors, view, policy, horizon, tolerance, *out))
+    _over_tasks(
+        n_tasks,
+        lambda begin, end: _outcomes(
+            begin, end, first, successors, chances, view, policy, horizon, timeout_fails, tolerance, *out
+        ),
+    )
     return out
 
 
@@ -181,7 +216,13 @@ def scores_from_outcomes(failed: F64, survived: F64) -> F64:
 
 
 def log_odds_and_gradients(
-    first: NDArray[np.int64], successors: NDArray[np.int32], view: NDArray[np.int32], policy: F64, horizon: int
+    first: NDArray[np.int64],
+    successors: NDArray[np.int32],
+    chances: F64,
+    view: NDArray[np.int32],
+    policy: F64,
+    horizon: int,
+    timeout_fails: bool = False,
 ) -> tuple[F64, F64]:
     """Log odds of failing, log p - log(1 - p), and their gradients in the log-probability of each action in each state.
 
@@ -189,10 +230,12 @@ def log_odds_and_gradients(
     :return: log odds, shape (tasks,); gradient, shape (states, actions), 0 for tasks with p = 0 or 1 - p = 0
     """
     failed, survived = np.empty(len(first) - 1), np.empty(len(first) - 1)
-    gradient = np.empty(successors.shape)
+    gradient = np.empty((len(successors), policy.shape[1]))
     _over_tasks(
         len(failed),
-        lambda begin, end: _gradients(begin, end, first, successors, view, policy, horizon, failed, survived, gradient),
+        lambda begin, end: _gradients(
+            begin, end, first, successors, chances, view, policy, horizon, timeout_fails, failed, survived, gradient
+        ),
     )
     with np.errstate(divide="ignore"):
         log_odds = np.log(failed) - np.log(survived)
@@ -225,20 +268,24 @@ class ExactLogOdds(th.autograd.Function):
         log_policy: th.Tensor,
         first: NDArray[np.int64],
         successors: NDArray[np.int32],
+        chances: F64,
         view: NDArray[np.int32],
         horizon: int,
+        timeout_fails: bool = False,
     ) -> th.Tensor:
         """Log odds, and the gradient kept for the way back.
 
         :param log_policy: log action probabilities, shape (views, actions), float64, CPU
         :param first: see :func:`outcome_probabilities`
         :param successors: see :func:`outcome_probabilities`
+        :param chances: see :func:`outcome_probabilities`
         :param view: see :func:`outcome_probabilities`
-        :param horizon: steps of an episode
+        :param horizon: see :func:`outcome_probabilities`
+        :param timeout_fails: see :func:`outcome_probabilities`
         :return: log odds, shape (tasks,), float64
         """
         policy = log_policy.detach().exp().numpy()
-        log_odds, gradient = log_odds_and_gradients(first, successors, view, policy, horizon)
+        log_odds, gradient = log_odds_and_gradients(first, successors, chances, view, policy, horizon, timeout_fails)
         ctx.gradient, ctx.view, ctx.first, ctx.shape = gradient, view, first, log_policy.shape
         return th.from_numpy(log_odds)
 
@@ -248,4 +295,4 @@ class ExactLogOdds(th.autograd.Function):
         per_state = np.repeat(grad_outputs[0].numpy(), np.diff(ctx.first))[:, None] * ctx.gradient
         out = th.zeros(ctx.shape, dtype=th.float64)
         out.index_add_(0, th.from_numpy(ctx.view.astype(np.int64)), th.from_numpy(per_state))
-        return out, None, None, None, None
+        return out, None, None, None, None, None, None

@@ -15,8 +15,9 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_forecast.scorers.policies import check_model, distinct_views, evaluating, log_probabilities
+from sb3_forecast.scorers.policies import check_model, evaluating, log_probabilities
 from sb3_forecast.scorers.protocols import Simulation, SupportsSurvival, Tasks
+from sb3_forecast.scorers.views import ViewIndex
 from sb3_forecast.scores import failure_score, failure_score_from_log_survival
 
 
@@ -39,13 +40,15 @@ class _Visits:
     """States of a simulation in which some action fails.
 
     :param episode: which episode, shape (visits,), int64
-    :param view: compact views, shape (visits, width), uint8
+    :param view: row of ``distinct`` of each visit, shape (visits,), int32
+    :param distinct: compact views, shape (views, width), uint8
     :param failure: probability that each action fails, shape (visits, actions), float64
     :param simulation: what turns views into observations
     """
 
     episode: NDArray[np.int64]
-    view: NDArray[np.uint8]
+    view: NDArray[np.int32]
+    distinct: NDArray[np.uint8]
     failure: NDArray[np.float64]
     simulation: Simulation
 
@@ -91,24 +94,31 @@ class SurvivalScorer:
 
     def _simulate(self, policy: ActorCriticPolicy, tasks: Tasks) -> tuple[NDArray[np.float64], _Visits]:
         simulation = self.pool.simulation(tasks)
-        uniforms = self.generator.random((simulation.horizon, len(tasks)))
         total = np.zeros(len(tasks))
         running = np.arange(len(tasks))
         visits = []
-        for step in range(simulation.horizon):
-            views, failure = simulation.views(), simulation.failure_of_actions()
-            log_pi = log_probabilities(policy, simulation.observations(views))
-            risky = np.asarray(failure.any(axis=1))
-            visits.append((running[risky], views[risky], failure[risky]))
-            total[running[risky]] += log_survival_of_step(log_pi[th.from_numpy(risky)], th.from_numpy(failure[risky])).numpy()
-            cumulative = np.cumsum(log_pi.exp().numpy() * (1.0 - failure), axis=1)
-            pick = (uniforms[step, running, None] * cumulative[:, -1:] >= cumulative).sum(axis=1)
+        index = ViewIndex(simulation.views().shape[1])
+        # the policy is asked once per distinct view: most are met many times
+        known = np.empty((0, self.n_actions))
+        for _ in range(simulation.horizon):
+            uniforms = self.generator.random((2, len(tasks)))[:, running]
+            view, failure = index.add(simulation.views()), simulation.failure_of_actions()
+            if len(index) > len(known):
+                new = log_probabilities(policy, simulation.observations(index.views[len(known) :])).numpy()
+                known = np.concatenate([known, new])
+            log_pi = known[view]
+            risky = np.flatnonzero(failure.any(axis=1))
+            visits.append((running[risky], view[risky], failure[risky]))
+            steps = log_survival_of_step(th.from_numpy(log_pi[risky]), th.from_numpy(failure[risky]))
+            total[running[risky]] += steps.numpy()
+            cumulative = np.cumsum(np.exp(log_pi) * (1.0 - failure), axis=1)
+            pick = (uniforms[0, :, None] * cumulative[:, -1:] >= cumulative).sum(axis=1)
             # without a safe action the survival is 0, which is in the total already: leave the episode
-            running = running[simulation.step(np.where(cumulative[:, -1] > 0.0, pick, -1))]
+            running = running[simulation.step(np.where(cumulative[:, -1] > 0.0, pick, -1), uniforms[1])]
             if not len(running):
                 break
         episode, view, chance = (np.concatenate(column) for column in zip(*visits, strict=True))
-        return total, _Visits(episode, view, chance, simulation)
+        return total, _Visits(episode, view, index.views.copy(), chance, simulation)
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
         """Scores without a graph, shape (tasks,), float64; of the whole pool, the visited states are kept for :meth:`rescore`."""
@@ -132,10 +142,10 @@ class SurvivalScorer:
         total = th.zeros(len(tasks) * self.episodes, dtype=th.float64)
         if chosen.any():
             policy = check_model(model, self.n_actions)
-            distinct, view = distinct_views(visits.view[chosen])
+            used, view = np.unique(visits.view[chosen], return_inverse=True)
             with evaluating(policy):
-                log_pi = log_probabilities(policy, visits.simulation.observations(distinct))
-            steps = log_survival_of_step(log_pi[th.from_numpy(view.astype(np.int64))], th.from_numpy(visits.failure[chosen]))
+                log_pi = log_probabilities(policy, visits.simulation.observations(visits.distinct[used]))
+            steps = log_survival_of_step(log_pi[th.from_numpy(view)], th.from_numpy(visits.failure[chosen]))
             slot = row[chosen] * self.episodes + visits.episode[chosen] % self.episodes
             total = total.index_add(0, th.from_numpy(slot), steps)
         return _scores(total.reshape(len(tasks), self.episodes))

@@ -1,13 +1,15 @@
-"""The task families that come with the package."""
+"""The rare layouts hold a hazard that the agent has hardly met."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 import numpy as np
+from typing_extensions import Unpack
 
-from sb3_forecast_envs.cells import EMPTY, GOAL, LAVA, THIN_ICE, WALL, Cell
-from sb3_forecast_envs.tasks import FAMILIES, START_DIRECTION, Task, TaskFamily
+from sb3_forecast_envs.cells import EMPTY, GOAL, LAVA, THIN_ICE, WALL
+from sb3_forecast_envs.families.rooms import empty_room
+from sb3_forecast_envs.tasks import FAMILIES, START_DIRECTION, FamilyOptions, Task, TaskFamily, check_share
 
 
 class ThinIce(TaskFamily):
@@ -25,7 +27,7 @@ class ThinIce(TaskFamily):
     0 turn left, 1 turn right, 2 forward.
 
     ## Observation
-    The egocentric view, one-hot over (empty, wall, goal, lava, thin ice).
+    The egocentric view over (empty, wall, goal, lava, thin ice); walls hide nothing.
 
     ## Rewards
     ``1 - time_penalty * steps / horizon`` at the goal, else 0.
@@ -36,39 +38,34 @@ class ThinIce(TaskFamily):
     ## Registered Configurations
     ``SB3Forecast/ThinIce-8x8-v0``, ``SB3Forecast/ThinIce-12x12-v0``
 
+    :param size: see :class:`TaskFamily`, as for ``rare_fraction`` and ``common``
     :param lava_fraction: share of the free cells that hold lava in a common task
     :param ice_fraction: share of the free cells that hold thin ice in a rare task
     """
 
     name: ClassVar[str] = "ThinIce"
-    cells: ClassVar[tuple[Cell, ...]] = (EMPTY, WALL, GOAL, LAVA, THIN_ICE)
+    cells = (EMPTY, WALL, GOAL, LAVA, THIN_ICE)
 
     def __init__(
         self,
         size: int = 8,
         rare_fraction: float = 0.002,
-        horizon: int | None = None,
-        view_size: int = 5,
-        time_penalty: float = 0.5,
+        *,
         lava_fraction: float = 0.12,
         ice_fraction: float = 0.16,
+        **common: Unpack[FamilyOptions],
     ) -> None:
-        for argument, value in (("lava_fraction", lava_fraction), ("ice_fraction", ice_fraction)):
-            if not 0.0 <= value < 1.0:
-                raise ValueError(f"{argument}={value} leaves no safe cell or is no share; use a value in [0, 1)")
+        check_share("lava_fraction", lava_fraction)
+        check_share("ice_fraction", ice_fraction)
         self.lava_fraction = lava_fraction
         self.ice_fraction = ice_fraction
-        super().__init__(size, rare_fraction, horizon, view_size, time_penalty)
-
-    def _arguments(self) -> tuple[float, ...]:
-        return (*super()._arguments(), self.lava_fraction, self.ice_fraction)
+        super().__init__(size, rare_fraction, **common)
 
     def draw_layout(self, rng: np.random.Generator, rare: bool) -> Task:
         """Scatter the mode's hazard independently over the room."""
         hazard, share = (THIN_ICE, self.ice_fraction) if rare else (LAVA, self.lava_fraction)
-        layout = np.full((self.size, self.size), self.cells.index(WALL), dtype=np.uint8)
-        room = rng.random((self.size - 2, self.size - 2)) < share
-        layout[1:-1, 1:-1] = np.where(room, self.cells.index(hazard), self.cells.index(EMPTY))
+        layout = empty_room(self.size)
+        layout[1:-1, 1:-1][rng.random((self.size - 2, self.size - 2)) < share] = self.cells.index(hazard)
         layout[1, 1] = self.cells.index(EMPTY)
         layout[-2, -2] = self.cells.index(GOAL)
         return Task(layout, (1, 1, START_DIRECTION), rare)

@@ -1,0 +1,118 @@
+"""Distinct compact views of many states: the policy is asked once for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., Any])
+_FACTOR = np.uint64(0x100000001B3)
+_START = np.uint64(0xCBF29CE484222325)
+
+
+def _jit(function: F) -> F:
+    return cast(F, numba.njit(cache=True, nogil=True)(function))
+
+
+@_jit
+def _hash(view: NDArray[np.uint8]) -> np.uint64:
+    """FNV-1a, folded so that the low bits depend on all of it."""
+    value = _START
+    for byte in view:
+        value = (value ^ np.uint64(byte)) * _FACTOR
+    return value ^ (value >> np.uint64(29))
+
+
+@_jit
+def _place(slots: NDArray[np.int32], known: NDArray[np.uint8], count: int) -> None:
+    """Enter the first ``count`` known views into an empty table."""
+    mask = np.uint64(slots.shape[0] - 1)
+    for row in range(count):
+        slot = _hash(known[row]) & mask
+        while slots[slot] >= 0:
+            slot = (slot + np.uint64(1)) & mask
+        slots[slot] = row
+
+
+@_jit
+def _number(
+    views: NDArray[np.uint8], slots: NDArray[np.int32], known: NDArray[np.uint8], count: int, out: NDArray[np.int32]
+) -> int:
+    """Number of each view; new ones are appended to ``known``. Returns how many are known now."""
+    mask = np.uint64(slots.shape[0] - 1)
+    for row in range(views.shape[0]):
+        view = views[row]
+        slot = _hash(view) & mask
+        while True:
+            held = slots[slot]
+            if held < 0:
+                slots[slot] = held = count
+                known[count] = view
+                count += 1
+                break
+            same = True
+            for byte in range(view.shape[0]):
+                if known[held, byte] != view[byte]:
+                    same = False
+                    break
+            if same:
+                break
+            slot = (slot + np.uint64(1)) & mask
+        out[row] = held
+    return count
+
+
+class ViewIndex:
+    """Numbers views in the order in which they first appear.
+
+    Open addressing over a power of two at most half full; equal numbers mean equal bytes, whatever the hash.
+
+    :param width: bytes of a view
+    """
+
+    def __init__(self, width: int) -> None:
+        self._known = np.empty((1024, width), dtype=np.uint8)
+        self._slots = np.full(2048, -1, dtype=np.int32)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def views(self) -> NDArray[np.uint8]:
+        """The distinct views so far, shape (distinct, width), uint8."""
+        return self._known[: self._count]
+
+    def add(self, views: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """Numbers of some views.
+
+        :param views: shape (states, width), uint8
+        :return: shape (states,), int32: rows of :attr:`views`
+        """
+        room = self._count + len(views)
+        if room > len(self._known):
+            capacity = max(2 * len(self._known), room)
+            known = np.empty((capacity, self._known.shape[1]), dtype=np.uint8)
+            known[: self._count] = self.views
+            self._known = known
+        if 2 * room > len(self._slots):
+            self._slots = np.full(1 << (2 * room - 1).bit_length(), -1, dtype=np.int32)
+            _place(self._slots, self._known, self._count)
+        out = np.empty(len(views), dtype=np.int32)
+        self._count = _number(np.ascontiguousarray(views), self._slots, self._known, self._count, out)
+        return out
+
+
+def distinct_views(views: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Distinct rows in order of appearance.
+
+    :param views: shape (states, width), uint8
+    :return: distinct rows (views, width), and the row of each state (states,), int32
+    """
+    index = ViewIndex(views.shape[1])
+    numbers = index.add(views)
+    return index.views.copy(), numbers
