@@ -36,6 +36,15 @@ def jit(function: F) -> F:
     return cast(F, numba.njit(cache=True, nogil=True)(function))
 
 
+def inlined(function: F) -> F:
+    """A compiled function that becomes part of those that call it: handing over arrays costs several times what a step does.
+
+    :param function: called by functions compiled with :func:`jit` only, or for its own sake in tests
+    :return: the compiled function
+    """
+    return cast(F, numba.njit(inline="always", nogil=True)(function))
+
+
 def pad_layouts(layouts: U8, margin: int, wall: int) -> U8:
     """Surround layouts with walls and flatten them.
 
@@ -62,7 +71,7 @@ def view_offsets(view_size: int, stride: int) -> I64:
     return np.stack([o.reshape(-1) for o in offsets]).astype(np.int64)
 
 
-@jit
+@inlined
 def step_uniform(key: np.uint64, step: int) -> float:
     """The uniform number in [0, 1) of one step of an episode: SplitMix64 at position ``step`` of the stream ``key``.
 
@@ -75,7 +84,7 @@ def step_uniform(key: np.uint64, step: int) -> float:
     return float(z >> np.uint64(11)) * 2.0**-53
 
 
-@jit
+@inlined
 def turn_of(u: float, slip: float) -> int:
     """Direction of the move relative to the agent's: 0 ahead, 3 left, 1 right."""
     if u >= slip:
@@ -83,13 +92,14 @@ def turn_of(u: float, slip: float) -> int:
     return 3 if u < 0.5 * slip else 1
 
 
-@jit
+@inlined
 def advance(
-    grid: U8, pos: int, direction: int, load: int, move: int, turn: int, stride: int, kinds: U8, toggled: U8
+    grids: U8, row: int, pos: int, direction: int, load: int, move: int, turn: int, stride: int, kinds: U8, toggled: U8
 ) -> tuple[int, int, int, int]:
-    """One step of the grid's rules; picking up and toggling change ``grid``.
+    """One step of the grid's rules in layout ``grids[row]``; picking up and toggling change it.
 
-    Plain arguments instead of :class:`Rules`: passing the tuple between compiled functions costs more than the step.
+    Whole arrays and row numbers instead of :class:`Rules` and slices: handing those from one compiled function to another costs several
+    times what the step does.
 
     :return: position, direction, code of the carried object, outcome of the entered cell
     """
@@ -106,53 +116,58 @@ def advance(
     elif heading == 3:
         delta = -stride
     front = pos + delta
-    code = grid[front]
+    code = grids[row, front]
     if move == FORWARD:
         if kinds[code, WALKABLE] == 1:
             return front, direction, load, int(kinds[code, OUTCOME])
     elif move == _PICKUP:
         if load == 0 and kinds[code, PICKABLE] == 1:
-            grid[front] = 0
+            grids[row, front] = 0
             return pos, direction, int(code), 0
     elif move == _TOGGLE:
-        grid[front] = toggled[load, code]
+        grids[row, front] = toggled[load, code]
     return pos, direction, load, 0
 
 
-@jit
-def _occlude(view: U8, kinds: U8, side: int) -> None:
-    """Replace what the agent cannot see by the code after the last one, by MiniGrid's own sweep (``Grid.process_vis``)."""
-    seen = np.zeros(side * side, dtype=np.uint8)
-    seen[(side // 2) * side + side - 1] = 1
+@inlined
+def _occlude(views: U8, b: int, kinds: U8, side: int) -> None:
+    """Replace what the agent cannot see by the code after the last one, by MiniGrid's own sweep (``Grid.process_vis``).
+
+    Rows of the view are kept as bits of an integer: what light reaches, and what it passes through.
+    """
+    lit = 1 << (side // 2)
     for row in range(side):
         j = side - 1 - row
-        for sweep in range(2):
-            step = side if sweep == 0 else -side
-            for k in range(side - 1):
-                cell = (k if sweep == 0 else side - 1 - k) * side + j
-                if seen[cell] == 0 or kinds[view[cell], OPAQUE] == 1:
-                    continue
-                seen[cell + step] = 1
-                if j > 0:
-                    seen[cell + step - 1] = 1
-                    seen[cell - 1] = 1
-    for cell in range(side * side):
-        if seen[cell] == 0:
-            view[cell] = kinds.shape[0]
+        clear = 0
+        for i in range(side):
+            if kinds[views[b, i * side + j], OPAQUE] == 0:
+                clear |= 1 << i
+        ahead = 0
+        for i in range(side - 1):
+            if (lit & clear) >> i & 1:
+                lit |= 2 << i
+                ahead |= 3 << i
+        for i in range(side - 1, 0, -1):
+            if (lit & clear) >> i & 1:
+                lit |= 1 << (i - 1)
+                ahead |= 3 << (i - 1)
+        for i in range(side):
+            if lit >> i & 1 == 0:
+                views[b, i * side + j] = kinds.shape[0]
+        lit = ahead
 
 
-@jit
-def look(view: U8, grid: U8, pos: int, offsets: I64, load: int, kinds: U8, occluded: bool) -> None:
-    """Write the codes of the agent's view, shape (view^2,); the agent's own cell shows what it carries.
-
-    ``offsets`` are those of the agent's direction.
-    """
-    for cell in range(offsets.shape[0]):
-        view[cell] = grid[pos + offsets[cell]]
-    side = int(np.sqrt(offsets.shape[0]))
+@inlined
+def look(
+    views: U8, b: int, grids: U8, row: int, pos: int, direction: int, load: int, offsets: I64, kinds: U8, occluded: bool
+) -> None:
+    """Write the codes of the agent's view of ``grids[row]`` into ``views[b]``; the agent's own cell shows what it carries."""
+    for cell in range(offsets.shape[1]):
+        views[b, cell] = grids[row, pos + offsets[direction, cell]]
+    side = int(np.sqrt(offsets.shape[1]))
     if occluded:
-        _occlude(view, kinds, side)
-    view[(side // 2) * side + side - 1] = load
+        _occlude(views, b, kinds, side)
+    views[b, (side // 2) * side + side - 1] = load
 
 
 @jit
@@ -160,24 +175,29 @@ def look_batch(views: U8, grids: U8, rows: I64, pos: I64, direction: I64, load: 
     """``look`` for a batch; ``rows[b]`` is the row of ``grids`` that state b lives in."""
     offsets, kinds, occluded = rules.offsets, rules.kinds, rules.occluded
     for b in range(pos.shape[0]):
-        look(views[b], grids[rows[b]], pos[b], offsets[direction[b]], load[b], kinds, occluded)
+        look(views, b, grids, rows[b], pos[b], direction[b], load[b], offsets, kinds, occluded)
 
 
-@jit
-def expand(out: Any, view: U8, channels: Any) -> None:
-    """One observation: ``channels[code]`` for each cell of the view."""
+@inlined
+def expand(out: Any, b: int, views: U8, v: int, channels: Any, onehot: bool) -> None:
+    """Observation ``out[b]`` of view ``views[v]``: ``channels[code]`` for each cell; ``onehot`` says that these rows are the identity's."""
     width = channels.shape[1]
-    for cell in range(view.shape[0]):
-        code = view[cell]
+    if onehot:
+        for channel in range(out.shape[1]):
+            out[b, channel] = 0
+        for cell in range(views.shape[1]):
+            out[b, cell * width + views[v, cell]] = 1
+        return
+    for cell in range(views.shape[1]):
         for channel in range(width):
-            out[cell * width + channel] = channels[code, channel]
+            out[b, cell * width + channel] = channels[views[v, cell], channel]
 
 
 @jit
-def expand_batch(out: Any, views: U8, channels: Any) -> None:
+def expand_batch(out: Any, views: U8, channels: Any, onehot: bool) -> None:
     """``expand`` for a batch."""
     for b in range(views.shape[0]):
-        expand(out[b], views[b], channels)
+        expand(out, b, views, b, channels, onehot)
 
 
 @jit
@@ -185,16 +205,16 @@ def failure_chances(out: F64, grids: U8, rows: I64, pos: I64, direction: I64, lo
     """Write the probability that each action enters a failing cell now; ``out`` has shape (batch, actions)."""
     stride, moves, kinds, toggled, slips = rules.stride, rules.moves, rules.kinds, rules.toggled, rules.slip
     for b in range(pos.shape[0]):
-        grid = grids[rows[b]]
+        row = rows[b]
         for action in range(out.shape[1]):
             out[b, action] = 0.0
             if moves[action] != FORWARD:
                 continue
-            slip = slips[grid[pos[b]]]
+            slip = slips[grids[row, pos[b]]]
             for turn, chance in ((0, 1.0 - slip), (3, 0.5 * slip), (1, 0.5 * slip)):
                 if (
                     chance > 0.0
-                    and advance(grid, pos[b], direction[b], load[b], FORWARD, turn, stride, kinds, toggled)[3] == 2
+                    and advance(grids, row, pos[b], direction[b], load[b], FORWARD, turn, stride, kinds, toggled)[3] == 2
                 ):
                     out[b, action] += chance
 
@@ -211,14 +231,14 @@ def advance_safely(grids: U8, rows: I64, pos: I64, direction: I64, load: I64, ac
     for b in range(pos.shape[0]):
         if actions[b] < 0:
             continue
-        grid = grids[rows[b]]
+        row = rows[b]
         move = moves[actions[b]]
         turn = 0
-        slip = slips[grid[pos[b]]]
+        slip = slips[grids[row, pos[b]]]
         if slip > 0.0 and move == FORWARD:
             weights[0], weights[1], weights[2] = 1.0 - slip, 0.5 * slip, 0.5 * slip
             for k in range(3):
-                if advance(grid, pos[b], direction[b], load[b], move, turns[k], stride, kinds, toggled)[3] == 2:
+                if advance(grids, row, pos[b], direction[b], load[b], move, turns[k], stride, kinds, toggled)[3] == 2:
                     weights[k] = 0.0
             left = uniforms[b] * weights.sum()
             for k in range(3):
@@ -228,6 +248,6 @@ def advance_safely(grids: U8, rows: I64, pos: I64, direction: I64, load: I64, ac
                     if left < 0.0:
                         break
         pos[b], direction[b], load[b], events[b] = advance(
-            grid, pos[b], direction[b], load[b], move, turn, stride, kinds, toggled
+            grids, row, pos[b], direction[b], load[b], move, turn, stride, kinds, toggled
         )
     return events

@@ -33,7 +33,7 @@ class GridModel:
         self.timeout_fails = False
         self.n_actions = pool.family.n_actions
         if pool.family.changeable:
-            variants = int(most_variants(pool.padded_layouts(), pool.family.rules))
+            variants = most_variants(pool.padded_layouts(), pool.family.rules)
             check_size(pool.family.id, variants * pool.family.stride**2 * 4)
 
     def __len__(self) -> int:

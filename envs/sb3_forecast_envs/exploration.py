@@ -17,7 +17,7 @@ N_BRANCHES = 3
 MAX_STATES = 2**24
 
 
-def check_size(name: str, states: int) -> None:
+def check_size(name: str, states: float) -> None:
     """Refuse what cannot be enumerated.
 
     :param name: the tasks, for the message
@@ -32,41 +32,44 @@ def check_size(name: str, states: int) -> None:
 
 
 @jit
-def _changing(grid: U8, rules: Rules, where: I64) -> tuple[int, int]:
+def _changing(grids: U8, row: int, n_loads: int, n_variants: I64, where: I64) -> tuple[int, int]:
     """Write the positions of the cells that can change; returns their number and that of the variants."""
-    n_variants = rules.n_variants
-    count, variants = 0, rules.loads.shape[0]
-    for cell in range(grid.shape[0]):
-        if n_variants[grid[cell]] > 1:
+    count, variants = 0, n_loads
+    for cell in range(grids.shape[1]):
+        if n_variants[grids[row, cell]] > 1:
             where[count] = cell
             count += 1
-            variants *= n_variants[grid[cell]]
+            variants *= n_variants[grids[row, cell]]
     return count, variants
 
 
 @jit
-def _set_variant(scratch: U8, grid: U8, where: I64, count: int, variant: int, loads: U8, n_variants: I64, variants: U8) -> int:
+def _set_variant(
+    scratch: U8, grids: U8, row: int, where: I64, count: int, variant: int, loads: U8, n_variants: I64, variants: U8
+) -> int:
     """Make ``scratch`` the layout of a variant; returns what the agent carries."""
     load = loads[variant % loads.shape[0]]
     variant //= loads.shape[0]
     for k in range(count):
-        code = grid[where[k]]
-        scratch[where[k]] = variants[code, variant % n_variants[code]]
+        code = grids[row, where[k]]
+        scratch[0, where[k]] = variants[code, variant % n_variants[code]]
         variant //= n_variants[code]
     return int(load)
 
 
 @jit
-def _variant_of(scratch: U8, grid: U8, where: I64, count: int, load: int, loads: U8, n_variants: I64, variants: U8) -> int:
+def _variant_of(
+    scratch: U8, grids: U8, row: int, where: I64, count: int, load: int, loads: U8, n_variants: I64, variants: U8
+) -> int:
     """Inverse of ``_set_variant``."""
     variant, radix = 0, loads.shape[0]
     for rank in range(loads.shape[0]):
         if loads[rank] == load:
             variant = rank
     for k in range(count):
-        code = grid[where[k]]
+        code = grids[row, where[k]]
         for rank in range(n_variants[code]):
-            if variants[code, rank] == scratch[where[k]]:
+            if variants[code, rank] == scratch[0, where[k]]:
                 variant += rank * radix
         radix *= n_variants[code]
     return variant
@@ -79,8 +82,9 @@ def solvable(grid: U8, start: int, rules: Rules) -> bool:
     loads, n_variants, table = rules.loads, rules.n_variants, rules.variants
     area = grid.shape[0]
     where = np.empty(area, dtype=np.int64)
-    count, variants = _changing(grid, rules, where)
-    scratch = grid.copy()
+    grids = grid.reshape((1, area))
+    count, variants = _changing(grids, 0, loads.shape[0], n_variants, where)
+    scratch = grids.copy()
     seen = np.zeros(variants * area, dtype=np.uint8)
     queue = np.empty(variants * area, dtype=np.int64)
     queue[0] = start
@@ -92,22 +96,22 @@ def solvable(grid: U8, start: int, rules: Rules) -> bool:
         variant, pos = queue[head] // area, queue[head] % area
         head += 1
         if variants > 1:
-            load = _set_variant(scratch, grid, where, count, variant, loads, n_variants, table)
+            load = _set_variant(scratch, grids, 0, where, count, variant, loads, n_variants, table)
         for move in moves:
             if move < FORWARD:
                 continue  # turning changes neither cell nor variant
-            slip = slips[scratch[pos]] if move == FORWARD else 0.0
+            slip = slips[scratch[0, pos]] if move == FORWARD else 0.0
             branches = N_BRANCHES if slip > 0.0 else 1
             for direction in range(4):
                 worst = 0
                 for branch in range(branches):
                     turn = (0, 3, 1)[branch]
-                    new_pos, _, new_load, event = advance(scratch, pos, direction, load, move, turn, stride, kinds, toggled)
+                    new_pos, _, new_load, event = advance(scratch, 0, pos, direction, load, move, turn, stride, kinds, toggled)
                     new_variant = 0
                     if variants > 1:
-                        new_variant = _variant_of(scratch, grid, where, count, new_load, loads, n_variants, table)
+                        new_variant = _variant_of(scratch, grids, 0, where, count, new_load, loads, n_variants, table)
                         if new_variant != variant:
-                            _set_variant(scratch, grid, where, count, variant, loads, n_variants, table)
+                            _set_variant(scratch, grids, 0, where, count, variant, loads, n_variants, table)
                     reached[branch] = -1 if event == 1 else new_variant * area + new_pos
                     worst = max(worst, event)
                 if worst == 2:
@@ -123,12 +127,15 @@ def solvable(grid: U8, start: int, rules: Rules) -> bool:
 
 
 @jit
-def most_variants(grids: U8, rules: Rules) -> int:
-    """Largest number of variants of a task."""
-    where = np.empty(grids.shape[1], dtype=np.int64)
-    most = 1
+def most_variants(grids: U8, rules: Rules) -> float:
+    """Largest number of variants of a task; a float, since it may be astronomical."""
+    n_variants = rules.n_variants
+    most = 1.0
     for task in range(grids.shape[0]):
-        most = max(most, _changing(grids[task], rules, where)[1])
+        variants = float(rules.loads.shape[0])
+        for cell in range(grids.shape[1]):
+            variants *= n_variants[grids[task, cell]]
+        most = max(most, variants)
     return most
 
 
@@ -155,16 +162,15 @@ def explore(grids: U8, starts: I64, rules: Rules, slippery: bool) -> tuple[I64, 
     successors = np.empty((capacity, n_actions * branches), dtype=np.int32)
     views = np.empty((capacity, offsets.shape[1]), dtype=np.uint8)
     chances = np.empty((capacity if slippery else 0, n_actions * branches))
-    most = most_variants(grids, rules)
+    most = int(most_variants(grids, rules))
     number = np.empty(most * area * 4, dtype=np.int32)
     queue = np.empty(most * area * 4, dtype=np.int64)
     where = np.empty(area, dtype=np.int64)
-    scratch = np.empty(area, dtype=np.uint8)
+    scratch = np.empty((1, area), dtype=np.uint8)
     for task in range(n_tasks):
         base = first[task]
-        grid = grids[task]
-        scratch[:] = grid
-        count, variants = _changing(grid, rules, where)
+        scratch[0] = grids[task]
+        count, variants = _changing(grids, task, loads.shape[0], n_variants, where)
         fixed = variants == 1
         number[: variants * area * 4] = -1
         queue[0] = starts[task]
@@ -181,11 +187,11 @@ def explore(grids: U8, starts: I64, rules: Rules, slippery: bool) -> tuple[I64, 
                     chances = _grown(chances, capacity)
             direction, pos, variant = queue[head] % 4, queue[head] // 4 % area, queue[head] // 4 // area
             if not fixed:
-                load = _set_variant(scratch, grid, where, count, variant, loads, n_variants, table)
-            look(views[row], scratch, pos, offsets[direction], load, kinds, occluded)
+                load = _set_variant(scratch, grids, task, where, count, variant, loads, n_variants, table)
+            look(views, row, scratch, 0, pos, direction, load, offsets, kinds, occluded)
             for action in range(n_actions):
                 move = moves[action]
-                slip = slips[scratch[pos]] if move == FORWARD else 0.0
+                slip = slips[scratch[0, pos]] if move == FORWARD else 0.0
                 for branch in range(branches):
                     turn = (0, 3, 1)[branch]
                     column = action * branches + branch
@@ -195,13 +201,13 @@ def explore(grids: U8, starts: I64, rules: Rules, slippery: bool) -> tuple[I64, 
                             successors[row, column] = head
                             continue
                     new_pos, new_direction, new_load, event = advance(
-                        scratch, pos, direction, load, move, turn, stride, kinds, toggled
+                        scratch, 0, pos, direction, load, move, turn, stride, kinds, toggled
                     )
                     new_variant = 0
                     if not fixed:
-                        new_variant = _variant_of(scratch, grid, where, count, new_load, loads, n_variants, table)
+                        new_variant = _variant_of(scratch, grids, task, where, count, new_load, loads, n_variants, table)
                         if new_variant != variant:
-                            _set_variant(scratch, grid, where, count, variant, loads, n_variants, table)
+                            _set_variant(scratch, grids, task, where, count, variant, loads, n_variants, table)
                     if event != 0:
                         successors[row, column] = -event
                         continue

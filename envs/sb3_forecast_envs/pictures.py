@@ -41,20 +41,20 @@ def failure_map(pool: TaskPool, task: int, action_probabilities: ActionProbabili
     views = []
     moves: list[list[tuple[int, float, int | None, int]]] = []
     for pos, direction, load, layout in states:  # grows while it is walked
-        grid = np.frombuffer(layout, dtype=np.uint8)
-        view = np.empty(family.view_size**2, dtype=np.uint8)
-        look(view, grid, pos, rules.offsets[direction], load, rules.kinds, rules.occluded)
-        views.append(view)
+        grid = np.frombuffer(layout, dtype=np.uint8)[None]
+        view = np.empty((1, family.view_size**2), dtype=np.uint8)
+        look(view, 0, grid.copy(), 0, pos, direction, load, rules.offsets, rules.kinds, rules.occluded)
+        views.append(view[0])
         branches = []
         for action in range(family.n_actions):
             move = int(rules.moves[action])
-            slip = float(rules.slip[grid[pos]]) if move == FORWARD else 0.0
+            slip = float(rules.slip[grid[0, pos]]) if move == FORWARD else 0.0
             for turn, chance in ((0, 1.0 - slip), (3, 0.5 * slip), (1, 0.5 * slip)):
                 if chance == 0.0:
                     continue
                 after = grid.copy()
                 new_pos, new_direction, new_load, outcome = advance(
-                    after, pos, direction, load, move, turn, rules.stride, rules.kinds, rules.toggled
+                    after, 0, pos, direction, load, move, turn, rules.stride, rules.kinds, rules.toggled
                 )
                 following = None
                 if outcome == CONTINUES:

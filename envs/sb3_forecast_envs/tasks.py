@@ -91,8 +91,8 @@ class TaskFamily(ABC):
         if size < 4:
             raise ValueError(f"size={size} leaves no room for a start and a goal; use size >= 4")
         check_fraction(rare_fraction)
-        if view_size < 3 or view_size % 2 == 0:
-            raise ValueError(f"view_size={view_size} has no centre or shows nothing; use an odd number >= 3")
+        if not 3 <= view_size <= 61 or view_size % 2 == 0:
+            raise ValueError(f"view_size={view_size} has no centre, shows nothing or too much; use an odd number from 3 to 61")
         if horizon is not None and horizon < 1:
             raise ValueError(f"horizon={horizon} allows no step; use horizon >= 1, or None for size ** 2")
         if not 0.0 <= time_penalty <= 1.0:
@@ -158,7 +158,7 @@ class TaskFamily(ABC):
         padded = np.full((self.size + 2, self.size + 2), 1, dtype=np.uint8)
         padded[1:-1, 1:-1] = task.layout
         if self.changeable:
-            check_size(self.id, int(most_variants(padded.reshape(1, -1), self._narrow_rules)) * padded.size * 4)
+            check_size(self.id, most_variants(padded.reshape(1, -1), self._narrow_rules) * padded.size * 4)
         return bool(solvable(padded.reshape(-1), (y + 1) * (self.size + 2) + x + 1, self._narrow_rules))
 
     @cached_property
@@ -222,7 +222,7 @@ class TaskFamily(ABC):
         :return: shape (batch, *observation_space.shape)
         """
         out = np.empty((len(views), views.shape[1] * self.channels.shape[1]), dtype=self.channels.dtype)
-        expand_batch(out, views, self.channels)
+        expand_batch(out, views, self.channels, self.observation == "onehot")
         return out.reshape(len(views), *self.observation_space.shape)
 
     def goal_reward(self, steps: int) -> float:

@@ -22,41 +22,50 @@ from sb3_forecast_envs.sampling import TaskSampler, draw_stream
 
 @jit
 def _step(
-    grids: U8, rows: I64, rules: Rules, channels: Any, rewards_at_goal: F64, actions: I64,
+    grids: U8, rows: I64, rules: Rules, channels: Any, onehot: bool, rewards_at_goal: F64, actions: I64,
     pos: I64, direction: I64, load: I64, streams: Any, steps: I64, observations: Any, rewards: Any, events: U8,
 ) -> None:  # fmt: skip
     """Advance every environment; ``events``: 0 running, 1 goal, 2 failure, 3 truncated only."""
     stride, moves, kinds, toggled, slips = rules.stride, rules.moves, rules.kinds, rules.toggled, rules.slip
     offsets, occluded = rules.offsets, rules.occluded
-    view = np.empty(offsets.shape[1], dtype=np.uint8)
+    view = np.empty((1, offsets.shape[1]), dtype=np.uint8)
     horizon = rewards_at_goal.shape[0] - 1
     for env in range(pos.shape[0]):
-        grid = grids[rows[env]]
+        row = rows[env]
         move = moves[actions[env]]
         turn = 0
-        slip = slips[grid[pos[env]]]
+        slip = slips[grids[row, pos[env]]]
         if slip > 0.0 and move == FORWARD:
             turn = turn_of(step_uniform(streams[env], steps[env]), slip)
         pos[env], direction[env], load[env], event = advance(
-            grid, pos[env], direction[env], load[env], move, turn, stride, kinds, toggled
+            grids, row, pos[env], direction[env], load[env], move, turn, stride, kinds, toggled
         )
         steps[env] += 1
         rewards[env] = rewards_at_goal[steps[env]] if event == 1 else 0.0
         events[env] = 3 if event == 0 and steps[env] >= horizon else event
-        look(view, grid, pos[env], offsets[direction[env]], load[env], kinds, occluded)
-        expand(observations[env], view, channels)
+        look(view, 0, grids, row, pos[env], direction[env], load[env], offsets, kinds, occluded)
+        expand(observations, env, view, 0, channels, onehot)
 
 
 @jit
 def _observe(
-    observations: Any, envs: I64, grids: U8, rows: I64, rules: Rules, channels: Any, pos: I64, direction: I64, load: I64
+    observations: Any,
+    envs: I64,
+    grids: U8,
+    rows: I64,
+    rules: Rules,
+    channels: Any,
+    onehot: bool,
+    pos: I64,
+    direction: I64,
+    load: I64,
 ) -> None:
     """Observations of some environments."""
     offsets, kinds, occluded = rules.offsets, rules.kinds, rules.occluded
-    view = np.empty(offsets.shape[1], dtype=np.uint8)
-    for row, env in enumerate(envs):
-        look(view, grids[rows[env]], pos[env], offsets[direction[env]], load[env], kinds, occluded)
-        expand(observations[row], view, channels)
+    view = np.empty((1, offsets.shape[1]), dtype=np.uint8)
+    for b, env in enumerate(envs):
+        look(view, 0, grids, rows[env], pos[env], direction[env], load[env], offsets, kinds, occluded)
+        expand(observations, b, view, 0, channels, onehot)
 
 
 class GridVecEnv(VecEnv):
@@ -82,6 +91,7 @@ class GridVecEnv(VecEnv):
         super().__init__(n_envs, family.observation_space, spaces.Discrete(family.n_actions))
         self._grids = pool.padded_layouts()
         self._start_pos = pool.start_positions()
+        self._onehot = family.observation == "onehot"
         self._goal_rewards = np.array([family.goal_reward(t) for t in range(family.horizon + 1)])
         self.samplers = [TaskSampler(len(pool)) for _ in range(n_envs)]
         self.tasks = np.zeros(n_envs, dtype=np.int64)
@@ -112,7 +122,9 @@ class GridVecEnv(VecEnv):
     def _observe(self, envs: NDArray[np.int64]) -> NDArray[Any]:
         family = self.pool.family
         out = np.empty((len(envs), family.view_size**2 * family.channels.shape[1]), dtype=family.channels.dtype)
-        _observe(out, envs, self._played, self._rows, family.rules, family.channels, self.pos, self.direction, self.load)
+        _observe(
+            out, envs, self._played, self._rows, family.rules, family.channels, self._onehot, self.pos, self.direction, self.load
+        )  # fmt: skip
         return out.reshape(len(envs), *family.observation_space.shape)
 
     def reset(self) -> NDArray[Any]:
@@ -147,7 +159,7 @@ class GridVecEnv(VecEnv):
         rewards = np.empty(n, dtype=np.float32)
         events = np.empty(n, dtype=np.uint8)
         _step(
-            self._played, self._rows, family.rules, family.channels, self._goal_rewards, self._actions,
+            self._played, self._rows, family.rules, family.channels, self._onehot, self._goal_rewards, self._actions,
             self.pos, self.direction, self.load, self._streams, self.steps, flat, rewards, events,
         )  # fmt: skip
         observations = flat.reshape(n, *family.observation_space.shape)

@@ -94,7 +94,6 @@ class SurvivalScorer:
 
     def _simulate(self, policy: ActorCriticPolicy, tasks: Tasks) -> tuple[NDArray[np.float64], _Visits]:
         simulation = self.pool.simulation(tasks)
-        total = np.zeros(len(tasks))
         running = np.arange(len(tasks))
         visits = []
         index = ViewIndex(simulation.views().shape[1])
@@ -109,15 +108,15 @@ class SurvivalScorer:
             log_pi = known[view]
             risky = np.flatnonzero(failure.any(axis=1))
             visits.append((running[risky], view[risky], failure[risky]))
-            steps = log_survival_of_step(th.from_numpy(log_pi[risky]), th.from_numpy(failure[risky]))
-            total[running[risky]] += steps.numpy()
             cumulative = np.cumsum(np.exp(log_pi) * (1.0 - failure), axis=1)
             pick = (uniforms[0, :, None] * cumulative[:, -1:] >= cumulative).sum(axis=1)
-            # without a safe action the survival is 0, which is in the total already: leave the episode
+            # without a safe action the survival is 0, which is among the visits already: leave the episode
             running = running[simulation.step(np.where(cumulative[:, -1] > 0.0, pick, -1), uniforms[1])]
             if not len(running):
                 break
         episode, view, chance = (np.concatenate(column) for column in zip(*visits, strict=True))
+        steps = log_survival_of_step(th.from_numpy(known[view]), th.from_numpy(chance)).numpy()
+        total = np.bincount(episode, steps, len(tasks))
         return total, _Visits(episode, view, index.views.copy(), chance, simulation)
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
