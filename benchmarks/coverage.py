@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# see statistics.py
+# the folder above holds the package `benchmarks`
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ python benchmarks/ideal_error.py
 import sys
 from pathlib import Path
 
-# see statistics.py
+# the folder above holds the package `benchmarks`
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np

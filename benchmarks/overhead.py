@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# run as a script, Python looks for modules in this folder first, and would find statistics.py for the standard library's module
+# the folder above holds the package `benchmarks`
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import statistics

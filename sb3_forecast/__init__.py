@@ -9,6 +9,7 @@ from sb3_forecast.diagnostics import Diagnostics, forward_stop_k, missed_mode, s
 from sb3_forecast.evaluation import ForecastReport, evaluate_forecast
 from sb3_forecast.exact_partitions import ExpectedSquaredError
 from sb3_forecast.lagrangian import PPOLagrangian
+from sb3_forecast.large_pools import LargePoolScores, score_large_pool
 from sb3_forecast.losses import ForecastLoss, MeanFailureLoss
 from sb3_forecast.objective import ForecastObjective
 from sb3_forecast.partitions import PartitionRanks, sample_partitions
@@ -39,6 +40,7 @@ __all__ = [
     "ForecastPPO",
     "ForecastReport",
     "GumbelTail",
+    "LargePoolScores",
     "MeanFailureLoss",
     "PPOLagrangian",
     "PartitionRanks",
@@ -57,5 +59,6 @@ __all__ = [
     "log_survival_probability",
     "missed_mode",
     "sample_partitions",
+    "score_large_pool",
     "stability_scan",
 ]

@@ -21,7 +21,7 @@ from sb3_forecast_envs.families import Bridge, Decoy, ThinIce, Vault, Wind
 from sb3_forecast_envs.gridworld import GridWorldEnv, build_grid, render_state
 from sb3_forecast_envs.minigrid_states import Step, ended_without_reward
 from sb3_forecast_envs.pictures import draw_tasks, failure_map
-from sb3_forecast_envs.pools import TaskPool
+from sb3_forecast_envs.pools import TaskPool, TaskStream
 from sb3_forecast_envs.registration import register_family
 from sb3_forecast_envs.seeded import SeededTasks
 from sb3_forecast_envs.tasks import FAMILIES, FamilyOptions, Task, TaskFamily, make_family
@@ -58,6 +58,7 @@ __all__ = [
     "Task",
     "TaskFamily",
     "TaskPool",
+    "TaskStream",
     "ThinIce",
     "Vault",
     "Wind",

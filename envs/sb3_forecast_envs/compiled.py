@@ -201,46 +201,49 @@ def expand_batch(out: Any, views: U8, channels: Any, onehot: bool) -> None:
 
 
 @jit
-def failure_chances(out: F64, grids: U8, rows: I64, pos: I64, direction: I64, load: I64, rules: Rules) -> None:
-    """Write the probability that each action enters a failing cell now; ``out`` has shape (batch, actions)."""
-    stride, moves, kinds, toggled, slips = rules.stride, rules.moves, rules.kinds, rules.toggled, rules.slip
-    for b in range(pos.shape[0]):
-        row = rows[b]
-        for action in range(out.shape[1]):
-            out[b, action] = 0.0
-            if moves[action] != FORWARD:
-                continue
-            slip = slips[grids[row, pos[b]]]
-            for turn, chance in ((0, 1.0 - slip), (3, 0.5 * slip), (1, 0.5 * slip)):
-                if (
-                    chance > 0.0
-                    and advance(grids, row, pos[b], direction[b], load[b], FORWARD, turn, stride, kinds, toggled)[3] == 2
-                ):
-                    out[b, action] += chance
+def step_surviving(
+    failure: F64, grids: U8, rows: I64, pos: I64, direction: I64, load: I64, pi: F64, uniforms: F64, rules: Rules
+) -> U8:
+    """Take one step in each episode, on condition that it does not fail.
 
-
-@jit
-def advance_safely(grids: U8, rows: I64, pos: I64, direction: I64, load: I64, actions: I64, uniforms: F64, rules: Rules) -> U8:
-    """Advance a batch in place, on condition that nothing fails; returns each entered cell's outcome.
-
-    ``uniforms`` pick among the turns of a forward move that do not fail; an episode whose action is -1 stays where it is.
+    ``failure[b, a]`` becomes the probability that action a fails; an action is drawn in proportion to ``pi (1 - failure)``, then a turn among
+    those that do not fail. Returns what became of the episodes: 0 goes on, 1 succeeded, 2 has no action that can survive.
     """
     stride, moves, kinds, toggled, slips = rules.stride, rules.moves, rules.kinds, rules.toggled, rules.slip
     events = np.zeros(pos.shape[0], dtype=np.uint8)
     turns, weights = np.array([0, 3, 1]), np.zeros(3)
     for b in range(pos.shape[0]):
-        if actions[b] < 0:
-            continue
         row = rows[b]
-        move = moves[actions[b]]
-        turn = 0
         slip = slips[grids[row, pos[b]]]
-        if slip > 0.0 and move == FORWARD:
-            weights[0], weights[1], weights[2] = 1.0 - slip, 0.5 * slip, 0.5 * slip
+        survives = 0.0
+        for action in range(pi.shape[1]):
+            failure[b, action] = 0.0
+            if moves[action] == FORWARD:
+                for k in range(3 if slip > 0.0 else 1):
+                    if advance(grids, row, pos[b], direction[b], load[b], FORWARD, turns[k], stride, kinds, toggled)[3] == 2:
+                        failure[b, action] += 1.0 - slip if k == 0 else 0.5 * slip
+            survives += pi[b, action] * (1.0 - failure[b, action])
+        if survives <= 0.0:
+            events[b] = 2
+            continue
+        left = uniforms[0, b] * survives
+        chosen = 0
+        for action in range(pi.shape[1]):
+            share = pi[b, action] * (1.0 - failure[b, action])
+            if share > 0.0:
+                chosen = action
+                left -= share
+                if left < 0.0:
+                    break
+        turn = 0
+        if slip > 0.0 and moves[chosen] == FORWARD:
+            total = 0.0
             for k in range(3):
-                if advance(grids, row, pos[b], direction[b], load[b], move, turns[k], stride, kinds, toggled)[3] == 2:
+                weights[k] = 1.0 - slip if k == 0 else 0.5 * slip
+                if advance(grids, row, pos[b], direction[b], load[b], FORWARD, turns[k], stride, kinds, toggled)[3] == 2:
                     weights[k] = 0.0
-            left = uniforms[b] * weights.sum()
+                total += weights[k]
+            left = uniforms[1, b] * total
             for k in range(3):
                 if weights[k] > 0.0:
                     turn = turns[k]
@@ -248,6 +251,6 @@ def advance_safely(grids: U8, rows: I64, pos: I64, direction: I64, load: I64, ac
                     if left < 0.0:
                         break
         pos[b], direction[b], load[b], events[b] = advance(
-            grids, row, pos[b], direction[b], load[b], move, turn, stride, kinds, toggled
+            grids, row, pos[b], direction[b], load[b], moves[chosen], turn, stride, kinds, toggled
         )
     return events

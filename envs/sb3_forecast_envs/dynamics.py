@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_forecast_envs.cells import WALL
-from sb3_forecast_envs.compiled import advance_safely, failure_chances, look_batch, pad_layouts
+from sb3_forecast_envs.compiled import look_batch, pad_layouts, step_surviving
 from sb3_forecast_envs.exploration import check_size, explore, most_variants
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class GridSimulation:
     def __init__(self, pool: TaskPool, tasks: NDArray[np.int64]) -> None:
         family = pool.family
         self.family = family
-        self.horizon = family.horizon
+        self.horizon, self.n_actions = family.horizon, family.n_actions
         if family.changeable:
             # every episode changes a layout of its own
             self.rows, held = np.arange(len(tasks)), tasks
@@ -105,23 +105,18 @@ class GridSimulation:
         """What the policy sees for compact views; see :meth:`GridModel.observations`."""
         return self.family.observations(views)
 
-    def failure_of_actions(self) -> NDArray[np.float64]:
-        """Probability that each action would fail now, shape (episodes, actions), float64."""
-        out = np.empty((len(self.pos), self.family.n_actions))
-        failure_chances(out, self.grids, self.rows, self.pos, self.direction, self.load, self.family.rules)
-        return out
+    def step(self, pi: NDArray[np.float64], uniforms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Take one step in each running episode, given that it does not fail, and drop those that ended; see ``Simulation.step``.
 
-    def step(self, actions: NDArray[np.int64], uniforms: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Take one action in each running episode, given that it does not fail, and drop those that ended.
-
-        :param actions: shape (episodes,), int64; -1 leaves the episode
-        :param uniforms: shape (episodes,), in [0, 1): what happens where the outcome of an action is random
-        :return: which of the episodes go on, boolean, in the order before the call
+        :param pi: action probabilities, shape (episodes, actions)
+        :param uniforms: in [0, 1), shape (2, episodes): which action, and what it does where that is random
+        :return: probability that each action would have failed, shape (episodes, actions); which episodes go on, shape (episodes,)
         """
-        events = advance_safely(
-            self.grids, self.rows, self.pos, self.direction, self.load, actions, uniforms, self.family.rules
+        failure = np.empty(pi.shape)
+        events = step_surviving(
+            failure, self.grids, self.rows, self.pos, self.direction, self.load, pi, uniforms, self.family.rules
         )
-        running: NDArray[np.bool_] = (events == 0) & (actions >= 0)
+        running: NDArray[np.bool_] = events == 0
         self.rows, self.pos = self.rows[running], self.pos[running]
         self.direction, self.load = self.direction[running], self.load[running]
-        return running
+        return failure, running

@@ -220,7 +220,7 @@ def explore(grids: U8, starts: I64, rules: Rules, slippery: bool) -> tuple[I64, 
             head += 1
         first[task + 1] = base + tail
     total = first[n_tasks]
-    return first, successors[:total].copy(), views[:total].copy(), chances[: total if slippery else 0].copy()
+    return first, successors[:total], views[:total], chances[: total if slippery else 0]
 
 
 @jit

@@ -24,26 +24,31 @@ class TaskPool:
     :param n_tasks: number of tasks
     :param seed: seed of the pool; pools of different seeds share no task by construction of the generator
     :param rare_fraction: mass of the rare mode; ``None`` for the family's default
+    :param first: index of the first task: the pool holds tasks ``first`` to ``first + n_tasks - 1`` of the seed
     :raises ValueError: if an argument is out of range or the family unknown
     """
 
     #: scorers that these tasks can serve, strongest first (``scorer="auto"`` takes the first)
     scorers: ClassVar[tuple[str, ...]] = ("exact", "survival")
 
-    def __init__(self, family: str | TaskFamily, n_tasks: int, seed: int, rare_fraction: float | None = None) -> None:
+    def __init__(
+        self, family: str | TaskFamily, n_tasks: int, seed: int, rare_fraction: float | None = None, first: int = 0
+    ) -> None:
         if n_tasks < 1:
             raise ValueError(f"n_tasks={n_tasks} makes an empty pool; use n_tasks >= 1")
         if seed < 0:
             raise ValueError(f"seed={seed} is negative; use seed >= 0")
+        if first < 0:
+            raise ValueError(f"first={first} is negative; use first >= 0")
         self.family = make_family(family, rare_fraction)
         self.seed = seed
         size = self.family.size
-        self.indices = np.arange(n_tasks, dtype=np.int64)
+        self.indices = first + np.arange(n_tasks, dtype=np.int64)
         self.layouts = np.empty((n_tasks, size, size), dtype=np.uint8)
         self.starts = np.empty((n_tasks, 3), dtype=np.int64)
         self.rare = np.empty(n_tasks, dtype=np.bool_)
         for i in range(n_tasks):
-            task = self.family.draw(seed, i)
+            task = self.family.draw(seed, first + i)
             self.layouts[i], self.starts[i], self.rare[i] = task.layout, task.start, task.rare
 
     def __len__(self) -> int:
@@ -117,3 +122,39 @@ class TaskPool:
         from sb3_forecast_envs.dynamics import GridSimulation
 
         return GridSimulation(self, tasks)
+
+
+class TaskStream:
+    """The tasks of a :class:`TaskPool` without holding them: blocks are drawn when they are needed.
+
+    :param family: ``"ThinIce-8x8"`` or a family object
+    :param n_tasks: number of tasks
+    :param seed: seed of the pool; task i is task i of ``TaskPool(family, n_tasks, seed)``
+    :param rare_fraction: mass of the rare mode; ``None`` for the family's default
+    :raises ValueError: if an argument is out of range or the family unknown
+    """
+
+    def __init__(self, family: str | TaskFamily, n_tasks: int, seed: int, rare_fraction: float | None = None) -> None:
+        if n_tasks < 1:
+            raise ValueError(f"n_tasks={n_tasks} makes an empty pool; use n_tasks >= 1")
+        if seed < 0:
+            raise ValueError(f"seed={seed} is negative; use seed >= 0")
+        self.family = make_family(family, rare_fraction)
+        self.n_tasks, self.seed = n_tasks, seed
+
+    def __len__(self) -> int:
+        return self.n_tasks
+
+    @property
+    def key(self) -> str:
+        """What tells these tasks from others: everything that they are drawn from."""
+        return f"{self.family.id} {self.family.arguments()}: {self.n_tasks} tasks of seed {self.seed}"
+
+    def block(self, begin: int, end: int) -> TaskPool:
+        """Tasks ``begin`` to ``end - 1`` as a pool.
+
+        :raises ValueError: if the range is empty or not inside the stream
+        """
+        if not 0 <= begin < end <= self.n_tasks:
+            raise ValueError(f"block {begin} to {end} is not inside a stream of {self.n_tasks} tasks")
+        return TaskPool(self.family, end - begin, self.seed, first=begin)

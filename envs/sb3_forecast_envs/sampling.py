@@ -56,10 +56,18 @@ class TaskSampler:
             if not 0 <= task < self.n_tasks:
                 raise ValueError(f"options['task']={task} is not in the pool; use an index in [0, {self.n_tasks - 1}]")
             return task
-        u = generator.random()
+        return int(self.pick(np.array([generator.random()]))[0])
+
+    def pick(self, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Tasks for uniform numbers in [0, 1), one each.
+
+        :param uniforms: shape (episodes,)
+        :return: shape (episodes,), int64
+        """
         if self._cumulative is None:
-            return int(u * self.n_tasks)
-        return int(min(np.searchsorted(self._cumulative, u * self._cumulative[-1], side="right"), self.n_tasks - 1))
+            return (uniforms * self.n_tasks).astype(np.int64)
+        found: NDArray[np.int64] = np.searchsorted(self._cumulative, uniforms * self._cumulative[-1], side="right")
+        return np.asarray(np.minimum(found, self.n_tasks - 1))
 
 
 def draw_stream(generator: np.random.Generator) -> np.uint64:

@@ -230,12 +230,12 @@ class TaskFamily(ABC):
         return 1.0 - self.time_penalty * steps / self.horizon
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and isinstance(other, TaskFamily) and self._arguments() == other._arguments()
+        return type(self) is type(other) and isinstance(other, TaskFamily) and self.arguments() == other.arguments()
 
     def __hash__(self) -> int:
-        return hash((type(self), *self._arguments().values()))
+        return hash((type(self), *self.arguments().values()))
 
-    def _arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Every constructor argument: those of a subclass are found as the attributes of the same name."""
         constructors = [
             vars(cls)["__init__"] for cls in type(self).__mro__ if issubclass(cls, TaskFamily) and "__init__" in vars(cls)

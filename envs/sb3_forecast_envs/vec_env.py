@@ -93,7 +93,7 @@ class GridVecEnv(VecEnv):
         self._start_pos = pool.start_positions()
         self._onehot = family.observation == "onehot"
         self._goal_rewards = np.array([family.goal_reward(t) for t in range(family.horizon + 1)])
-        self.samplers = [TaskSampler(len(pool)) for _ in range(n_envs)]
+        self.sampler = TaskSampler(len(pool))
         self.tasks = np.zeros(n_envs, dtype=np.int64)
         self.pos = np.zeros(n_envs, dtype=np.int64)
         self.direction = np.zeros(n_envs, dtype=np.int64)
@@ -105,19 +105,24 @@ class GridVecEnv(VecEnv):
         self._rows = np.arange(n_envs) if family.changeable else self.tasks
         self._actions = np.zeros(n_envs, dtype=np.int64)
         self._generators = [seeding.np_random(seed + i)[0] for i in range(n_envs)]
+        # what a step reports while nothing happens; handed out as copies
+        self._uneventful: list[dict[str, Any]] = [{} for _ in range(n_envs)]
 
-    def _begin(self, env: int, options: dict[str, Any]) -> None:
-        task = self.samplers[env].start(self._generators[env], options)
-        if self.pool.family.slippery:
-            self._streams[env] = draw_stream(self._generators[env])
-        if self.pool.family.changeable:
-            self._played[env] = self._grids[task]
-        self.tasks[env] = task
-        self.pos[env] = self._start_pos[task]
-        self.direction[env] = self.pool.starts[task, 2]
-        self.load[env] = 0
-        self.steps[env] = 0
-        self.reset_infos[env] = {"task": task}
+    def _begin(self, envs: NDArray[np.int64], tasks: NDArray[np.int64]) -> None:
+        """Start an episode in some environments, their tasks just drawn."""
+        family = self.pool.family
+        self.tasks[envs] = tasks
+        self.pos[envs] = self._start_pos[tasks]
+        self.direction[envs] = self.pool.starts[tasks, 2]
+        self.load[envs] = 0
+        self.steps[envs] = 0
+        if family.changeable:
+            self._played[envs] = self._grids[tasks]
+        for env, task in zip(envs.tolist(), tasks.tolist(), strict=True):
+            if family.slippery:
+                self._streams[env] = draw_stream(self._generators[env])
+            self._uneventful[env] = {"task": task, "cost": 0.0, "TimeLimit.truncated": False}
+            self.reset_infos[env] = {"task": task}
 
     def _observe(self, envs: NDArray[np.int64]) -> NDArray[Any]:
         family = self.pool.family
@@ -129,14 +134,15 @@ class GridVecEnv(VecEnv):
 
     def reset(self) -> NDArray[Any]:
         """Start an episode everywhere, using seeds and options set before, as SB3 vectorised environments do."""
-        for env in range(self.num_envs):
-            seed = self._seeds[env]
+        for env, seed in enumerate(self._seeds):
             if seed is not None:
                 self._generators[env] = seeding.np_random(seed)[0]
-            self._begin(env, self._options[env])
+        started = [self.sampler.start(*each) for each in zip(self._generators, self._options, strict=True)]
+        everywhere = np.arange(self.num_envs)
+        self._begin(everywhere, np.array(started))
         self._reset_seeds()
         self._reset_options()
-        return self._observe(np.arange(self.num_envs))
+        return self._observe(everywhere)
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         """Keep the actions for :meth:`step_wait`.
@@ -163,27 +169,26 @@ class GridVecEnv(VecEnv):
             self.pos, self.direction, self.load, self._streams, self.steps, flat, rewards, events,
         )  # fmt: skip
         observations = flat.reshape(n, *family.observation_space.shape)
-        infos: list[dict[str, Any]] = [
-            {"task": task, "cost": 0.0, "TimeLimit.truncated": False} for task in self.tasks.tolist()
-        ]
+        infos = list(map(dict.copy, self._uneventful))
         ended = np.flatnonzero(events)
         if len(ended):
             for env in ended.tolist():
                 event = int(events[env])
-                info = infos[env]
-                info["cost"] = float(event == 2)
-                info["is_success"] = event == 1
-                info["TimeLimit.truncated"] = event == 3
-                info["terminal_observation"] = observations[env].copy()
-                self._begin(env, {})
+                infos[env].update(
+                    {
+                        "cost": float(event == 2),
+                        "is_success": event == 1,
+                        "TimeLimit.truncated": event == 3,
+                        "terminal_observation": observations[env].copy(),
+                    }
+                )
+            self._begin(ended, self.sampler.pick(np.array([self._generators[env].random() for env in ended])))
             observations[ended] = self._observe(ended)
         return observations, rewards, events > 0, infos
 
     def set_task_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
         """Start a share of the episodes on tasks drawn in proportion to weights; see :class:`TaskSampler`."""
-        sampler = TaskSampler(len(self.pool))
-        sampler.set_weights(weights, share)
-        self.samplers = [sampler] * self.num_envs
+        self.sampler.set_weights(weights, share)
 
     def close(self) -> None:
         """Nothing to release."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +12,8 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_forecast.scorers.policies import check_model, evaluating, log_probabilities
+from sb3_forecast.scorers.memo import PolicyMemo
+from sb3_forecast.scorers.policies import check_model, evaluating, log_probabilities, log_probabilities_of_views
 from sb3_forecast.scorers.protocols import FiniteModel, SupportsExact, Tasks
 from sb3_forecast.scorers.recursion import (
     ExactLogOdds,
@@ -22,6 +24,8 @@ from sb3_forecast.scorers.recursion import (
 )
 from sb3_forecast.scorers.views import ViewIndex
 
+#: views whose probabilities are remembered while a large pool is streamed
+_REMEMBERED_VIEWS = 2**15
 #: tasks whose states are enumerated at a time
 _TABLE_TASKS = 1024
 
@@ -30,6 +34,17 @@ def _narrow(successors: NDArray[np.int32]) -> NDArray[np.int32]:
     """The same numbers in half the memory, where they fit (the kernels take both)."""
     fits = successors.max(initial=0) <= np.iinfo(np.int16).max
     return successors.astype(np.int16) if fits else successors
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Blocks are small: torch's other threads would spend them spinning on the cores that ours need (a fifth of the time)."""
+    threads = th.get_num_threads()
+    th.set_num_threads(1)
+    try:
+        yield
+    finally:
+        th.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,7 @@ class ExactScorer:
     :param pool: tasks with a finite model
     :param rescoring: ``"linear"`` or ``"exact"``
     :param neglect: share of the gradient's absolute sum that linear rescoring may leave out, in the states that matter least
-    :param block_size: tasks per block for pools that are not kept
+    :param block_size: tasks per block for pools that are not kept; more cost memory, and hardly save time
     :param cache_tasks: largest pool to keep
     :raises ValueError: if the pool does not declare ``"exact"``
     """
@@ -140,7 +155,7 @@ class ExactScorer:
         pool: SupportsExact,
         rescoring: Literal["linear", "exact"] = "linear",
         neglect: float = 1e-3,
-        block_size: int = 8192,
+        block_size: int = 256,
         cache_tasks: int = 65536,
     ) -> None:
         if "exact" not in pool.scorers:
@@ -191,23 +206,31 @@ class ExactScorer:
         :raises ValueError: if the model's actions or observations do not fit the tasks
         """
         policy = check_model(model, self.model.n_actions)
-        everything = np.arange(self.n_tasks)
-        blocks: Iterable[tuple[Tasks, _Block]]
-        if self._kept is not None and tasks is None:
-            blocks = [(everything, self._kept)]
-        else:
-            chosen = everything if tasks is None else np.asarray(tasks, dtype=np.int64)
-            parts_of = (chosen[i : i + self.block_size] for i in range(0, len(chosen), self.block_size))
-            blocks = ((part, self._block(part)) for part in parts_of)
-        parts = []
+        chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
         with evaluating(policy), th.no_grad():
-            for part, block in blocks:
-                log_pi = log_probabilities(policy, self.model.observations(block.distinct))
+            if self._kept is None and len(chosen) > self.block_size:
+                self._scored = None
+                with _one_torch_thread():
+                    parts = list(self._streamed(policy, chosen))
+            else:
+                block = self._kept if self._kept is not None and tasks is None else self._block(chosen)
+                log_pi = log_probabilities_of_views(policy, self.model.observations, block.distinct)
                 pi = log_pi.exp().numpy()
-                parts.append(outcome_probabilities(*block.chain, pi, self.model.horizon, self.model.timeout_fails))
-                self._scored = _Scored(part, block, log_pi)
+                parts = [outcome_probabilities(*block.chain, pi, self.model.horizon, self.model.timeout_fails)]
+                self._scored = _Scored(chosen, block, log_pi)
         failed, succeeded, survived = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Outcomes(scores_from_outcomes(failed, survived), failed, succeeded)
+
+    def _streamed(
+        self, policy: ActorCriticPolicy, tasks: Tasks
+    ) -> Iterable[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
+        """Outcomes block by block; nothing is kept but what the policy does in the last views."""
+        memo = PolicyMemo(policy, self.model.observations, limit=_REMEMBERED_VIEWS)
+        for begin in range(0, len(tasks), self.block_size):
+            first, successors, views, chances = self.model.tables(tasks[begin : begin + self.block_size])
+            view = memo.add(views)
+            pi = np.exp(memo.log_pi)
+            yield outcome_probabilities(first, successors, chances, view, pi, self.model.horizon, self.model.timeout_fails)
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
         """Scores without a graph, shape (tasks,), float64; see :class:`FailureScorer`."""
@@ -223,7 +246,7 @@ class ExactScorer:
                     self._expansion = self._expand(policy, np.array(tasks))
                 return self._expansion.at(log_probabilities(policy, self._expansion.observations))
             block = self._block(tasks)
-            log_pi = log_probabilities(policy, self.model.observations(block.distinct))
+            log_pi = log_probabilities_of_views(policy, self.model.observations, block.distinct)
         log_odds: th.Tensor = ExactLogOdds.apply(log_pi, *block.chain, self.model.horizon, self.model.timeout_fails)  # type: ignore[no-untyped-call]  # torch's own
         return score_from_log_odds(log_odds)
 
@@ -238,7 +261,7 @@ class ExactScorer:
         else:
             block = self._block(tasks)
             with th.no_grad():
-                log_pi = log_probabilities(policy, self.model.observations(block.distinct))
+                log_pi = log_probabilities_of_views(policy, self.model.observations, block.distinct)
         log_odds, slope = log_odds_and_gradients(
             *block.chain, log_pi.exp().numpy(), self.model.horizon, self.model.timeout_fails
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
 
 #: observations per forward pass: large enough to amortise overhead, small enough to stay in cache
-_BATCH = 16384
+_BATCH = 4096
 
 
 def check_model(model: Any, n_actions: int) -> ActorCriticPolicy:
@@ -80,3 +81,17 @@ def log_probabilities(policy: ActorCriticPolicy, observations: NDArray[Any]) -> 
         # normalised anew in float64: the network's own float32 log-softmax is good to 1e-7 only (METHOD 1)
         out.append(distribution.distribution.logits.double().log_softmax(-1).cpu())
     return th.cat(out)
+
+
+def log_probabilities_of_views(
+    policy: ActorCriticPolicy, observations: Callable[[NDArray[np.uint8]], NDArray[Any]], views: NDArray[np.uint8]
+) -> th.Tensor:
+    """Log-probabilities of the actions in compact views, whose observations are never in memory all at once.
+
+    :param policy: actor-critic policy over discrete actions
+    :param observations: compact views -> what the policy sees
+    :param views: shape (views, width), uint8
+    :return: shape (views, actions), float64, CPU
+    """
+    parts = (views[begin : begin + _BATCH] for begin in range(0, len(views), _BATCH))
+    return th.cat([log_probabilities(policy, observations(part)) for part in parts])

@@ -73,21 +73,24 @@ class Simulation(Protocol):
     def horizon(self) -> int:
         """Steps after which an episode ends without failure."""
 
+    @property
+    def n_actions(self) -> int:
+        """Number of discrete actions."""
+
     def views(self) -> NDArray[np.uint8]:
         """Compact views of the running episodes, shape (episodes, width), uint8."""
 
     def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
         """What the policy sees for compact views, shape (views, *observation)."""
 
-    def failure_of_actions(self) -> NDArray[np.float64]:
-        """Probability that each action would fail now, shape (episodes, actions), float64."""
+    def step(self, pi: NDArray[np.float64], uniforms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Take one step in each running episode, given that it does not fail, and drop those that ended.
 
-    def step(self, actions: NDArray[np.int64], uniforms: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Take one action in each running episode, given that it does not fail, and drop those that ended.
+        An action is drawn in proportion to pi (1 - c), c being the probability that it fails now; an episode without such an action ends.
 
-        :param actions: shape (episodes,), int64; one that surely fails is never chosen, -1 leaves the episode
-        :param uniforms: shape (episodes,), in [0, 1): what happens where the dynamics are random
-        :return: which episodes go on, boolean, in the order before the call
+        :param pi: action probabilities, shape (episodes, actions), float64
+        :param uniforms: in [0, 1), shape (2, episodes): which action, and what it does where the dynamics are random
+        :return: c, shape (episodes, actions), float64; which episodes go on, boolean, in the order before the call
         """
 
 

@@ -37,10 +37,12 @@ def _localise(
     chances: F64,
     view: NDArray[np.int32],
     policy: F64,
-    to: NDArray[np.int64],
+    to: NDArray[np.uint32],
     pi: F64,
 ) -> int:
     """One task's successors and their probabilities in one block; success is the state after the last one, failure the next.
+
+    Columns come first: the walk is twice as fast with long inner loops over states than with short ones over columns.
 
     Returns the number of states.
     """
@@ -49,10 +51,10 @@ def _localise(
     for state in range(n_states):
         for column in range(successors.shape[1]):
             successor = successors[base + state, column]
-            to[state, column] = successor if successor >= 0 else n_states - 1 - successor
-            pi[state, column] = policy[view[base + state], column // branches]
+            to[column, state] = successor if successor >= 0 else n_states - 1 - successor
+            pi[column, state] = policy[view[base + state], column // branches]
             if chances.shape[0] > 0:
-                pi[state, column] *= chances[base + state, column]
+                pi[column, state] *= chances[base + state, column]
     return int(n_states)
 
 
@@ -73,7 +75,7 @@ def _outcomes(
     """Forward walk of tasks begin..end: probabilities of failing, of succeeding, and of not failing."""
     n_columns, widest = successors.shape[1], _widest(begin, end, first)
     mass, following = np.zeros(widest), np.zeros(widest)
-    to, pi = np.empty((widest, n_columns), dtype=np.int64), np.empty((widest, n_columns))
+    to, pi = np.empty((n_columns, widest), dtype=np.uint32), np.empty((n_columns, widest))
     for task in range(begin, end):
         n_states = _localise(task, first, successors, chances, view, policy, to, pi)
         mass[: n_states + 2] = 0.0
@@ -82,12 +84,9 @@ def _outcomes(
         for step in range(horizon):
             following[:n_states] = 0.0
             following[n_states], following[n_states + 1] = mass[n_states], mass[n_states + 1]
-            for state in range(n_states):
-                here = mass[state]
-                if here == 0.0:
-                    continue
-                for column in range(n_columns):
-                    following[to[state, column]] += here * pi[state, column]
+            for column in range(n_columns):
+                for state in range(n_states):
+                    following[to[column, state]] += mass[state] * pi[column, state]
             mass, following = following, mass
             if step % 8 == 7 or step == horizon - 1:
                 alive = mass[:n_states].sum()
@@ -116,8 +115,8 @@ def _gradients(
     """
     n_columns, widest = successors.shape[1], _widest(begin, end, first)
     branches = n_columns // policy.shape[1]
-    to, pi = np.empty((widest, n_columns), dtype=np.int64), np.empty((widest, n_columns))
-    mass, total = np.empty((horizon + 1, widest)), np.empty((widest, n_columns))
+    to, pi = np.empty((n_columns, widest), dtype=np.uint32), np.empty((n_columns, widest))
+    mass, total = np.empty((horizon + 1, widest)), np.empty((n_columns, widest))
     value, later = np.empty(widest), np.empty(widest)
     for task in range(begin, end):
         n_states = _localise(task, first, successors, chances, view, policy, to, pi)
@@ -126,11 +125,9 @@ def _gradients(
         for step in range(horizon):
             here, following = mass[step], mass[step + 1]
             following[n_states], following[n_states + 1] = here[n_states], here[n_states + 1]
-            for state in range(n_states):
-                if here[state] == 0.0:
-                    continue
-                for column in range(n_columns):
-                    following[to[state, column]] += here[state] * pi[state, column]
+            for column in range(n_columns):
+                for state in range(n_states):
+                    following[to[column, state]] += here[state] * pi[column, state]
         last = mass[horizon]
         alive = last[:n_states].sum()
         failed[task], survived[task] = last[n_states + 1], last[n_states]
@@ -143,21 +140,20 @@ def _gradients(
         later[n_states] = 1.0 - at_fail
         later[n_states + 1] = value[n_states + 1] = at_fail
         value[n_states] = 1.0 - at_fail
-        total[:n_states] = 0.0
+        total[:, :n_states] = 0.0
         for step in range(horizon - 1, -1, -1):
             here = mass[step]
-            for state in range(n_states):
-                expected = 0.0
-                for column in range(n_columns):
-                    then = later[to[state, column]]
-                    expected += pi[state, column] * then
-                    total[state, column] += here[state] * then
-                value[state] = expected
+            value[:n_states] = 0.0
+            for column in range(n_columns):
+                for state in range(n_states):
+                    then = later[to[column, state]]
+                    value[state] += pi[column, state] * then
+                    total[column, state] += here[state] * then
             value, later = later, value
         gradient[first[task] : first[task + 1]] = 0.0
         for state in range(n_states):
             for column in range(n_columns):
-                gradient[first[task] + state, column // branches] += pi[state, column] * total[state, column]
+                gradient[first[task] + state, column // branches] += pi[column, state] * total[column, state]
 
 
 def outcome_probabilities(

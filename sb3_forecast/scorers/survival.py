@@ -15,9 +15,9 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_forecast.scorers.memo import PolicyMemo
 from sb3_forecast.scorers.policies import check_model, evaluating, log_probabilities
 from sb3_forecast.scorers.protocols import Simulation, SupportsSurvival, Tasks
-from sb3_forecast.scorers.views import ViewIndex
 from sb3_forecast.scores import failure_score, failure_score_from_log_survival
 
 
@@ -73,7 +73,7 @@ class SurvivalScorer:
             raise ValueError(f"episodes={episodes} samples nothing; use episodes >= 1")
         self.pool = pool
         self.n_tasks = len(pool)
-        self.n_actions = pool.simulation(np.array([0])).failure_of_actions().shape[1]
+        self.n_actions = pool.simulation(np.array([0])).n_actions
         self.episodes = episodes
         self.generator = np.random.default_rng(seed)
         self._visits: _Visits | None = None
@@ -96,28 +96,22 @@ class SurvivalScorer:
         simulation = self.pool.simulation(tasks)
         running = np.arange(len(tasks))
         visits = []
-        index = ViewIndex(simulation.views().shape[1])
-        # the policy is asked once per distinct view: most are met many times
-        known = np.empty((0, self.n_actions))
+        memo = PolicyMemo(policy, simulation.observations)
         for _ in range(simulation.horizon):
             uniforms = self.generator.random((2, len(tasks)))[:, running]
-            view, failure = index.add(simulation.views()), simulation.failure_of_actions()
-            if len(index) > len(known):
-                new = log_probabilities(policy, simulation.observations(index.views[len(known) :])).numpy()
-                known = np.concatenate([known, new])
-            log_pi = known[view]
+            view = memo.add(simulation.views())
+            failure, going_on = simulation.step(np.exp(memo.log_pi[view]), uniforms)
             risky = np.flatnonzero(failure.any(axis=1))
             visits.append((running[risky], view[risky], failure[risky]))
-            cumulative = np.cumsum(np.exp(log_pi) * (1.0 - failure), axis=1)
-            pick = (uniforms[0, :, None] * cumulative[:, -1:] >= cumulative).sum(axis=1)
-            # without a safe action the survival is 0, which is among the visits already: leave the episode
-            running = running[simulation.step(np.where(cumulative[:, -1] > 0.0, pick, -1), uniforms[1])]
+            running = running[going_on]
             if not len(running):
                 break
         episode, view, chance = (np.concatenate(column) for column in zip(*visits, strict=True))
-        steps = log_survival_of_step(th.from_numpy(known[view]), th.from_numpy(chance)).numpy()
-        total = np.bincount(episode, steps, len(tasks))
-        return total, _Visits(episode, view, index.views.copy(), chance, simulation)
+        steps = log_survival_of_step(th.from_numpy(memo.log_pi[view]), th.from_numpy(chance)).numpy()
+        total = np.zeros(len(tasks))
+        np.add.at(total, episode, steps)
+        assert memo.index is not None
+        return total, _Visits(episode, view, memo.index.views.copy(), chance, simulation)
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
         """Scores without a graph, shape (tasks,), float64; of the whole pool, the visited states are kept for :meth:`rescore`."""

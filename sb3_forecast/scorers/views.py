@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: views that are numbered at a time
+_PIECE = 4096
 _FACTOR = np.uint64(0x100000001B3)
 _START = np.uint64(0xCBF29CE484222325)
 
@@ -93,18 +95,22 @@ class ViewIndex:
         :param views: shape (states, width), uint8
         :return: shape (states,), int32: rows of :attr:`views`
         """
-        room = self._count + len(views)
+        out = np.empty(len(views), dtype=np.int32)
+        # piece by piece: room is made for the case that every view is new
+        for begin in range(0, len(views), _PIECE):
+            piece = np.ascontiguousarray(views[begin : begin + _PIECE])
+            self._make_room(self._count + len(piece))
+            self._count = _number(piece, self._slots, self._known, self._count, out[begin : begin + _PIECE])
+        return out
+
+    def _make_room(self, room: int) -> None:
         if room > len(self._known):
-            capacity = max(2 * len(self._known), room)
-            known = np.empty((capacity, self._known.shape[1]), dtype=np.uint8)
+            known = np.empty((max(len(self._known) * 3 // 2, room), self._known.shape[1]), dtype=np.uint8)
             known[: self._count] = self.views
             self._known = known
         if 2 * room > len(self._slots):
             self._slots = np.full(1 << (2 * room - 1).bit_length(), -1, dtype=np.int32)
             _place(self._slots, self._known, self._count)
-        out = np.empty(len(views), dtype=np.int32)
-        self._count = _number(np.ascontiguousarray(views), self._slots, self._known, self._count, out)
-        return out
 
 
 def distinct_views(views: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

@@ -1,6 +1,6 @@
 """Speed of the tail statistics against named competitors, in one run, with peak memory.
 
-    python benchmarks/statistics.py
+    python benchmarks/tail_statistics.py
 
 1. 1,000 bootstrap refits of the Jones fit at m = 10,000, against a loop over scipy.stats.linregress on the same resamples.
 2. The exact partition loss at N = 1,001,000, forward and backward, against 1,024 sampled partitions. Both get the sorted scores; the
@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# run as a script, Python looks for modules in this folder first, and would find statistics.py for the standard library's module
+# the folder above holds the package `benchmarks`
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import statistics

@@ -1,0 +1,46 @@
+"""What the policy does in each distinct view, asked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from sb3_forecast.scorers.policies import log_probabilities_of_views
+from sb3_forecast.scorers.views import ViewIndex
+
+
+class PolicyMemo:
+    """Remembers the policy's log-probabilities by compact view, for as long as the policy does not change.
+
+    :param policy: actor-critic policy over discrete actions
+    :param observations: compact views -> what the policy sees
+    :param limit: once more views than this are known, all are forgotten, so that memory stays flat; ``None`` for no limit
+    """
+
+    def __init__(
+        self, policy: ActorCriticPolicy, observations: Callable[[NDArray[np.uint8]], NDArray[Any]], limit: int | None = None
+    ) -> None:
+        self.policy, self.observations, self.limit = policy, observations, limit
+        self.index: ViewIndex | None = None
+        #: log-probabilities of the views known, shape (views, actions), float64; rows as numbered by :meth:`add`
+        self.log_pi = np.empty((0, 0))
+
+    def add(self, views: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """Number views, asking the policy about those that are new.
+
+        :param views: shape (states, width), uint8
+        :return: rows of :attr:`log_pi`, shape (states,), int32
+        """
+        if self.index is None or (self.limit is not None and len(self.index) > self.limit):
+            self.index = ViewIndex(views.shape[1])
+            self.log_pi = np.empty((0, 0))
+        known = len(self.index)
+        numbers = self.index.add(views)
+        if len(self.index) > known:
+            new = log_probabilities_of_views(self.policy, self.observations, self.index.views[known:]).numpy()
+            self.log_pi = np.concatenate([self.log_pi, new]) if known else new
+        return numbers
