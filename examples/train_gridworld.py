@@ -43,7 +43,7 @@ class Arguments:
     first_seed: int = 1
     """The first of them."""
     family: str = "ThinIce-8x8"
-    """Task family, '<Name>-<S>x<S>'."""
+    """Task family, '<Name>-<S>x<S>'; 'module:<Name>-<S>x<S>' for one that the module registers, such as register_family:Moat-7x7."""
     rare_fraction: float = 0.002
     """Mass of the rare mode."""
     methods: tuple[str, ...] = field(default=tuple(METHODS))
@@ -75,6 +75,7 @@ class Arguments:
 
     def check(self) -> None:
         """Reject arguments before any work starts."""
+        sfe.make_family(self.family, self.rare_fraction)
         unknown = [method for method in self.methods if method not in METHODS]
         if unknown:
             raise ValueError(f"methods={unknown} are unknown; choose from {list(METHODS)}")
@@ -181,6 +182,8 @@ def run_seed_alone(args: Arguments, seed: int) -> int:
 
 def main(args: Arguments) -> None:
     """Run the study and write the report."""
+    # where a user's own family may be registered
+    sys.path.append(os.getcwd())
     args.check()
     console = Console()
     seeds = list(range(args.first_seed, args.first_seed + args.seeds))

@@ -70,6 +70,8 @@ class ForecastCallback(BaseCallback):
         record("forecast/worst_failure", worst)
         record("forecast/tasks_touched", len(self.objective.touched))
         record("forecast/seconds", seconds)
+        if not np.isnan(self.objective.missed_top):
+            record("forecast/missed_top", self.objective.missed_top)
         if len(terms.forecast):
             record("forecast/error", (terms.forecast - terms.realised).abs().mean().item())
             record("forecast/forecast", terms.forecast.mean().item())

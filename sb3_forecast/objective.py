@@ -26,6 +26,10 @@ class PoolLoss(Protocol):
         """The loss, from the scores of the touched tasks."""
 
 
+#: how many of the worst tasks are watched, when a full scoring tells what partial ones have missed
+WATCHED_TASKS = 10
+
+
 class ForecastObjective:
     """A differentiable forecast error on a pool whose scores are cached between refreshes.
 
@@ -70,6 +74,8 @@ class ForecastObjective:
         #: running sum of the loss's weights, shape (N,): where training episodes are worth starting
         self.task_weights: NDArray[np.float64] = np.zeros(scorer.n_tasks)
         self.n_refreshes = 0
+        #: share of the pool's worst ``WATCHED_TASKS`` that the last full scoring found outside of what partial ones had followed
+        self.missed_top = float("nan")
         self._partitions: Partitions | None = None
 
     def refresh(self, model: Any) -> LossTerms:
@@ -80,9 +86,13 @@ class ForecastObjective:
         :raises ValueError: if the scores have no forecast; see :meth:`ForecastLoss.draw`
         """
         if self.scores is None or self.n_refreshes % self.full_every == 0:
+            followed = None if self.scores is None or self.full_every == 1 else self.candidates
             self.scores = self.scorer.score(model)
+            if followed is not None:
+                worst = th.topk(self.scores, min(WATCHED_TASKS, len(self.scores))).indices.numpy()
+                self.missed_top = float(1.0 - np.isin(worst, followed).mean())
         else:
-            candidates = np.sort(th.topk(self.scores, self.n_candidates).indices.numpy())
+            candidates = self.candidates
             self.scores[th.from_numpy(candidates)] = self.scorer.score(model, candidates)
         self.n_refreshes += 1
         self._partitions = self.pool_loss.draw(self.scores, self.generator)
@@ -91,6 +101,13 @@ class ForecastObjective:
         self.task_weights *= self.weight_decay
         self.task_weights[touched.numpy()] += terms.weights.clamp(min=0.0).numpy()
         return terms
+
+    @property
+    def candidates(self) -> NDArray[np.int64]:
+        """The tasks that the next partial scoring looks at: those with the largest cached scores, ascending."""
+        if self.scores is None:
+            raise RuntimeError("the pool was never scored; call refresh(model) first")
+        return np.sort(th.topk(self.scores, self.n_candidates).indices.numpy())
 
     @property
     def touched(self) -> NDArray[np.int64]:

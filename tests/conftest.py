@@ -15,6 +15,14 @@ import sb3_forecast_envs as sfe
 # the order of float32 sums, and so a trained agent, depends on the number of threads: the tests use one everywhere
 th.set_num_threads(1)
 
+# numba keeps compiled functions, and looks only at the file that a function is in, not at those that it calls
+for _folder in ("envs/sb3_forecast_envs", "sb3_forecast/scorers"):
+    _source = Path(__file__).parent.parent / _folder
+    _changed = max(path.stat().st_mtime for path in _source.rglob("*.py"))
+    for _compiled in [*_source.rglob("*.nbi"), *_source.rglob("*.nbc")]:
+        if _compiled.stat().st_mtime < _changed:
+            _compiled.unlink()
+
 SMALL_PPO: dict[str, Any] = {"n_steps": 16, "batch_size": 64, "n_epochs": 2, "learning_rate": 1e-3, "device": "cpu"}
 
 

@@ -34,7 +34,18 @@ def test_train_gridworld(tmp_path):
     assert "holds results of other settings" in other.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--methods", "magic"], ["--eval-size", "20000"], ["--seeds", "0"]])
+def test_register_family(tmp_path):
+    """The example runs, and its family is one for the study, with no further code."""
+    script = EXAMPLES / "register_family.py"
+    assert len(script.read_text().splitlines()) < 40
+    assert "worst failure probability of a task" in run(str(script)).stdout
+    arguments = [*TINY, "--family", "register_family:Moat-7x7", "--methods", "forecast", "--output", str(tmp_path / "out")]
+    assert "rare success" in run(str(EXAMPLES / "train_gridworld.py"), *arguments).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--family", "nowhere:Moat-7x7"], ["--methods", "magic"], ["--eval-size", "20000"], ["--seeds", "0"]]
+)
 def test_train_gridworld_rejects_before_training(tmp_path, arguments):
     result = run(str(EXAMPLES / "train_gridworld.py"), *arguments, "--output", str(tmp_path / "out"), check=False)
     assert result.returncode != 0

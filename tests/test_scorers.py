@@ -8,9 +8,10 @@ from stable_baselines3.common.utils import set_random_seed
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.scorers import make_scorer
+from sb3_forecast.scorers.memo import PolicyMemo
 from sb3_forecast.scorers.policies import log_probabilities
-from sb3_forecast.scorers.recursion import outcome_probabilities, score_from_log_odds
-from sb3_forecast.scorers.views import distinct_views
+from sb3_forecast.scorers.recursion import log_odds_and_gradients, outcome_probabilities, score_from_log_odds
+from sb3_forecast.scorers.views import ViewIndex, distinct_views
 
 
 def plain_recursion(agent, pool):
@@ -162,6 +163,103 @@ def test_score_from_log_odds():
     odds = th.from_numpy(np.log(p) - np.log1p(-p))
     np.testing.assert_allclose(score_from_log_odds(odds).numpy(), sf.failure_score(np.log(p)), rtol=1e-6)
     assert score_from_log_odds(th.tensor([800.0]).double()).item() == 800.0
+
+
+def random_chain(rng, n_tasks, n_states, n_actions, branches, log10_p):
+    """Random finite models whose failing columns are as improbable as wished."""
+    size = n_tasks * n_states
+    successors = rng.integers(0, n_states, (size, n_actions * branches)).astype(np.int32)
+    successors[rng.random(successors.shape) < 0.1] = -1
+    successors[:, -1] = np.where(rng.random(size) < 0.3, -2, successors[:, -1])
+    policy = rng.dirichlet(np.ones(n_actions), size)
+    policy[:, -1] = 10.0**log10_p * rng.random(size)
+    policy[:, 0] += 1.0 - policy.sum(axis=1)
+    chances = (
+        rng.dirichlet(np.ones(branches), (size, n_actions)).reshape(size, -1) if branches > 1 else np.empty((0, n_actions))
+    )
+    return np.arange(n_tasks + 1) * n_states, successors, chances, np.arange(size, dtype=np.int32), policy
+
+
+@pytest.mark.parametrize("log10_p", [-1, -6, -12])
+@pytest.mark.parametrize("branches", [1, 3])
+@pytest.mark.parametrize("timeout_fails", [False, True])
+def test_recursion_to_ten_digits(log10_p, branches, timeout_fails):
+    """Against the textbook backward recursion, in p and in 1 - p, with several outcomes per action."""
+    first, successors, chances, view, policy = random_chain(np.random.default_rng(0), 20, 15, 3, branches, log10_p)
+    columns = np.repeat(policy, branches, axis=1) * (chances if branches > 1 else 1.0)
+    fail, success, survive = outcome_probabilities(first, successors, chances, view, policy, 40, timeout_fails)
+    for task in range(20):
+        rows = slice(first[task], first[task + 1])
+        to, pi = successors[rows], columns[rows]
+        values = {-2: np.zeros(15), -1: np.zeros(15), 0: np.ones(15)}
+        for _ in range(40):
+            for end, value in values.items():
+                values[end] = (pi * np.where(to >= 0, value[np.maximum(to, 0)], to == end)).sum(axis=1)
+        failing = values[-2][0] + values[0][0] * timeout_fails
+        assert fail[task] == pytest.approx(failing, rel=1e-10, abs=0.0)
+        assert success[task] == pytest.approx(values[-1][0], rel=1e-10, abs=0.0)
+        assert survive[task] == pytest.approx(values[-1][0] + values[0][0] * (not timeout_fails), rel=1e-10, abs=0.0)
+    if not timeout_fails:
+        assert fail.max() < 100 * 10.0**log10_p
+
+
+@pytest.mark.parametrize("branches", [1, 3])
+@pytest.mark.parametrize("timeout_fails", [False, True])
+def test_gradient_of_the_recursion(branches, timeout_fails):
+    first, successors, chances, view, policy = random_chain(np.random.default_rng(1), 3, 6, 3, branches, -2)
+    log_odds, gradient = log_odds_and_gradients(first, successors, chances, view, policy, 12, timeout_fails)
+    checked = 0
+    for row, action in ((0, 0), (2, 2), (7, 1), (13, 2)):
+        task = row // 6
+        if not np.isfinite(log_odds[task]):
+            continue
+        # moving one log-probability alone leaves the simplex: the smaller of p and 1 - p is what is differentiated
+        which = 0 if log_odds[task] < 0.0 else 2
+        plus, minus = (
+            outcome_probabilities(
+                first, successors, chances, view, policy * _nudge(policy.shape, row, action, step), 12, timeout_fails
+            )
+            for step in (1e-6, -1e-6)
+        )
+        slope = (np.log(plus[which][task]) - np.log(minus[which][task])) / 2e-6
+        larger = 1.0 / (1.0 + np.exp(-np.abs(log_odds[task])))
+        expected = slope / larger * (1.0 if which == 0 else -1.0)
+        assert gradient[row, action] == pytest.approx(expected, rel=1e-5, abs=1e-8)
+        checked += 1
+    assert checked >= 2
+
+
+def _nudge(shape, row, action, step):
+    factor = np.ones(shape)
+    factor[row, action] = np.exp(step)
+    return factor
+
+
+def test_a_policy_memo_forgets_but_does_not_lie(agent, pool):
+    model = pool.finite_model()
+    _, _, views, _ = model.tables(np.arange(60))
+    memo = PolicyMemo(agent.policy, model.observations, limit=200)
+    with th.no_grad():
+        for begin in range(0, len(views), 500):
+            part = views[begin : begin + 500]
+            expected = log_probabilities(agent.policy, model.observations(part)).numpy()
+            np.testing.assert_allclose(_remembered(memo, part), expected, rtol=1e-5)
+            assert len(memo.index) <= 200 + 500
+
+
+def _remembered(memo, part):
+    numbers = memo.add(part)
+    return memo.log_pi[numbers]
+
+
+def test_view_index_grows_and_keeps_its_numbers():
+    rng = np.random.default_rng(0)
+    views = rng.integers(0, 3, (30_000, 9), dtype=np.uint8)
+    index = ViewIndex(9)
+    numbers = np.concatenate([index.add(part) for part in np.array_split(views, 7)])
+    np.testing.assert_array_equal(index.views[numbers], views)
+    assert len(index) == len(np.unique(views, axis=0))
+    np.testing.assert_array_equal(index.add(views), numbers)
 
 
 def test_distinct_views():

@@ -36,13 +36,16 @@ def jit(function: F) -> F:
     return cast(F, numba.njit(cache=True, nogil=True)(function))
 
 
-def inlined(function: F) -> F:
-    """A compiled function that becomes part of those that call it: handing over arrays costs several times what a step does.
+def leaf(function: F) -> F:
+    """A compiled function that allocates nothing, called from the loops of others.
 
-    :param function: called by functions compiled with :func:`jit` only, or for its own sake in tests
+    Without numba's reference counting, whose atomic operations at every call cost more than a step of the grid does.
+
+    :param function: makes no array
     :return: the compiled function
     """
-    return cast(F, numba.njit(inline="always", nogil=True)(function))
+    options: dict[str, Any] = {"_nrt": False, "nogil": True, "error_model": "numpy"}  # the first is missing in numba's stub
+    return cast(F, numba.njit(**options)(function))
 
 
 def pad_layouts(layouts: U8, margin: int, wall: int) -> U8:
@@ -71,7 +74,7 @@ def view_offsets(view_size: int, stride: int) -> I64:
     return np.stack([o.reshape(-1) for o in offsets]).astype(np.int64)
 
 
-@inlined
+@leaf
 def step_uniform(key: np.uint64, step: int) -> float:
     """The uniform number in [0, 1) of one step of an episode: SplitMix64 at position ``step`` of the stream ``key``.
 
@@ -84,7 +87,7 @@ def step_uniform(key: np.uint64, step: int) -> float:
     return float(z >> np.uint64(11)) * 2.0**-53
 
 
-@inlined
+@leaf
 def turn_of(u: float, slip: float) -> int:
     """Direction of the move relative to the agent's: 0 ahead, 3 left, 1 right."""
     if u >= slip:
@@ -92,7 +95,7 @@ def turn_of(u: float, slip: float) -> int:
     return 3 if u < 0.5 * slip else 1
 
 
-@inlined
+@leaf
 def advance(
     grids: U8, row: int, pos: int, direction: int, load: int, move: int, turn: int, stride: int, kinds: U8, toggled: U8
 ) -> tuple[int, int, int, int]:
@@ -129,7 +132,7 @@ def advance(
     return pos, direction, load, 0
 
 
-@inlined
+@leaf
 def _occlude(views: U8, b: int, kinds: U8, side: int) -> None:
     """Replace what the agent cannot see by the code after the last one, by MiniGrid's own sweep (``Grid.process_vis``).
 
@@ -157,7 +160,7 @@ def _occlude(views: U8, b: int, kinds: U8, side: int) -> None:
         lit = ahead
 
 
-@inlined
+@leaf
 def look(
     views: U8, b: int, grids: U8, row: int, pos: int, direction: int, load: int, offsets: I64, kinds: U8, occluded: bool
 ) -> None:
@@ -178,7 +181,7 @@ def look_batch(views: U8, grids: U8, rows: I64, pos: I64, direction: I64, load: 
         look(views, b, grids, rows[b], pos[b], direction[b], load[b], offsets, kinds, occluded)
 
 
-@inlined
+@leaf
 def expand(out: Any, b: int, views: U8, v: int, channels: Any, onehot: bool) -> None:
     """Observation ``out[b]`` of view ``views[v]``: ``channels[code]`` for each cell; ``onehot`` says that these rows are the identity's."""
     width = channels.shape[1]

@@ -7,6 +7,7 @@ pool of a million drawn with the same seed.
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -272,10 +273,11 @@ REGISTERED: dict[str, TaskFamily] = {}
 def make_family(family: str | TaskFamily, rare_fraction: float | None = None) -> TaskFamily:
     """Look a family up by its id.
 
-    :param family: ``"ThinIce-8x8"``, the full Gymnasium id, or a family object
+    :param family: ``"ThinIce-8x8"``, the full Gymnasium id, or a family object; ``"module:Name-8x8"`` imports first the module that
+        registers the family
     :param rare_fraction: replaces the family's default; only with an id
     :return: the family
-    :raises ValueError: if the id is unknown, or ``rare_fraction`` contradicts a family object
+    :raises ValueError: if the id or its module is unknown, or ``rare_fraction`` contradicts a family object
     """
     if isinstance(family, TaskFamily):
         if rare_fraction is not None and rare_fraction != family.rare_fraction:
@@ -284,7 +286,15 @@ def make_family(family: str | TaskFamily, rare_fraction: float | None = None) ->
                 f"construct {type(family).__name__}(rare_fraction={rare_fraction}) instead"
             )
         return family
-    short = family.removeprefix("sb3_forecast_envs:").removeprefix("SB3Forecast/").removesuffix("-v0")
+    module, _, short = family.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"family={family!r} names a module that cannot be imported ({error}); run where it can be found, or set PYTHONPATH"
+            ) from error
+    short = short.removeprefix("SB3Forecast/").removesuffix("-v0")
     if short in REGISTERED:
         registered = copy.copy(REGISTERED[short])
         if rare_fraction is not None:

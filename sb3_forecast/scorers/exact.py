@@ -155,7 +155,7 @@ class ExactScorer:
         pool: SupportsExact,
         rescoring: Literal["linear", "exact"] = "linear",
         neglect: float = 1e-3,
-        block_size: int = 256,
+        block_size: int = 128,
         cache_tasks: int = 65536,
     ) -> None:
         if "exact" not in pool.scorers:

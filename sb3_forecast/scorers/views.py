@@ -17,15 +17,17 @@ _START = np.uint64(0xCBF29CE484222325)
 
 
 def _jit(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
+    # nothing is allocated here, and numba's reference counting would cost more than the hashing
+    options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
+    return cast(F, numba.njit(**options)(function))
 
 
 @_jit
-def _hash(view: NDArray[np.uint8]) -> np.uint64:
-    """FNV-1a, folded so that the low bits depend on all of it."""
+def _hash(views: NDArray[np.uint8], row: int) -> np.uint64:
+    """FNV-1a of one row, folded so that the low bits depend on all of it."""
     value = _START
-    for byte in view:
-        value = (value ^ np.uint64(byte)) * _FACTOR
+    for byte in range(views.shape[1]):
+        value = (value ^ np.uint64(views[row, byte])) * _FACTOR
     return value ^ (value >> np.uint64(29))
 
 
@@ -34,7 +36,7 @@ def _place(slots: NDArray[np.int32], known: NDArray[np.uint8], count: int) -> No
     """Enter the first ``count`` known views into an empty table."""
     mask = np.uint64(slots.shape[0] - 1)
     for row in range(count):
-        slot = _hash(known[row]) & mask
+        slot = _hash(known, row) & mask
         while slots[slot] >= 0:
             slot = (slot + np.uint64(1)) & mask
         slots[slot] = row
@@ -47,18 +49,18 @@ def _number(
     """Number of each view; new ones are appended to ``known``. Returns how many are known now."""
     mask = np.uint64(slots.shape[0] - 1)
     for row in range(views.shape[0]):
-        view = views[row]
-        slot = _hash(view) & mask
+        slot = _hash(views, row) & mask
         while True:
             held = slots[slot]
             if held < 0:
                 slots[slot] = held = count
-                known[count] = view
+                for byte in range(views.shape[1]):
+                    known[count, byte] = views[row, byte]
                 count += 1
                 break
             same = True
-            for byte in range(view.shape[0]):
-                if known[held, byte] != view[byte]:
+            for byte in range(views.shape[1]):
+                if known[held, byte] != views[row, byte]:
                     same = False
                     break
             if same:
