@@ -42,7 +42,8 @@ class ForecastObjective:
     :param seed: seed of the partitions
     :param full_every: score the whole pool every so many refreshes, and in between only the ``n_candidates`` tasks with the
         largest cached scores; 1 always scores the whole pool
-    :param n_candidates: see ``full_every``; ``None`` for as many as the loss may touch
+    :param n_candidates: see ``full_every``; ``None`` for a tenth of the pool, or as many as the loss may touch if that
+        is more (what this overlooks was measured, see ``docs/environments.md``)
     :param weight_decay: factor per refresh of the running sum of weights in :attr:`task_weights`
     :raises ValueError: if an argument is out of range, or the scorer cannot score parts of a pool
     """
@@ -67,7 +68,8 @@ class ForecastObjective:
         self.scorer = scorer
         self.pool_loss = loss
         self.full_every = full_every
-        self.n_candidates = loss.reach(scorer.n_tasks) if n_candidates is None else min(n_candidates, scorer.n_tasks)
+        usual = max(loss.reach(scorer.n_tasks), scorer.n_tasks // 10)
+        self.n_candidates = min(usual if n_candidates is None else n_candidates, scorer.n_tasks)
         self.weight_decay = weight_decay
         self.generator = np.random.default_rng(seed)
         self.scores: th.Tensor | None = None

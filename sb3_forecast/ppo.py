@@ -45,9 +45,9 @@ class ForecastPPO(PPO):
     :param p_floor: failure probability below which a task is left alone
     :param drawn_share: share of the episodes that start on tasks drawn in proportion to the loss's weights
     :param gradient_every: inject into every n-th optimizer step
-    :param full_every: score the whole pool every so many rollouts, in between the worst ``n_candidates``; ``None`` for 20 with a
+    :param full_every: score the whole pool every so many rollouts, in between the worst ``n_candidates``; ``None`` for 5 with a
         scorer that can score parts of a pool, else 1
-    :param n_candidates: see ``full_every``; ``None`` for as many as the loss may touch
+    :param n_candidates: see ``full_every``; ``None`` for a tenth of the pool, or as many as the loss may touch if that is more
     :param forecast_loss: a loss object instead of ``eval_size`` ... ``p_floor``, for baselines
     :raises ValueError: for arguments out of range, or an environment whose tasks cannot be scored
     """
@@ -175,7 +175,7 @@ class ForecastPPO(PPO):
         scorer = make_scorer(self.scorer, pool, seed)
         full_every = self.full_every
         if full_every is None:
-            full_every = 20 if scorer.supports_partial else 1
+            full_every = 5 if scorer.supports_partial else 1
         objective = ForecastObjective(scorer, loss, seed, full_every, self.n_candidates)
         # one task before any training: a model that cannot be scored is found out now
         scorer.score(self, np.array([0]))

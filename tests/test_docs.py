@@ -40,3 +40,20 @@ def test_statistics(tmp_path, monkeypatch):
     namespace |= {"scores": scores, "worst_score": 4.0}
     exec(second.replace("terms.universal", "total = terms.universal", 1), namespace)
     assert abs(namespace["total"] - namespace["terms"].total) < 1e-9
+
+
+def test_your_tasks(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    namespace = {}
+    for code in blocks("docs/your_tasks.md"):
+        for old, new in {
+            "Moat": "Ditch",  # the README registers a Moat, too
+            "n_tasks=5_000": "n_tasks=200",
+            "learn(300_000)": "learn(2_048)",
+            "learn(4_096)": "learn(1_024)",
+        }.items():
+            code = code.replace(old, new)
+        exec(compile(code, "docs/your_tasks.md", "exec"), namespace)  # the point of the test
+    assert "worst failure probability of a task" in capsys.readouterr().out
+    assert namespace["WideDitch"](width=2) != namespace["WideDitch"](width=3)
+    assert any(tmp_path.rglob("seeds-0-31.npz"))

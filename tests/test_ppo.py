@@ -291,7 +291,7 @@ def test_user_callbacks_are_initialised_once(pool, algorithm):
 def test_drawn_tasks_end_with_the_training(pool):
     vec = sfe.GridVecEnv(pool, 8, seed=0)
     sf.ForecastPPO("MlpPolicy", vec, seed=1, **FORECAST, **SMALL_PPO).learn(256)
-    assert all(sampler._cumulative is None for sampler in vec.samplers)
+    assert vec.sampler._cumulative is None
 
 
 def test_another_pool_of_the_same_size_starts_afresh(pool, tmp_path):
