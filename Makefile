@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint format types commit-checks benchmarks clean
+.PHONY: demo test test-slow lint format types commit-checks benchmarks benchmarks-environments clean
 .DEFAULT_GOAL := test
 
 .venv/ready: pyproject.toml constraints.txt
@@ -33,8 +33,18 @@ types: .venv/ready
 
 commit-checks: format types test
 
+.venv-navix/ready:  ## a competitor that benchmarks/stepping.py compares with, in an environment of its own
+	$(PYTHON) -m venv .venv-navix
+	.venv-navix/bin/pip install --quiet --disable-pip-version-check navix==0.7.4
+	touch .venv-navix/ready
+
+ENVIRONMENT_BENCHMARKS := stepping ppo_throughput scoring million missed_top families
+
 benchmarks: .venv/ready
 	$(BIN)/python benchmarks/overhead.py
 
+benchmarks-environments: .venv/ready .venv-navix/ready  ## the tables of docs/environments.md, about 40 minutes
+	for name in $(ENVIRONMENT_BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
 clean:
-	rm -rf .venv demo_output dist
+	rm -rf .venv .venv-navix demo_output dist

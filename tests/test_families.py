@@ -265,3 +265,50 @@ class Dropper(Cave):
 def test_rules_that_cannot_be(family, message):
     with pytest.raises(ValueError, match=message):
         sfe.register_family(family(8))
+
+
+class Malformed(sfe.ThinIce):
+    """Returns what a test asks for."""
+
+    name = "Malformed"
+    change = staticmethod(lambda task: task)
+
+    def draw_layout(self, rng, rare):
+        return self.change(super().draw_layout(rng, rare))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: sfe.Task(t.layout[:-1], t.start, t.rare),
+            r"a layout of shape \(7, 8\) and dtype uint8; it must be \(8, 8\)",
+        ),
+        (lambda t: sfe.Task(t.layout.astype(int), t.start, t.rare), "dtype int64; it must be"),
+        (lambda t: sfe.Task(t.layout + np.uint8(9), t.start, t.rare), "the cell code 1[0-9], but the family has 5 cells"),
+        (lambda t: sfe.Task(t.layout, (8, 1, 0), t.rare), r"start=\(8, 1, 0\)"),
+        (lambda t: sfe.Task(t.layout, (1, 1, 4), t.rare), r"start=\(1, 1, 4\)"),
+    ],
+)
+def test_malformed_tasks(change, message, monkeypatch):
+    monkeypatch.setattr(Malformed, "change", staticmethod(change))
+    with pytest.raises(ValueError, match=message):
+        sfe.TaskPool(Malformed(8), 1, seed=0)
+
+
+class Open(sfe.TaskFamily):
+    """A room without outer walls: what is outside is wall all the same."""
+
+    name = "Open"
+    cells = (sfe.EMPTY, sfe.WALL, sfe.GOAL, sfe.LAVA)
+
+    def draw_layout(self, rng, rare):
+        layout = np.zeros((self.size, self.size), dtype=np.uint8)
+        layout[2, 1:] = 3
+        layout[-1, -1] = 2
+        return sfe.Task(layout, (0, 0, 3), rare)
+
+
+def test_rooms_without_outer_walls():
+    pool = sfe.TaskPool(Open(5), 2, seed=0)
+    assert pool.finite_model().tables(np.array([0]))[0][1] == (25 - 5) * 4

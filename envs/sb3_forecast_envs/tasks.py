@@ -137,18 +137,39 @@ class TaskFamily(ABC):
         :param seed: the pool's seed, non-negative
         :param index: position in the pool, non-negative
         :return: the task, its goal reachable without entering a failing cell
-        :raises ValueError: if no solvable layout was found in ``max_draws`` draws
+        :raises ValueError: if no solvable layout was found in ``max_draws`` draws, or :meth:`draw_layout` returned no task of this family
         """
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
         rare = bool(rng.random() < self.rare_fraction)
         for _ in range(self.max_draws):
             task = self.draw_layout(rng, rare)
+            self._check(task)
             if self._solvable(task):
                 return task
         raise ValueError(
             f"{self.id}: no layout of task {index} (seed {seed}, rare={rare}) in {self.max_draws} draws has a safe path "
             "from start to goal; place fewer obstacles, or raise max_draws"
         )
+
+    def _check(self, task: Task) -> None:
+        """Reject what compiled code, which checks nothing, would read beyond its arrays for."""
+        layout = task.layout
+        if layout.shape != (self.size, self.size) or layout.dtype != np.uint8:
+            raise ValueError(
+                f"{self.id}: draw_layout returned a layout of shape {layout.shape} and dtype {layout.dtype}; it must be "
+                f"({self.size}, {self.size}) and uint8"
+            )
+        if layout.max() >= len(self.cells):
+            raise ValueError(
+                f"{self.id}: draw_layout returned the cell code {layout.max()}, but the family has {len(self.cells)} cells; use codes in "
+                f"[0, {len(self.cells) - 1}], positions in `cells`"
+            )
+        x, y, direction = task.start
+        if not (0 <= x < self.size and 0 <= y < self.size and 0 <= direction < 4):
+            raise ValueError(
+                f"{self.id}: draw_layout returned start={task.start}; use (x, y, direction) with x and y in [0, {self.size - 1}] and "
+                "direction in [0, 3]"
+            )
 
     def _solvable(self, task: Task) -> bool:
         x, y, _ = task.start
