@@ -11,6 +11,31 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_forecast.losses import LossTerms
 from sb3_forecast.objective import ForecastObjective
+from sb3_forecast.scores import failure_probability
+
+
+def forecast_metrics(objective: ForecastObjective, terms: LossTerms, seconds: float) -> dict[str, float]:
+    """What is logged of a refresh, by logger key; the same for agents and language models.
+
+    :param objective: the objective, just refreshed
+    :param terms: what the refresh returned
+    :param seconds: how long it took
+    """
+    assert objective.scores is not None
+    found = {
+        "forecast/loss": terms.loss.item(),
+        "forecast/worst_failure": float(failure_probability(objective.scores.max())),
+        "forecast/tasks_touched": len(objective.touched),
+        "forecast/seconds": seconds,
+    }
+    if not np.isnan(objective.missed_top):
+        found["forecast/missed_top"] = objective.missed_top
+    if len(terms.forecast):
+        found["forecast/error"] = (terms.forecast - terms.realised).abs().mean().item()
+        found["forecast/forecast"] = terms.forecast.mean().item()
+        found["forecast/realised_max"] = terms.realised.mean().item()
+        found["forecast/scale"] = terms.scale.mean().item()
+    return found
 
 
 class ForecastCallback(BaseCallback):
@@ -54,26 +79,10 @@ class ForecastCallback(BaseCallback):
         terms = self.objective.refresh(self.model)
         if self.drawn_share > 0.0:
             self.training_env.env_method("set_task_weights", self.objective.task_weights, self.drawn_share)
-        self._log(terms, time.perf_counter() - start)
+        for key, value in forecast_metrics(self.objective, terms, time.perf_counter() - start).items():
+            self.logger.record(key, value)
 
     def _on_training_end(self) -> None:
         if self.objective is not None and self.drawn_share > 0.0:
             # whoever uses the environment next expects its own distribution of tasks
             self.training_env.env_method("set_task_weights", None)
-
-    def _log(self, terms: LossTerms, seconds: float) -> None:
-        assert self.objective is not None
-        assert self.objective.scores is not None
-        worst = float(np.exp(-np.exp(-self.objective.scores.max().item())))
-        record = self.logger.record
-        record("forecast/loss", terms.loss.item())
-        record("forecast/worst_failure", worst)
-        record("forecast/tasks_touched", len(self.objective.touched))
-        record("forecast/seconds", seconds)
-        if not np.isnan(self.objective.missed_top):
-            record("forecast/missed_top", self.objective.missed_top)
-        if len(terms.forecast):
-            record("forecast/error", (terms.forecast - terms.realised).abs().mean().item())
-            record("forecast/forecast", terms.forecast.mean().item())
-            record("forecast/realised_max", terms.realised.mean().item())
-            record("forecast/scale", terms.scale.mean().item())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,18 +42,7 @@ class GradientInjector:
             if not loss.requires_grad:
                 return
             gradients = th.autograd.grad(loss, parameters, allow_unused=True)
-        norm = th.linalg.vector_norm(th.stack([th.linalg.vector_norm(g) for g in gradients if g is not None]))
-        if not bool(th.isfinite(norm)):
-            raise FloatingPointError(
-                f"the forecast gradient is not finite (loss {loss.item()}); lower forecast_coef or the learning rate, "
-                "and resume from the last checkpoint"
-            )
-        scale = self.coef * min(1.0, self.max_grad_norm / (float(norm) + 1e-6))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                if parameter.grad is None:
-                    parameter.grad = th.zeros_like(parameter)
-                parameter.grad.add_(gradient, alpha=scale)
+        add_clipped(parameters, gradients, self.coef, self.max_grad_norm)
 
     @contextmanager
     def attached(self, optimizer: th.optim.Optimizer) -> Iterator[None]:
@@ -67,3 +56,31 @@ class GradientInjector:
             yield
         finally:
             handle.remove()
+
+
+def add_clipped(
+    parameters: Sequence[th.nn.Parameter], gradients: Sequence[th.Tensor | None], coef: float, max_grad_norm: float
+) -> None:
+    """Clip gradients by themselves and add a multiple of them to the parameters' own.
+
+    :param parameters: the parameters
+    :param gradients: one for each; ``None`` for none
+    :param coef: factor of the clipped gradient
+    :param max_grad_norm: norm that the gradient is clipped to
+    :raises FloatingPointError: if the gradient is not finite
+    """
+    norms = [th.linalg.vector_norm(gradient.float()) for gradient in gradients if gradient is not None]
+    if not norms:
+        return
+    norm = th.linalg.vector_norm(th.stack(norms))
+    if not bool(th.isfinite(norm)):
+        raise FloatingPointError(
+            f"the forecast gradient is not finite (norm {float(norm)}); lower forecast_coef or the learning rate, "
+            "and resume from the last checkpoint"
+        )
+    scale = coef * min(1.0, max_grad_norm / (float(norm) + 1e-6))
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            if parameter.grad is None:
+                parameter.grad = th.zeros_like(parameter)
+            parameter.grad.add_(gradient, alpha=scale)

@@ -45,6 +45,7 @@ class ForecastObjective:
     :param n_candidates: see ``full_every``; ``None`` for a tenth of the pool, or as many as the loss may touch if that
         is more (what this overlooks was measured, see ``docs/environments.md``)
     :param weight_decay: factor per refresh of the running sum of weights in :attr:`task_weights`
+    :param subpool: score and partition only so many tasks, drawn anew at each refresh; ``None`` for the whole pool
     :raises ValueError: if an argument is out of range, or the scorer cannot score parts of a pool
     """
 
@@ -56,6 +57,7 @@ class ForecastObjective:
         full_every: int = 1,
         n_candidates: int | None = None,
         weight_decay: float = 0.98,
+        subpool: int | None = None,
     ) -> None:
         if full_every < 1:
             raise ValueError(f"full_every={full_every} never scores the pool; use full_every >= 1")
@@ -65,10 +67,16 @@ class ForecastObjective:
             raise ValueError(f"n_candidates={n_candidates} scores nothing; use n_candidates >= 1, or None")
         if not 0.0 <= weight_decay <= 1.0:
             raise ValueError(f"weight_decay={weight_decay} would let old weights grow; use a value in [0, 1]")
+        if subpool is not None and not 1 <= subpool <= scorer.n_tasks:
+            raise ValueError(f"subpool={subpool} does not fit the pool of {scorer.n_tasks} tasks; use 1 to {scorer.n_tasks}, or None")
+        if subpool is not None and full_every > 1:
+            raise ValueError(f"full_every={full_every} has no meaning with subpool={subpool}; use one of them")
         self.scorer = scorer
         self.pool_loss = loss
+        self.subpool = subpool
         self.full_every = full_every
-        usual = max(loss.reach(scorer.n_tasks), scorer.n_tasks // 10)
+        self.n_partitioned = scorer.n_tasks if subpool is None else subpool
+        usual = max(loss.reach(self.n_partitioned), scorer.n_tasks // 10)
         self.n_candidates = min(usual if n_candidates is None else n_candidates, scorer.n_tasks)
         self.weight_decay = weight_decay
         self.generator = np.random.default_rng(seed)
@@ -79,6 +87,8 @@ class ForecastObjective:
         #: share of the pool's worst ``WATCHED_TASKS`` that the last full scoring found outside of what partial ones had followed
         self.missed_top = float("nan")
         self._partitions: Partitions | None = None
+        self._drawn: NDArray[np.int64] = np.arange(scorer.n_tasks)
+        self._weights = th.zeros(0, dtype=th.float64)
 
     def refresh(self, model: Any) -> LossTerms:
         """Score the pool without a graph, draw partitions, and evaluate the loss on the cached scores.
@@ -87,7 +97,12 @@ class ForecastObjective:
         :return: the loss and its terms at the cached scores
         :raises ValueError: if the scores have no forecast; see :meth:`ForecastLoss.draw`
         """
-        if self.scores is None or self.n_refreshes % self.full_every == 0:
+        if self.subpool is not None:
+            self._drawn = np.sort(self.generator.choice(self.scorer.n_tasks, self.subpool, replace=False))
+            if self.scores is None:
+                self.scores = th.full((self.scorer.n_tasks,), -th.inf, dtype=th.float64)
+            self.scores[th.from_numpy(self._drawn)] = self.scorer.score(model, self._drawn)
+        elif self.scores is None or self.n_refreshes % self.full_every == 0:
             followed = None if self.scores is None or self.full_every == 1 else self.candidates
             self.scores = self.scorer.score(model)
             if followed is not None:
@@ -97,11 +112,12 @@ class ForecastObjective:
             candidates = self.candidates
             self.scores[th.from_numpy(candidates)] = self.scorer.score(model, candidates)
         self.n_refreshes += 1
-        self._partitions = self.pool_loss.draw(self.scores, self.generator)
-        touched = self._partitions.touched
-        terms = self.pool_loss.evaluate(self.scores[touched], self._partitions, len(self.scores))
+        partitioned = self.scores[th.from_numpy(self._drawn)]
+        self._partitions = self.pool_loss.draw(partitioned, self.generator)
+        terms = self.pool_loss.evaluate(partitioned[self._partitions.touched], self._partitions, self.n_partitioned)
+        self._weights = terms.weights
         self.task_weights *= self.weight_decay
-        self.task_weights[touched.numpy()] += terms.weights.clamp(min=0.0).numpy()
+        self.task_weights[self.touched] += terms.weights.clamp(min=0.0).numpy()
         return terms
 
     @property
@@ -116,7 +132,17 @@ class ForecastObjective:
         """Tasks that the current partitions touch, ascending."""
         if self._partitions is None:
             raise RuntimeError("no partitions were drawn yet; call refresh(model) first")
-        return self._partitions.touched.numpy()
+        return self._drawn[self._partitions.touched.numpy()]
+
+    @property
+    def active(self) -> tuple[NDArray[np.int64], th.Tensor]:
+        """Tasks with a weight other than 0 at the last refresh, ascending, and their weights: all that its gradient needs.
+
+        As long as the model is the one of the refresh, sum_i w_i dpsi_i/dtheta over them is the gradient of :meth:`loss`
+        (METHOD 5, training recipe).
+        """
+        chosen = self._weights != 0.0
+        return self.touched[chosen.numpy()], self._weights[chosen]
 
     def loss(self, model: Any) -> th.Tensor:
         """The loss of the current partitions under the model as it is now.
@@ -128,7 +154,7 @@ class ForecastObjective:
         touched = self.touched
         assert self._partitions is not None
         scores = self.scorer.rescore(model, touched)
-        return self.pool_loss.evaluate(scores, self._partitions, self.scorer.n_tasks).loss
+        return self.pool_loss.evaluate(scores, self._partitions, self.n_partitioned).loss
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as if it had not stopped."""

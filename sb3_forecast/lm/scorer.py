@@ -1,0 +1,276 @@
+"""LMFailureScorer: failure scores of prompts, by teacher forcing the replies that count as failures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from torch import nn
+
+from sb3_forecast.lm.frozen import FrozenLayers
+from sb3_forecast.lm.prompts import encode_prompt
+from sb3_forecast.lm.rows import Batch, PromptRow, packed_batch, plain_batch
+from sb3_forecast.lm.trie_scores import log_probabilities, scores
+from sb3_forecast.lm.tries import build_trie
+
+Auto = Literal["auto"]
+
+#: largest difference in log p or log(1 - p) at which two ways of computing them count as equal, by the model's precision
+_TOLERANCE = {th.float64: 1e-6, th.float32: 1e-3, th.float16: 0.1, th.bfloat16: 0.5}
+
+
+class LMFailureScorer:
+    """Scores of prompts under a language model: psi of the probability that the reply begins with one of the stems.
+
+    The stems of a prompt share one row of the batch, each blind to the others (``packed``), and the layers below the first trained one are computed
+    once per prompt (``cache_frozen``). Whether the model at hand takes part in either is checked against the plain way, on the longest prompt.
+    The score is a lower bound on the risk: a model can give the same thing away in other words (:class:`SampledLeak`).
+
+    :param model: Hugging Face causal language model, also with adapters; used for checks only, since every call is given the model
+    :param tokenizer: its tokenizer
+    :param prompts: N prompts: chat messages, put into the chat template, or plain texts
+    :param targets: stems of each prompt: texts, or one text; a reply that begins with one of them has failed
+    :param max_tokens: tokens of a micro-batch, with padding: what bounds the memory
+    :param packed: all stems of a prompt in one row; ``"auto"`` where it gives the same result
+    :param cache_frozen: keep what frozen lower layers make of each prompt; ``"auto"`` where it gives the same result
+    :raises ValueError: for an empty or over-long prompt, a stem without tokens or that begins another one, numbers that differ, or a model whose
+        output is not finite
+    """
+
+    supports_partial = True
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        prompts: Sequence[Any],
+        targets: Sequence[Any],
+        *,
+        max_tokens: int = 8192,
+        packed: bool | Auto = "auto",
+        cache_frozen: bool | Auto = "auto",
+    ) -> None:
+        if not len(prompts):
+            raise ValueError("prompts=[] is an empty pool; pass at least one prompt")
+        if len(prompts) != len(targets):
+            raise ValueError(f"prompts has {len(prompts)} entries and targets {len(targets)}; give each prompt its own stems")
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.rows = _encode(tokenizer, prompts, targets)
+        self._check_length(model, prompts)
+        #: tokens that were fed forward without a graph, and with one
+        self.tokens_scored = 0
+        self.tokens_trained = 0
+        self._hidden: dict[tuple[int, int], th.Tensor] = {}
+        self._hidden_of: object = None
+        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self.packed = self.cache_frozen = False
+        longest = np.array([max(range(self.n_tasks), key=lambda i: self.rows[i].length(packed=True))])
+        plain = self._log_probabilities_of(model, longest)
+        self._adopt("packed", packed, model, longest, plain)
+        if cache_frozen is True and FrozenLayers.of(model) is None:
+            raise ValueError("cache_frozen=True, but no lower layer of the model is frozen; use cache_frozen='auto'")
+        self._adopt("cache_frozen", cache_frozen, model, longest, plain)
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of prompts N."""
+        return len(self.rows)
+
+    def _check_length(self, model: Any, prompts: Sequence[Any]) -> None:
+        longest = max(range(self.n_tasks), key=lambda i: self.rows[i].length(packed=False))
+        limit = getattr(model.config, "max_position_embeddings", None)
+        if limit is not None and self.rows[longest].length(packed=False) > limit:
+            raise ValueError(
+                f"prompts[{longest}] with its stems is {self.rows[longest].length(packed=False)} tokens long, but the model takes {limit}; shorten it: "
+                f"{str(prompts[longest])[:80]!r}"
+            )
+
+    def _adopt(self, name: str, wanted: bool | Auto, model: Any, task: NDArray[np.int64], plain: th.Tensor) -> None:
+        """Switch on a faster way of computing if it is wanted and gives the plain result; warn or raise where it does not."""
+        if wanted is False:
+            return
+        setattr(self, name, True)
+        # twice: the second time from the cache, if there is one
+        found = [self._log_probabilities_of(model, task) for _ in range(2)]
+        difference = max(float((values - plain).abs().max()) for values in found)
+        if difference <= _TOLERANCE[model.dtype]:
+            return
+        setattr(self, name, False)
+        message = f"{name}={wanted!r}: {type(model).__name__} gives another result this way (log p differs by {difference:.2g})"
+        if wanted is True:
+            raise ValueError(f"{message}; use {name}=False")
+        warnings.warn(f"{message}; it is switched off, which is slower", stacklevel=3)
+
+    def score(self, model: Any, tasks: NDArray[np.int64] | None = None) -> th.Tensor:
+        """Scores without a graph.
+
+        :param model: the language model
+        :param tasks: which prompts; ``None`` for all
+        :return: psi, shape (tasks,), float64, CPU
+        :raises ValueError: if the model returns NaN
+        """
+        chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks)
+        out = th.empty(len(chosen), dtype=th.float64)
+        with th.no_grad(), _evaluating(model):
+            for places in self._micro_batches(chosen):
+                psi = self._psi(model, chosen[places]).cpu()
+                if bool(th.isnan(psi).any()):
+                    bad = int(chosen[places][int(th.isnan(psi).nonzero()[0, 0])])
+                    raise ValueError(
+                        f"the model returned NaN for prompts[{bad}]; lower the learning rate, use float32 or bfloat16 instead of float16, and go on from "
+                        "the last checkpoint"
+                    )
+                out[th.from_numpy(places)] = psi
+        return out
+
+    def rescore(self, model: Any, tasks: NDArray[np.int64]) -> th.Tensor:
+        """Scores with a graph to the model's parameters, in one graph: for a few prompts. Many are for :meth:`backward`.
+
+        :param model: the language model
+        :param tasks: which prompts
+        :return: psi, shape (tasks,), float64, CPU
+        """
+        chosen = np.asarray(tasks)
+        places = self._micro_batches(chosen)
+        with _evaluating(model):
+            psi = th.cat([self._psi(model, chosen[part]).cpu() for part in places])
+        back = np.empty(len(chosen), dtype=np.int64)
+        back[np.concatenate(places)] = np.arange(len(chosen))
+        return psi[th.from_numpy(back)]
+
+    def backward(self, model: Any, tasks: NDArray[np.int64], weights: th.Tensor) -> None:
+        """Add the gradient of sum_i w_i psi_i to the parameters' ``grad``, one micro-batch in memory at a time.
+
+        :param model: the language model
+        :param tasks: which prompts
+        :param weights: their weights, shape (tasks,)
+        """
+        chosen = np.asarray(tasks)
+        with th.enable_grad(), _evaluating(model):
+            for places in self._micro_batches(chosen):
+                psi = self._psi(model, chosen[places])
+                (weights[th.from_numpy(places)].to(psi.device) * psi).sum().backward()
+
+    def _micro_batches(self, tasks: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Positions in ``tasks`` of prompts of a like length, as many together as the memory allows."""
+        lengths = np.array([self.rows[task].length(self.packed) for task in tasks])
+        rows = np.array([self.rows[task].n_rows(self.packed) for task in tasks])
+        batches, current, count = [], [], 0
+        for place in np.argsort(lengths, kind="stable"):
+            if current and (count + rows[place]) * lengths[place] > self.max_tokens:
+                batches.append(np.array(current))
+                current, count = [], 0
+            current.append(int(place))
+            count += int(rows[place])
+        return [*batches, np.array(current)] if current else batches
+
+    def _log_probabilities_of(self, model: Any, tasks: NDArray[np.int64]) -> th.Tensor:
+        with th.no_grad(), _evaluating(model):
+            batch, logits = self._forward(model, tasks)
+            both = th.stack(log_probabilities(logits, batch, len(tasks))).cpu()
+        if not bool(th.isfinite(both).all()):
+            raise ValueError(f"the model returned no finite log-probability for prompts[{int(tasks[0])}]; check its weights for NaN")
+        return both
+
+    def _psi(self, model: Any, tasks: NDArray[np.int64]) -> th.Tensor:
+        batch, logits = self._forward(model, tasks)
+        return scores(*log_probabilities(logits, batch, len(tasks)))
+
+    def _forward(self, model: Any, tasks: NDArray[np.int64]) -> tuple[Batch, th.Tensor]:
+        """The batch of some prompts, and the model's logits at its scored positions."""
+        rows = [self.rows[task] for task in tasks]
+        batch = packed_batch(rows, self._pad, model.dtype) if self.packed else plain_batch(rows, self._pad)
+        batch = _to(batch, model.device)
+        if th.is_grad_enabled():
+            self.tokens_trained += batch.n_tokens
+        else:
+            self.tokens_scored += batch.n_tokens
+        common = {"attention_mask": batch.attention, "position_ids": batch.position_ids}
+        frozen = FrozenLayers.of(model) if self.cache_frozen else None
+        if frozen is None:
+            with _reading(model, batch.scored):
+                return batch, _logits(model(input_ids=batch.input_ids, **common, use_cache=False))
+        hidden = self._cached(frozen, model, tasks, {"input_ids": batch.input_ids, **common})
+        with frozen.skipped(), _reading(model, batch.scored):
+            return batch, _logits(model(inputs_embeds=hidden, **common, use_cache=False))
+
+    def _cached(
+        self, frozen: FrozenLayers, model: Any, tasks: NDArray[np.int64], inputs: dict[str, th.Tensor]
+    ) -> th.Tensor:
+        """What the first trained layer is given for each row; computed for all of them if any is missing."""
+        if self._hidden_of != frozen.version:
+            # other weights, or another model
+            self._hidden.clear()
+            self._hidden_of = frozen.version
+        keys = [(int(task), line) for task in tasks for line in range(self.rows[task].n_rows(self.packed))]
+        if any(key not in self._hidden for key in keys):
+            hidden = frozen.hidden(model, inputs)
+            for i, (task, line) in enumerate(keys):
+                self._hidden[task, line] = hidden[i, : self.rows[task].length(self.packed)].clone()
+            return hidden
+        first = self._hidden[keys[0]]
+        hidden = first.new_zeros(len(keys), inputs["input_ids"].shape[1], first.shape[1])
+        for i, key in enumerate(keys):
+            kept = self._hidden[key]
+            hidden[i, : len(kept)] = kept
+        return hidden
+
+
+def _encode(tokenizer: Any, prompts: Sequence[Any], targets: Sequence[Any]) -> list[PromptRow]:
+    """Prompts and stems as tokens; a tree of stems is built once for all prompts that share it."""
+    tries: dict[tuple[str, ...], Any] = {}
+    rows = []
+    for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+        stems = (target,) if isinstance(target, str) else tuple(target)
+        if stems not in tries:
+            tokens = [tokenizer(stem, add_special_tokens=False)["input_ids"] if stem else [] for stem in stems]
+            tries[stems] = build_trie(tokens, stems)
+        try:
+            rows.append(PromptRow(encode_prompt(tokenizer, prompt), tries[stems]))
+        except ValueError as error:
+            raise ValueError(f"prompts[{i}]: {error}") from error
+    return rows
+
+
+def _to(batch: Batch, device: th.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    moved = {name: value.to(device) if isinstance(value, th.Tensor) else value for name, value in vars(batch).items()}
+    return Batch(**moved)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Score in evaluation mode (no dropout), then restore the mode."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def _reading(model: Any, scored: th.Tensor) -> Iterator[None]:
+    """Within the block the model's head sees the scored positions only: nobody needs logits of the rest of a prompt."""
+
+    def select(module: nn.Module, args: tuple[Any, ...]) -> tuple[th.Tensor, ...]:
+        hidden = args[0]
+        return (hidden.reshape(-1, hidden.shape[-1])[scored][None],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _logits(output: Any) -> th.Tensor:
+    logits: th.Tensor = output.logits[0]
+    return logits
