@@ -1,5 +1,8 @@
 """Forecast how often an agent will fail at deployment scale, and train it so that the forecast can be trusted."""
 
+import importlib
+from typing import Any
+
 from sb3_forecast import conformal
 from sb3_forecast.bias import BiasConstants, bias_constants
 from sb3_forecast.callbacks import ForecastCallback
@@ -62,3 +65,10 @@ __all__ = [
     "score_large_pool",
     "stability_scan",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``sb3_forecast.lm`` on demand: it needs the extra ``lm``, which nothing else does."""
+    if name == "lm":
+        return importlib.import_module("sb3_forecast.lm")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

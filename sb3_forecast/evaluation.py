@@ -6,7 +6,8 @@ import io
 import json
 import math
 import pathlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,20 @@ class ForecastReport:
             {key: value for key, value in asdict(self).items() if key not in ("scores", "rare")}
         )
         return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], scores: NDArray[np.float64], rare: NDArray[np.bool_]) -> ForecastReport:
+        """A report from what :meth:`to_dict` gave, other keys ignored, and the arrays that it leaves out.
+
+        :param content: as :meth:`to_dict` returns it
+        :param scores: score of every task, shape (N,)
+        :param rare: which tasks are rare, shape (N,)
+        """
+        values: dict[str, Any] = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
+        for name in ("error", "error_in_scale", "error_log10"):
+            values[name] = ErrorSummary(**{key: math.nan if value is None else value for key, value in content[name].items()})
+        values = {name: math.nan if value is None else value for name, value in values.items()}
+        return cls(**values, scores=scores, rare=rare)
 
     def to_json(self, path: str | pathlib.Path | None = None) -> str:
         """The report as JSON.

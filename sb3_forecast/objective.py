@@ -68,7 +68,9 @@ class ForecastObjective:
         if not 0.0 <= weight_decay <= 1.0:
             raise ValueError(f"weight_decay={weight_decay} would let old weights grow; use a value in [0, 1]")
         if subpool is not None and not 1 <= subpool <= scorer.n_tasks:
-            raise ValueError(f"subpool={subpool} does not fit the pool of {scorer.n_tasks} tasks; use 1 to {scorer.n_tasks}, or None")
+            raise ValueError(
+                f"subpool={subpool} does not fit the pool of {scorer.n_tasks} tasks; use 1 to {scorer.n_tasks}, or None"
+            )
         if subpool is not None and full_every > 1:
             raise ValueError(f"full_every={full_every} has no meaning with subpool={subpool}; use one of them")
         self.scorer = scorer
@@ -132,7 +134,8 @@ class ForecastObjective:
         """Tasks that the current partitions touch, ascending."""
         if self._partitions is None:
             raise RuntimeError("no partitions were drawn yet; call refresh(model) first")
-        return self._drawn[self._partitions.touched.numpy()]
+        touched: NDArray[np.int64] = self._drawn[self._partitions.touched.numpy()]
+        return touched
 
     @property
     def active(self) -> tuple[NDArray[np.int64], th.Tensor]:

@@ -10,7 +10,7 @@ import torch as th
 from torch import nn
 
 
-class _Reached(Exception):  # noqa: N818  # control flow, not an error
+class _Reached(Exception):  # control flow, not an error
     """The input of the first trained layer has been captured."""
 
 

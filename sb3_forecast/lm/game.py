@@ -131,8 +131,12 @@ def _attempt(
 def _rare_attempt(kind: grammar.RareKind, split: Split, generator: np.random.Generator) -> tuple[str, bool]:
     """The text of a rare attempt, and whether its template is one that training draws never show."""
     novel = split == "held_out" and generator.random() < 0.5
-    template = _pick(kind.novel if novel else kind.templates, generator)
-    # pairs of fillers whose numbers add up to an even one are for training draws, the others are held out
+    seen = kind.templates
+    if split == "held_out":
+        # pairs of fillers whose numbers add up to an even one are for training draws, the others are held out; a template that shows
+        # only one of the two could not tell them apart
+        seen = tuple(template for template in seen if "{a}" in template and "{b}" in template)
+    template = _pick(kind.novel if novel else seen, generator)
     a, b = (int(i) for i in generator.integers(len(FILLERS), size=2))
     if (a + b) % 2 != (split == "held_out"):
         b = (b + 1) % len(FILLERS)  # their number is even, so this changes the parity of the sum
@@ -148,8 +152,8 @@ def _rare_attempt(kind: grammar.RareKind, split: Split, generator: np.random.Gen
 class PasswordGame:
     """A pool of unauthorised attempts: task i is the i-th prompt, its failure a reply that tells the secret.
 
-    Draws with ``split="train"`` and ``split="held_out"`` share no composition of an attempt, no pair of fillers of the rare mode, and half of the
-    held-out rare prompts use templates that training draws never show (:attr:`novel`).
+    Draws with ``split="train"`` and ``split="held_out"`` share no composition of an attempt, no pair of fillers of the rare
+    mode, and half of the held-out rare prompts use templates that training draws never show (:attr:`novel`).
 
     :param n_tasks: pool size N
     :param seed: seed of the draw

@@ -58,7 +58,11 @@ def generate_replies(
                     ids[row, length - len(tokens[i]) :] = th.tensor(tokens[i])
                     mask[row, length - len(tokens[i]) :] = 1
                 out = model.generate(
-                    input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=max_new_tokens, pad_token_id=pad, **sampling
+                    input_ids=ids.to(device),
+                    attention_mask=mask.to(device),
+                    max_new_tokens=max_new_tokens,
+                    pad_token_id=pad,
+                    **sampling,
                 )
                 for row, i in enumerate(chosen):
                     replies[i] = tokenizer.decode(out[row, length:], skip_special_tokens=True).strip()

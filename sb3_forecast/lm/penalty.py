@@ -31,8 +31,8 @@ class Penalty(Protocol):
 class ForecastPenalty:
     """The gradient of a loss on the scores of a pool of prompts, in two passes.
 
-    The (sub-)pool is scored without a graph, the loss is differentiated in the vector of scores alone, and only prompts whose weight is not 0 are scored
-    again with a graph, a micro-batch at a time. With several processes each takes its share of both passes.
+    The (sub-)pool is scored without a graph, the loss is differentiated in the vector of scores alone, and only prompts
+    whose weight is not 0 are scored again with a graph, a micro-batch at a time. With several processes each takes its share of both passes.
 
     :param objective: partitions and loss on the scores of an :class:`LMFailureScorer`
     """
@@ -40,7 +40,8 @@ class ForecastPenalty:
     def __init__(self, objective: ForecastObjective) -> None:
         if not isinstance(objective.scorer, ShardedScorer):
             raise ValueError(
-                f"objective scores with {type(objective.scorer).__name__}; build it on ShardedScorer(LMFailureScorer(...)), or pass the arguments "
+                f"objective scores with {type(objective.scorer).__name__}; build it on ShardedScorer(LMFailureScorer(...)), "
+                f"or pass the arguments "
                 "to ForecastTrainer"
             )
         self.objective = objective

@@ -18,10 +18,13 @@ def encode_prompt(tokenizer: Any, prompt: Any) -> list[int]:
     else:
         if not tokenizer.chat_template:
             raise ValueError(
-                f"prompt={prompt!r} holds chat messages, but {type(tokenizer).__name__} has no chat template; pass prompts as plain text, or set "
+                f"prompt={prompt!r} holds chat messages, but {type(tokenizer).__name__} has no chat template; pass prompts "
+                f"as plain text, or set "
                 "tokenizer.chat_template"
             )
-        tokens = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        tokens = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)[
+            "input_ids"
+        ]
     if not tokens:
         raise ValueError(f"prompt={prompt!r} is empty: it has no tokens to reply to; pass at least one")
     return tokens

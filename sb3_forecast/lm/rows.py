@@ -38,6 +38,7 @@ class PromptRow:
 class Batch:
     """Rows of some prompts, and where in the model's output the stems are read.
 
+    :param n_tokens: tokens without padding
     :param input_ids: (rows, length), padded on the right
     :param position_ids: (rows, length)
     :param attention: additive mask (rows, 1, length, length), or (rows, length) of 0 and 1 if unpacked
@@ -48,9 +49,9 @@ class Batch:
     :param token: token of each edge, shape (E,)
     :param child: scored position that it leads to, -1 where a stem ends, shape (E,)
     :param depth: depth of its end, shape (E,)
-    :param n_tokens: tokens without padding
     """
 
+    n_tokens: int
     input_ids: th.Tensor
     position_ids: th.Tensor
     attention: th.Tensor
@@ -60,7 +61,6 @@ class Batch:
     token: th.Tensor
     child: th.Tensor
     depth: th.Tensor
-    n_tokens: int
 
 
 def _edges(rows: Sequence[PromptRow], first: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -106,7 +106,7 @@ def packed_batch(rows: Sequence[PromptRow], pad: int, dtype: th.dtype) -> Batch:
     mask = th.zeros(seen.shape, dtype=dtype).masked_fill_(~th.from_numpy(seen), th.finfo(dtype).min)[:, None]
     arrays = (ids, positions, scored, owner, *_edges(rows, first))
     ids_, positions_, scored_, owner_, *edges = (th.from_numpy(array) for array in arrays)
-    return Batch(ids_, positions_, mask, scored_, owner_, *edges, n_tokens=int(sum(row.length(True) for row in rows)))
+    return Batch(int(sum(row.length(True) for row in rows)), ids_, positions_, mask, scored_, owner_, *edges)
 
 
 def plain_batch(rows: Sequence[PromptRow], pad: int) -> Batch:
@@ -140,4 +140,4 @@ def plain_batch(rows: Sequence[PromptRow], pad: int) -> Batch:
     positions = np.broadcast_to(np.arange(length), ids.shape).copy()
     arrays = (ids, positions, attention, scored, owner, *_edges(rows, first))
     ids_, positions_, attention_, scored_, owner_, *edges = (th.from_numpy(array) for array in arrays)
-    return Batch(ids_, positions_, attention_, scored_, owner_, *edges, n_tokens=sum(len(line) for line in lines))
+    return Batch(sum(len(line) for line in lines), ids_, positions_, attention_, scored_, owner_, *edges)

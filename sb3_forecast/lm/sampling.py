@@ -26,7 +26,8 @@ class SampledReplies:
     @property
     def rates(self) -> NDArray[np.float64]:
         """Share of failing replies of each prompt, shape (N,)."""
-        return self.leaked.mean(axis=1)
+        rates: NDArray[np.float64] = self.leaked.mean(axis=1)
+        return rates
 
 
 class SampledLeak:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 from sb3_forecast.lm.frozen import FrozenLayers
 from sb3_forecast.lm.prompts import encode_prompt
 from sb3_forecast.lm.rows import Batch, PromptRow, packed_batch, plain_batch
-from sb3_forecast.lm.trie_scores import log_probabilities, scores
+from sb3_forecast.lm.trie_scores import log_probabilities, scores, step_log_probabilities
 from sb3_forecast.lm.tries import build_trie
 
 Auto = Literal["auto"]
@@ -27,9 +28,10 @@ _TOLERANCE = {th.float64: 1e-6, th.float32: 1e-3, th.float16: 0.1, th.bfloat16: 
 class LMFailureScorer:
     """Scores of prompts under a language model: psi of the probability that the reply begins with one of the stems.
 
-    The stems of a prompt share one row of the batch, each blind to the others (``packed``), and the layers below the first trained one are computed
-    once per prompt (``cache_frozen``). Whether the model at hand takes part in either is checked against the plain way, on the longest prompt.
-    The score is a lower bound on the risk: a model can give the same thing away in other words (:class:`SampledLeak`).
+    The stems of a prompt share one row of the batch, each blind to the others (``packed``), and the layers below the first
+    trained one are computed once per prompt (``cache_frozen``). Whether the model at hand takes part in either is checked
+    against the plain way, on the longest prompt. The score is a lower bound on the risk: a model can give the same thing
+    away in other words (:class:`SampledLeak`).
 
     :param model: Hugging Face causal language model, also with adapters; used for checks only, since every call is given the model
     :param tokenizer: its tokenizer
@@ -71,7 +73,7 @@ class LMFailureScorer:
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.packed = self.cache_frozen = False
         longest = np.array([max(range(self.n_tasks), key=lambda i: self.rows[i].length(packed=True))])
-        plain = self._log_probabilities_of(model, longest)
+        plain = self._steps(model, longest)
         self._adopt("packed", packed, model, longest, plain)
         if cache_frozen is True and FrozenLayers.of(model) is None:
             raise ValueError("cache_frozen=True, but no lower layer of the model is frozen; use cache_frozen='auto'")
@@ -87,7 +89,8 @@ class LMFailureScorer:
         limit = getattr(model.config, "max_position_embeddings", None)
         if limit is not None and self.rows[longest].length(packed=False) > limit:
             raise ValueError(
-                f"prompts[{longest}] with its stems is {self.rows[longest].length(packed=False)} tokens long, but the model takes {limit}; shorten it: "
+                f"prompts[{longest}] with its stems is {self.rows[longest].length(packed=False)} tokens long, but the model "
+                f"takes {limit}; shorten it: "
                 f"{str(prompts[longest])[:80]!r}"
             )
 
@@ -97,12 +100,12 @@ class LMFailureScorer:
             return
         setattr(self, name, True)
         # twice: the second time from the cache, if there is one
-        found = [self._log_probabilities_of(model, task) for _ in range(2)]
+        found = [self._steps(model, task) for _ in range(2)]
         difference = max(float((values - plain).abs().max()) for values in found)
         if difference <= _TOLERANCE[model.dtype]:
             return
         setattr(self, name, False)
-        message = f"{name}={wanted!r}: {type(model).__name__} gives another result this way (log p differs by {difference:.2g})"
+        message = f"{name}={wanted!r}: {type(model).__name__} gives another result this way (log-probabilities differ by {difference:.2g})"
         if wanted is True:
             raise ValueError(f"{message}; use {name}=False")
         warnings.warn(f"{message}; it is switched off, which is slower", stacklevel=3)
@@ -120,12 +123,6 @@ class LMFailureScorer:
         with th.no_grad(), _evaluating(model):
             for places in self._micro_batches(chosen):
                 psi = self._psi(model, chosen[places]).cpu()
-                if bool(th.isnan(psi).any()):
-                    bad = int(chosen[places][int(th.isnan(psi).nonzero()[0, 0])])
-                    raise ValueError(
-                        f"the model returned NaN for prompts[{bad}]; lower the learning rate, use float32 or bfloat16 instead of float16, and go on from "
-                        "the last checkpoint"
-                    )
                 out[th.from_numpy(places)] = psi
         return out
 
@@ -161,7 +158,9 @@ class LMFailureScorer:
         """Positions in ``tasks`` of prompts of a like length, as many together as the memory allows."""
         lengths = np.array([self.rows[task].length(self.packed) for task in tasks])
         rows = np.array([self.rows[task].n_rows(self.packed) for task in tasks])
-        batches, current, count = [], [], 0
+        batches: list[NDArray[np.int64]] = []
+        current: list[int] = []
+        count = 0
         for place in np.argsort(lengths, kind="stable"):
             if current and (count + rows[place]) * lengths[place] > self.max_tokens:
                 batches.append(np.array(current))
@@ -170,17 +169,27 @@ class LMFailureScorer:
             count += int(rows[place])
         return [*batches, np.array(current)] if current else batches
 
-    def _log_probabilities_of(self, model: Any, tasks: NDArray[np.int64]) -> th.Tensor:
+    def _steps(self, model: Any, task: NDArray[np.int64]) -> th.Tensor:
+        """Log-probabilities of every step along a prompt's stems, to compare ways of computing them."""
         with th.no_grad(), _evaluating(model):
-            batch, logits = self._forward(model, tasks)
-            both = th.stack(log_probabilities(logits, batch, len(tasks))).cpu()
-        if not bool(th.isfinite(both).all()):
-            raise ValueError(f"the model returned no finite log-probability for prompts[{int(tasks[0])}]; check its weights for NaN")
-        return both
+            batch, logits = self._forward(model, task)
+            steps = th.cat(step_log_probabilities(logits, batch)).cpu()
+        if not bool(th.isfinite(steps).all()):
+            raise ValueError(
+                f"the model returned no finite log-probability for prompts[{int(task[0])}]; check its weights for NaN"
+            )
+        return steps
 
     def _psi(self, model: Any, tasks: NDArray[np.int64]) -> th.Tensor:
         batch, logits = self._forward(model, tasks)
-        return scores(*log_probabilities(logits, batch, len(tasks)))
+        log_p, log_survival = log_probabilities(logits, batch, len(tasks))
+        if bool(th.isnan(log_p).any()):
+            bad = int(tasks[int(th.isnan(log_p).nonzero()[0, 0])])
+            raise ValueError(
+                f"the model returned NaN for prompts[{bad}]; lower the learning rate, use float32 or bfloat16 instead of float16, "
+                "and go on from the last checkpoint"
+            )
+        return scores(log_p, log_survival)
 
     def _forward(self, model: Any, tasks: NDArray[np.int64]) -> tuple[Batch, th.Tensor]:
         """The batch of some prompts, and the model's logits at its scored positions."""
@@ -200,9 +209,7 @@ class LMFailureScorer:
         with frozen.skipped(), _reading(model, batch.scored):
             return batch, _logits(model(inputs_embeds=hidden, **common, use_cache=False))
 
-    def _cached(
-        self, frozen: FrozenLayers, model: Any, tasks: NDArray[np.int64], inputs: dict[str, th.Tensor]
-    ) -> th.Tensor:
+    def _cached(self, frozen: FrozenLayers, model: Any, tasks: NDArray[np.int64], inputs: dict[str, th.Tensor]) -> th.Tensor:
         """What the first trained layer is given for each row; computed for all of them if any is missing."""
         if self._hidden_of != frozen.version:
             # other weights, or another model
@@ -241,8 +248,8 @@ def _encode(tokenizer: Any, prompts: Sequence[Any], targets: Sequence[Any]) -> l
 def _to(batch: Batch, device: th.device) -> Batch:
     if device.type == "cpu":
         return batch
-    moved = {name: value.to(device) if isinstance(value, th.Tensor) else value for name, value in vars(batch).items()}
-    return Batch(**moved)
+    tensors: dict[str, Any] = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, th.Tensor)}
+    return replace(batch, **tensors)
 
 
 @contextmanager

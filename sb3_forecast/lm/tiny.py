@@ -1,16 +1,14 @@
 """A tiny language model that plays the password game, pre-trained from scratch in a few minutes, seeded and cached.
 
 A three-layer Llama with a word-level vocabulary. The recipe is a curriculum by criterion: first to compare two badges in bare rows, then in
-credential requests, then the whole game with soft leak labels. Muon trains the matrices (with AdamW alone, such a model does not learn to copy in this time).
+credential requests, then the whole game with soft leak labels. Muon trains the matrices (with AdamW alone, such a model
+does not learn to copy in this time).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,10 +21,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sb3_forecast.lm import grammar
+from sb3_forecast.lm.cache import cache_folder, write_atomically
 from sb3_forecast.lm.game import (
     PasswordGame,
     Prompt,
-    credential_request,
     other_badge,
     primary_example,
     primary_examples,
@@ -58,10 +56,10 @@ class TinyRecipe:
 
     hidden: int = 96
     layers: int = 3
-    batch: int = 96
-    steps: int = 1000
+    batch: int = 80
+    steps: int = 900
     max_stage_steps: int = 600
-    more_steps: int = 300
+    more_steps: int = 250
     extensions: int = 3
     muon_lr: float = 0.02
     adamw_lr: float = 4e-3
@@ -78,7 +76,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<|end|>", extra_special_tokens=_SPECIAL[2:5]
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<|end|>",
+        extra_special_tokens=_SPECIAL[2:5],
     )
     wrapped.chat_template = _TEMPLATE
     return wrapped
@@ -136,6 +138,11 @@ class _Rows:
         example = primary_example(kind, self.generator)
         return self.row(example.prompt, example.reply)
 
+    def fact(self) -> Row:
+        """An ordinary question without a system prompt, in every stage: a short row."""
+        question, answer = grammar.QUESTIONS[self.generator.integers(len(grammar.QUESTIONS))]
+        return self.row([{"role": "user", "content": question}], answer)
+
     def attempts(self, n: int, rare_fraction: float) -> list[Row]:
         """Attempts with soft leak labels: each reply weighted by its probability."""
         game = PasswordGame(n, int(self.generator.integers(2**31)), rare_fraction)
@@ -184,14 +191,19 @@ class _Learner:
 
     def step(self, rows: list[Row], share: float = 1.0) -> float:
         """Train on rows; returns how often the deciding token was right."""
-        inputs, labels, weights = _batch(rows, self.pad)
-        where = labels[:, 1:] != -100
-        hidden = self.model.model(**inputs).last_hidden_state[:, :-1][where]
-        logits = self.model.lm_head(hidden)
-        wanted, weight = labels[:, 1:][where], weights[:, 1:][where]
-        losses = th.nn.functional.cross_entropy(logits, wanted, reduction="none")
-        loss = (losses * weight).sum() / weight.sum()
-        loss.backward()
+        rows = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
+        total = sum(weight * (len(reply) + 2) for _, reply, weight in rows)
+        right = []
+        # short rows and long ones apart: less padding
+        for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+            inputs, labels, weights = _batch(part, self.pad)
+            where = labels[:, 1:] != -100
+            logits = self.model.lm_head(self.model.model(**inputs).last_hidden_state[:, :-1][where])
+            wanted = labels[:, 1:][where]
+            losses = th.nn.functional.cross_entropy(logits, wanted, reduction="none")
+            ((losses * weights[:, 1:][where]).sum() / total).backward()
+            first = labels[:, :-1][where] == -100
+            right.append((logits.argmax(-1) == wanted)[first])
         warm = min(1.0, (self.steps + 1) / 50)
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, self.rates, strict=True):
@@ -200,16 +212,17 @@ class _Learner:
             optimizer.step()
             optimizer.zero_grad()
         self.steps += 1
-        first = weight > 1.5 * weight.min()
-        right = (logits.argmax(-1) == wanted)[first]
-        return float(right.float().mean()) if len(right) else float("nan")
+        return float(th.cat(right).float().mean())
 
 
 def _mixture(rows: _Rows, batch: int) -> list[Row]:
-    """The whole game: 36% primary, 26% credentials, 38% attempts, of which an eighth rare."""
-    primary, credential = int(0.36 * batch), int(0.26 * batch)
-    attempts = rows.attempts(batch - primary - credential, 0.125)
-    return [*(rows.primary() for _ in range(primary)), *(rows.credential() for _ in range(credential)), *attempts]
+    """The whole game: 8% bare facts, 27% ordinary questions and plain requests, 40% credentials, 25% attempts, of which an eighth rare."""
+    fact, primary, credential = int(0.08 * batch), int(0.27 * batch), int(0.4 * batch)
+    attempts = rows.attempts(batch - fact - primary - credential, 0.125)
+    drawn = [
+        draw() for draw, n in ((rows.fact, fact), (rows.primary, primary), (rows.credential, credential)) for _ in range(n)
+    ]
+    return [*drawn, *attempts]
 
 
 def train_tiny(
@@ -236,17 +249,18 @@ def train_tiny(
         generator = np.random.default_rng([seed, 7])
         rows = _Rows(tokenizer, generator)
         learner = _Learner(model, chosen, tokenizer.pad_token_id)
-        for name, draw, enough in (("bare", rows.bare, 0.97), ("credential", rows.credential, 0.95)):
+        for name, draw, enough in (("bare", rows.bare, 0.98), ("credential", rows.credential, 0.97)):
             recent = 0.5
-            for step in range(chosen.max_stage_steps):
-                recent += 0.1 * (learner.step([draw() for _ in range(chosen.batch)]) - recent)
+            for _ in range(chosen.max_stage_steps):
+                lesson = [rows.fact() if i % 3 == 0 else draw() for i in range(chosen.batch)]
+                recent += 0.1 * (learner.step(lesson) - recent)
                 if recent >= enough:
                     break
-            say(f"{name}: {recent:.3f} right after {step + 1} steps")
+            say(f"{name}: {recent:.3f} right after {learner.steps} steps")
         for step in range(chosen.steps):
             left = 1.0 - step / chosen.steps
             learner.step(_mixture(rows, chosen.batch), share=max(0.03, min(1.0, 2.0 * left)))
-        check = primary_examples(600, seed + 900_000)
+        check = primary_examples(1500, seed + 900_000)
         found = primary_accuracy(model, tokenizer, check)
         say(f"after {learner.steps} steps: {found}")
         for _ in range(chosen.extensions):
@@ -281,10 +295,16 @@ def accepted(found: dict[str, float]) -> bool:
     return all(found[kind] >= least for kind, least in ACCEPTANCE.items())
 
 
-def cache_folder() -> pathlib.Path:
-    """Where pre-trained tiny models are kept: ``$XDG_CACHE_HOME/sb3_forecast/lm``."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (pathlib.Path(root) if root else pathlib.Path.home() / ".cache") / "sb3_forecast" / "lm"
+#: raised when training changes in a way that neither the recipe nor a draw of the game shows
+_VERSION = 2
+
+
+def _digest(recipe: TinyRecipe) -> str:
+    """What a cached model depends on, besides its seed."""
+    drawn = [PasswordGame(256, 0, 0.5).key, repr(primary_examples(256, 0))]
+    return sha256(json.dumps([_VERSION, asdict(recipe), grammar.vocabulary(), drawn, th.__version__]).encode()).hexdigest()[
+        :16
+    ]
 
 
 def tiny_model(
@@ -298,25 +318,21 @@ def tiny_model(
     :return: model, tokenizer, and what the acceptance check found; warns if the model was not accepted
     """
     chosen = TinyRecipe() if recipe is None else recipe
-    sources = "".join((pathlib.Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("grammar.py", "game.py", "tiny.py"))
-    digest = sha256((json.dumps(asdict(chosen)) + sources + th.__version__).encode()).hexdigest()[:16]
-    folder = cache_folder() / f"tiny-{seed}-{digest}"
+    folder = cache_folder() / f"tiny-{seed}-{_digest(chosen)}"
     if not folder.exists():
         model, tokenizer, found = train_tiny(seed, chosen, progress)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = pathlib.Path(tempfile.mkdtemp(dir=folder.parent))
-        model.save_pretrained(partial, safe_serialization=True)
-        tokenizer.save_pretrained(partial)
-        (partial / "acceptance.json").write_text(json.dumps(found), encoding="utf-8")
-        try:
-            os.replace(partial, folder)
-        except OSError:
-            # another process was faster; its model is the same
-            shutil.rmtree(partial)
+
+        def write(partial: pathlib.Path) -> None:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            (partial / "acceptance.json").write_text(json.dumps(found), encoding="utf-8")
+
+        write_atomically(folder, write)
     found = json.loads((folder / "acceptance.json").read_text(encoding="utf-8"))
     if not found["accepted"]:
         warnings.warn(
-            f"the tiny model of seed {seed} does not solve the primary task well enough ({found}, wanted {ACCEPTANCE}); its results are not comparable with "
+            f"the tiny model of seed {seed} does not solve the primary task well enough ({found}, wanted {ACCEPTANCE}); its "
+            f"results are not comparable with "
             "others: use another seed, or a TinyRecipe with more steps",
             stacklevel=2,
         )

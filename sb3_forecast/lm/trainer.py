@@ -28,10 +28,10 @@ STATE_FILE = "forecast_state.pt"
 class ForecastTrainer(Trainer):
     """``Trainer`` with the forecastability loss of Schwarzer & Niekum 2026 added to its optimizer steps.
 
-    In every optimizer step (every ``gradient_every``-th) a random sub-pool of the prompts is scored, evaluation/deployment partitions of it are drawn, and the
-    gradient of the forecast error, clipped by itself to ``max_grad_norm`` and multiplied by ``forecast_coef``, joins that of the primary loss. Everything
-    else is ``Trainer``: adapters, gradient accumulation, mixed precision, several devices, checkpoints, progress bar. With ``forecast_coef=0`` it is
-    the plain ``Trainer``.
+    In every optimizer step (every ``gradient_every``-th) a random sub-pool of the prompts is scored, evaluation/deployment
+    partitions of it are drawn, and the gradient of the forecast error, clipped by itself to ``max_grad_norm`` and
+    multiplied by ``forecast_coef``, joins that of the primary loss. Everything else is ``Trainer``: adapters, gradient
+    accumulation, mixed precision, several devices, checkpoints, progress bar. With ``forecast_coef=0`` it is the plain ``Trainer``.
 
     :param model: causal language model, with or without adapters
     :param args: as in ``Trainer``
@@ -84,9 +84,13 @@ class ForecastTrainer(Trainer):
             if not value >= 0.0:
                 raise ValueError(f"{name}={value} would push the wrong way; use {name} >= 0")
         if gradient_every < 1:
-            raise ValueError(f"gradient_every={gradient_every} never adds a gradient; use gradient_every >= 1, or forecast_coef=0")
+            raise ValueError(
+                f"gradient_every={gradient_every} never adds a gradient; use gradient_every >= 1, or forecast_coef=0"
+            )
         if forecast_coef > 0.0 and (scorer is None) == (penalty is None):
-            raise ValueError("pass the scorer of a pool of prompts (or, for a baseline, a penalty instead), or forecast_coef=0")
+            raise ValueError(
+                "pass the scorer of a pool of prompts (or, for a baseline, a penalty instead), or forecast_coef=0"
+            )
         self.forecast_coef, self.gradient_every, self.kl_coef = forecast_coef, gradient_every, kl_coef
         self.penalty = penalty
         if forecast_coef > 0.0 and scorer is not None:
@@ -118,14 +122,14 @@ class ForecastTrainer(Trainer):
             "lora_" in name for name, parameter in self.model.named_parameters() if parameter.requires_grad
         ):
             return None
-        return copy.deepcopy(self.model).eval().requires_grad_(False)
+        return copy.deepcopy(self.accelerator.unwrap_model(self.model)).eval().requires_grad_(False)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> th.optim.Optimizer:
         """As ``Trainer``; the optimizer's steps are preceded by the penalty's gradient."""
         created = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if created and self.penalty is not None and self.forecast_coef > 0.0:
-            self.optimizer.register_step_pre_hook(self._add_penalty)
+            optimizer.register_step_pre_hook(self._add_penalty)
         return optimizer
 
     def _add_penalty(self, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -169,9 +173,9 @@ class ForecastTrainer(Trainer):
         """As ``Trainer``; adds what the last step's penalty logged, and writes it to TensorBoard under the keys of ``ForecastPPO``."""
         if self.forecast_log and "loss" in logs:
             logs = {**logs, **self.forecast_log}
-            if "tensorboard" in self.args.report_to and self.is_world_process_zero():
+            if "tensorboard" in (self.args.report_to or ()) and self.is_world_process_zero():
                 if self._forecast_logger is None:
-                    self._forecast_logger = configure(str(pathlib.Path(self.args.output_dir) / "forecast"), ["tensorboard"])
+                    self._forecast_logger = configure(f"{self.args.output_dir}/forecast", ["tensorboard"])
                 for key, value in self.forecast_log.items():
                     self._forecast_logger.record(key, value)
                 self._forecast_logger.dump(self.state.global_step)
@@ -191,7 +195,8 @@ class ForecastTrainer(Trainer):
         path = pathlib.Path(resume_from_checkpoint) / STATE_FILE
         if not path.exists():
             raise ValueError(
-                f"resume_from_checkpoint={resume_from_checkpoint} has no {STATE_FILE}: it was stopped while being written, or is another trainer's; "
+                f"resume_from_checkpoint={resume_from_checkpoint} has no {STATE_FILE}: it was stopped while being written, "
+                f"or is another trainer's; "
                 "resume from last_whole_checkpoint(output_dir)"
             )
         state = th.load(path, weights_only=True)

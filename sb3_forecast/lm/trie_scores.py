@@ -10,22 +10,34 @@ from sb3_forecast.lm.rows import Batch
 from sb3_forecast.scores import failure_score, failure_score_from_log_survival
 
 
-def log_probabilities(logits: th.Tensor, batch: Batch, n_prompts: int) -> tuple[th.Tensor, th.Tensor]:
-    """log p that the reply begins with one of the stems, and log(1 - p).
+def step_log_probabilities(logits: th.Tensor, batch: Batch) -> tuple[th.Tensor, th.Tensor]:
+    """Log-probability of each edge of the trees, and of leaving the tree at each scored position.
 
-    The second is summed over the places where a reply can leave the tree, so nothing cancels when p is close to 1; for a single token it is METHOD eq. 5.
+    :param logits: of the scored positions, shape (S, vocabulary), any floating dtype
+    :param batch: where they are from
+    :return: shapes (E,) and (S,), float64
+    """
+    logits = logits if logits.dtype == th.float64 else logits.float()
+    total = th.logsumexp(logits, dim=-1)
+    edge = logits[batch.source, batch.token] - total[batch.source]
+    children = th.zeros_like(logits, dtype=th.bool)
+    children[batch.source, batch.token] = True
+    leaving = th.logsumexp(logits.masked_fill(children, -th.inf), dim=-1) - total
+    return edge.double(), leaving.double()
+
+
+def log_probabilities(logits: th.Tensor, batch: Batch, n_prompts: int) -> tuple[th.Tensor, th.Tensor]:
+    """Log p that the reply begins with one of the stems, and log(1 - p).
+
+    The second is summed over the places where a reply can leave the tree, so nothing cancels when p is close to 1; for a single
+    token it is METHOD eq. 5.
 
     :param logits: of the scored positions, shape (S, vocabulary), any floating dtype
     :param batch: where they are from
     :param n_prompts: number of prompts in the batch
     :return: two tensors of shape (prompts,), float64
     """
-    logits = logits if logits.dtype == th.float64 else logits.float()
-    total = th.logsumexp(logits, dim=-1)
-    edge = (logits[batch.source, batch.token] - total[batch.source]).double()
-    children = th.zeros_like(logits, dtype=th.bool)
-    children[batch.source, batch.token] = True
-    leaving = (th.logsumexp(logits.masked_fill(children, -th.inf), dim=-1) - total).double()
+    edge, leaving = step_log_probabilities(logits, batch)
     reached = th.zeros(len(logits), dtype=th.float64, device=logits.device)
     ends, owners = [], []
     for depth in range(1, int(batch.depth.max()) + 1):
@@ -41,7 +53,7 @@ def log_probabilities(logits: th.Tensor, batch: Batch, n_prompts: int) -> tuple[
 
 
 def _logsumexp_by(values: th.Tensor, group: th.Tensor, n_groups: int) -> th.Tensor:
-    """logsumexp of the values of each group."""
+    """Logsumexp of the values of each group."""
     top = th.full((n_groups,), -th.inf, dtype=values.dtype, device=values.device)
     top = top.scatter_reduce(0, group, values.detach(), "amax")
     sums = th.zeros_like(top).index_add(0, group, th.exp(values - top[group]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,9 @@ def build_trie(stems: Sequence[Sequence[int]], names: Sequence[str]) -> StemTrie
     :raises ValueError: if there is none, one is empty, or one is the beginning of another (then they are no disjoint events)
     """
     if not stems:
-        raise ValueError("targets holds a prompt without any stem; give each prompt at least one reply that counts as a failure")
+        raise ValueError(
+            "targets holds a prompt without any stem; give each prompt at least one reply that counts as a failure"
+        )
     for stem, name in zip(stems, names, strict=True):
         if not len(stem):
             raise ValueError(f"target {name!r} has no tokens in this tokenizer; use a text that it knows")
@@ -59,10 +62,11 @@ def build_trie(stems: Sequence[Sequence[int]], names: Sequence[str]) -> StemTrie
     if len(paths) < len(stems):
         raise ValueError(f"targets {list(names)} hold the same tokens twice; remove the repeated one")
     # in lexicographic order a stem stands right before the first one that it begins
-    for shorter, longer in zip(ordered, ordered[1:], strict=False):
+    for shorter, longer in pairwise(ordered):
         if longer[: len(shorter)] == shorter:
             raise ValueError(
-                f"target {paths[shorter]!r} is the beginning of {paths[longer]!r}, so that the second is counted twice; keep only the shorter one"
+                f"target {paths[shorter]!r} is the beginning of {paths[longer]!r}, so that the second is counted twice; keep "
+                f"only the shorter one"
             )
     prefixes = sorted({path[:n] for path in paths for n in range(1, len(path) + 1)}, key=lambda prefix: (len(prefix), prefix))
     number = {prefix: i for i, prefix in enumerate(prefixes)}
