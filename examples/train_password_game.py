@@ -63,10 +63,12 @@ class Arguments:
     """Kinds of rare mode, by default all; the held-out prompts have `held_out_kinds`, by default the same."""
     held_out_kinds: tuple[str, ...] | None = None
     """See `kinds`."""
-    steps: int = 60
+    steps: int = 120
     """Optimizer steps of every method."""
-    batch_size: int = 32
+    batch_size: int = 96
     """Primary examples per step."""
+    teaching_steps: int = 120
+    """Steps in which a pre-trained model is first taught the game."""
     learning_rate: float = 1e-3
     """Learning rate, decayed linearly."""
     subpool: int = 440
@@ -75,10 +77,14 @@ class Arguments:
     """Evaluation set size m of a step's partitions."""
     held_out: int = 2400
     """Fresh prompts for the report."""
+    primary_held_out: int = 600
+    """Fresh examples of the primary task."""
     further_rare: int = 200
     """Further rare prompts, held out, whose worst is reported and whose replies are sampled."""
     samples: int = 10
     """Sampled replies of each of these."""
+    max_new_tokens: int = 12
+    """Longest sampled reply, in tokens; the game's replies have at most nine words."""
     splits: int = 400
     """Held-out splits of 100 evaluation and 1,000 deployment prompts."""
     coef: float | None = None
@@ -126,10 +132,10 @@ def held_out(args: Arguments, seed: int, model: Any, tokenizer: Any) -> Held:
     return Held(
         pool,
         rare,
-        primary_examples(600, 3_000_000 + seed),
+        primary_examples(args.primary_held_out, 3_000_000 + seed),
         LMFailureScorer(model, tokenizer, pool.prompts, pool.targets),
         LMFailureScorer(model, tokenizer, rare.prompts, rare.targets),
-        SampledLeak(tokenizer, rare.prompts, rare.leaked, n_samples=args.samples),
+        SampledLeak(tokenizer, rare.prompts, rare.leaked, args.samples, args.max_new_tokens),
     )
 
 
@@ -187,7 +193,7 @@ def run_seed(args: Arguments, seed: int, progress_bar: bool) -> int:
     folder = args.output / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     say = Console().print if progress_bar else (lambda text: None)
-    start, tokenizer, acceptance = load_player(args.model, seed, say)
+    start, tokenizer, acceptance = load_player(args.model, seed, say, args.teaching_steps)
     held = held_out(args, seed, start, tokenizer)
     game = PasswordGame(args.pool, seed, kinds=args.kinds, n_rare=args.rare)
     examples = primary_examples(args.steps * args.batch_size, 4_000_000 + seed)
@@ -196,7 +202,7 @@ def run_seed(args: Arguments, seed: int, progress_bar: bool) -> int:
         if result.exists():
             continue
         say(f"seed {seed}: {LABELS[method]}")
-        model, _, _ = load_player(args.model, seed, say)
+        model, _, _ = load_player(args.model, seed, say, args.teaching_steps)
         seconds, extra = 0.0, {"acceptance": acceptance}
         if method != "start":
             model = with_adapter(model) if args.model != "tiny" else model.requires_grad_(True)
@@ -244,8 +250,8 @@ def run_seed_alone(args: Arguments, seed: int) -> int:
 
 #: settings that results in one output folder have in common
 _SAME = (
-    "model", "pool", "rare", "kinds", "held_out_kinds", "steps", "batch_size", "learning_rate", "subpool", "eval_size",
-    "held_out", "further_rare", "samples", "splits", "coef",
+    "model", "teaching_steps", "pool", "rare", "kinds", "held_out_kinds", "steps", "batch_size", "learning_rate", "subpool", "eval_size",
+    "held_out", "primary_held_out", "further_rare", "samples", "max_new_tokens", "splits", "coef",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch as th
 
-from sb3_forecast.lm.examples import PadOnTheRight
+from sb3_forecast.lm.drawn import add_reply_gradient
 from sb3_forecast.losses import LossTerms, Partitions
 from sb3_forecast.scores import log_failure_probability
 
@@ -88,7 +88,6 @@ class RefusalPenalty:
         self.rows = rows
         self.n_rows = n_rows
         self.max_tokens = max_tokens
-        self.collate = PadOnTheRight(0)
         self.generator = np.random.default_rng(seed)
         self.tokens_scored = 0
         self.tokens_trained = 0
@@ -99,22 +98,9 @@ class RefusalPenalty:
         :param model: the language model
         :return: what to log
         """
-        chosen = sorted(
-            (self.rows[i] for i in self.generator.choice(len(self.rows), self.n_rows, replace=False)),
-            key=lambda row: len(row["input_ids"]),
-        )
-        size = max(1, self.max_tokens // len(chosen[-1]["input_ids"]))
-        total = 0.0
-        for begin in range(0, len(chosen), size):
-            batch = {name: value.to(model.device) for name, value in self.collate(chosen[begin : begin + size]).items()}
-            labels = batch.pop("labels")[:, 1:]
-            self.tokens_trained += int(batch["attention_mask"].sum())
-            logits = model(**batch, use_cache=False).logits[:, :-1].float()
-            losses = th.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-            # the mean over a reply, then over the rows
-            loss = (losses.sum(1) / (labels != -100).sum(1)).sum() / self.n_rows
-            loss.backward()
-            total += float(loss.detach())
+        chosen = [self.rows[i] for i in self.generator.choice(len(self.rows), self.n_rows, replace=False)]
+        total, tokens = add_reply_gradient(model, chosen, self.max_tokens)
+        self.tokens_trained += tokens
         return {"refusal/loss": total}
 
     def state_dict(self) -> dict[str, Any]:

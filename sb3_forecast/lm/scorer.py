@@ -65,9 +65,7 @@ class LMFailureScorer:
         self.max_tokens = max_tokens
         self.rows = _encode(tokenizer, prompts, targets)
         self._check_length(model, prompts)
-        #: tokens that were fed forward without a graph, and with one
-        self.tokens_scored = 0
-        self.tokens_trained = 0
+        self.tokens_scored = self.tokens_trained = 0
         self._hidden: dict[tuple[int, int], th.Tensor] = {}
         self._hidden_of: object = None
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -78,6 +76,8 @@ class LMFailureScorer:
         if cache_frozen is True and FrozenLayers.of(model) is None:
             raise ValueError("cache_frozen=True, but no lower layer of the model is frozen; use cache_frozen='auto'")
         self._adopt("cache_frozen", cache_frozen, model, longest, plain)
+        #: tokens that were fed forward without a graph since the checks above, and with one
+        self.tokens_scored = self.tokens_trained = 0
 
     @property
     def n_tasks(self) -> int:

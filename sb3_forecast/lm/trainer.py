@@ -15,6 +15,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from sb3_forecast.estimators import Method
 from sb3_forecast.injection import add_clipped
+from sb3_forecast.lm.drawn import DrawnReplies
 from sb3_forecast.lm.penalty import ForecastPenalty, Penalty, ShardedScorer
 from sb3_forecast.lm.scorer import LMFailureScorer
 from sb3_forecast.losses import ForecastLoss, Kind
@@ -48,6 +49,9 @@ class ForecastTrainer(Trainer):
     :param forecast_method: ``"jones"``, ``"blue"`` or ``"direct"``
     :param p_floor: failure probability below which a prompt is left alone
     :param gradient_every: add the gradient in every n-th optimizer step
+    :param wanted: the pool's prompts with the replies that one would want, rows in the order of the pool; teaches the model what to do
+        instead where the loss has its weight, without which it may learn to leak in other words than the stems
+    :param drawn_rows: so many of them per step, drawn in proportion to a slowly decaying sum of the loss's weights
     :param kl_coef: weight of the KL divergence of the model's next-token distributions on the primary rows from the starting model's
     :param forecast_loss: a loss on scores instead of ``eval_size`` ... ``p_floor``, for baselines
     :param penalty: anything with a gradient instead of ``scorer`` and a loss, for baselines
@@ -74,6 +78,8 @@ class ForecastTrainer(Trainer):
         forecast_method: Method = "jones",
         p_floor: float = 1e-6,
         gradient_every: int = 1,
+        wanted: Sequence[dict[str, list[int]]] | None = None,
+        drawn_rows: int = 16,
         kl_coef: float = 0.0,
         forecast_loss: PoolLoss | None = None,
         penalty: Penalty | None = None,
@@ -91,14 +97,24 @@ class ForecastTrainer(Trainer):
             raise ValueError(
                 "pass the scorer of a pool of prompts (or, for a baseline, a penalty instead), or forecast_coef=0"
             )
+        if wanted is not None and (scorer is None or len(wanted) != scorer.n_tasks):
+            expected = "no pool" if scorer is None else f"a pool of {scorer.n_tasks} prompts"
+            raise ValueError(
+                f"wanted has {len(wanted)} rows for {expected}; pass one wanted reply for each prompt of the scorer's pool"
+            )
+        if drawn_rows < 1:
+            raise ValueError(f"drawn_rows={drawn_rows} teaches nothing; use drawn_rows >= 1, or wanted=None")
         self.forecast_coef, self.gradient_every, self.kl_coef = forecast_coef, gradient_every, kl_coef
         self.penalty = penalty
+        self.drawn: DrawnReplies | None = None
         if forecast_coef > 0.0 and scorer is not None:
             if forecast_loss is None:
                 check_partition(scorer.n_tasks if subpool is None else subpool, eval_size, k)
                 forecast_loss = ForecastLoss(eval_size, k, n_partitions, forecast_kind, forecast_method, p_floor)
             objective = ForecastObjective(ShardedScorer(scorer), forecast_loss, args.seed, subpool=subpool)
             self.penalty = ForecastPenalty(objective)
+            if wanted is not None:
+                self.drawn = DrawnReplies(wanted, objective, drawn_rows, args.seed)
         #: what the last steps added, by logger key; as on the side of reinforcement learning
         self.forecast_log: dict[str, float] = {}
         self._forecast_logger: Logger | None = None
@@ -147,6 +163,8 @@ class ForecastTrainer(Trainer):
         for parameter, gradient in zip(parameters, primary, strict=True):
             parameter.grad = gradient
         add_clipped(parameters, added, self.forecast_coef, self.args.max_grad_norm or float("inf"))
+        if self.drawn is not None:
+            self.forecast_log |= self.drawn.accumulate(model)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """As ``Trainer``, with the KL divergence from the starting model added."""
@@ -184,7 +202,8 @@ class ForecastTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = pathlib.Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        state = {"steps": self._forecast_steps, "penalty": None if self.penalty is None else self.penalty.state_dict()}
+        parts: dict[str, Any] = {"penalty": self.penalty, "drawn": self.drawn}
+        state = {"steps": self._forecast_steps, **{name: part and part.state_dict() for name, part in parts.items()}}
         if self.is_world_process_zero():
             partial = folder / f"{STATE_FILE}.partial"
             th.save(state, partial)
@@ -201,8 +220,9 @@ class ForecastTrainer(Trainer):
             )
         state = th.load(path, weights_only=True)
         self._forecast_steps = state["steps"]
-        if self.penalty is not None and state["penalty"] is not None:
-            self.penalty.load_state_dict(state["penalty"])
+        for name, part in (("penalty", self.penalty), ("drawn", self.drawn)):
+            if part is not None and state[name] is not None:
+                part.load_state_dict(state[name])
 
 
 def last_whole_checkpoint(output_dir: str | pathlib.Path) -> str | None:

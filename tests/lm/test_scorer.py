@@ -154,7 +154,8 @@ def test_frozen_layers_are_computed_once(tokenizer, game):
     model.zero_grad()
     plain.backward(model, np.array([1, 2]), th.ones(2, dtype=th.float64))
     others = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    assert gradients and all(th.allclose(a, b, atol=1e-5) for a, b in zip(gradients, others, strict=True))
+    assert gradients
+    assert all(th.allclose(a, b, atol=1e-5) for a, b in zip(gradients, others, strict=True))
     handle.remove()
 
 
