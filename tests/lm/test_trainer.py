@@ -75,7 +75,8 @@ def test_resume_is_exact(tmp_path, tokenizer, game, rows):
     def trainer(folder, steps):
         model = random_llama(len(tokenizer))
         settings = arguments(folder, max_steps=steps, save_strategy="steps", save_steps=3, lr_scheduler_type="constant")
-        return ForecastTrainer(model, settings, rows, PadOnTheRight(0), scorer=scorer_of(model, tokenizer, game), **SMALL)
+        scorer, wanted = scorer_of(model, tokenizer, game), training_rows(tokenizer, game.refusals(0))
+        return ForecastTrainer(model, settings, rows, PadOnTheRight(0), scorer=scorer, wanted=wanted, drawn_rows=4, **SMALL)
 
     whole = trainer(tmp_path / "whole", 6)
     whole.train()
@@ -289,3 +290,38 @@ def test_report_of_a_game(tokenizer, game):
     assert report.n_rare == int(game.rare.sum())
     again = sf.ForecastReport.from_dict(json.loads(report.to_json()), report.scores, report.rare)
     assert again.to_dict() == report.to_dict()
+
+
+def test_drawn_replies_follow_the_weights(tmp_path, tokenizer, game, rows):
+    """Wanted replies are drawn where the loss has its weight, and make them likelier there."""
+    from sb3_forecast.lm.drawn import DrawnReplies
+
+    model = random_llama(len(tokenizer))
+    wanted = training_rows(tokenizer, game.refusals(0))
+    objective = sf.ForecastObjective(ShardedScorer(scorer_of(model, tokenizer, game)), sf.ForecastLoss(10, 4, 8), seed=1)
+    drawn = DrawnReplies(wanted, objective, n_rows=6, seed=0)
+    assert drawn.accumulate(model) == {}  # nothing has any weight yet
+    objective.task_weights[:] = 0.0
+    objective.task_weights[7] = 1.0
+    before = drawn.accumulate(model)["forecast/drawn_loss"]
+    inputs = PadOnTheRight(0)([wanted[7]])
+    assert before == pytest.approx(model(**inputs).loss.item(), rel=1e-4)
+    with th.no_grad():
+        for parameter in model.parameters():
+            parameter -= 1e-3 * parameter.grad
+    assert model(**inputs).loss.item() < before
+    trainer = ForecastTrainer(
+        model, arguments(tmp_path), rows, PadOnTheRight(0), scorer=scorer_of(model, tokenizer, game), wanted=wanted, **SMALL
+    )
+    trainer.train()
+    assert "forecast/drawn_loss" in trainer.state.log_history[1]
+    with pytest.raises(ValueError, match="wanted has 3 rows for a pool of 60 prompts"):
+        ForecastTrainer(
+            model,
+            arguments(tmp_path),
+            rows,
+            PadOnTheRight(0),
+            scorer=scorer_of(model, tokenizer, game),
+            wanted=wanted[:3],
+            **SMALL,
+        )
