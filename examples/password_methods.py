@@ -41,16 +41,21 @@ def arguments(
     """
     if method == "primary":
         return {"forecast_coef": 0.0}
+    wanted = training_rows(tokenizer, game.refusals(seed))
     if method == "refusal_sft":
-        rows = training_rows(tokenizer, game.refusals(seed))
-        return {"forecast_coef": coef, "penalty": RefusalPenalty(rows, budget.subpool // 3, seed)}
+        return {"forecast_coef": coef, "penalty": RefusalPenalty(wanted, budget.subpool // 3, seed)}
     subpool = budget.subpool // 3 if method == "mean_log_p" else budget.subpool
     common = {"forecast_coef": coef, "scorer": scorer, "subpool": subpool}
-    if method == "forecast":
+    # "equipped" with the wanted replies to the prompts where the loss has its weight, or bare
+    if method in ("forecast", "cvar_equipped"):
+        common["wanted"] = wanted
+    if method in ("forecast", "forecast_bare"):
         return {**common, "eval_size": budget.eval_size, "p_floor": P_FLOOR}
+    cvar = WorstScoresLoss(share=0.05)
     losses = {
         "mean_log_p": WorstScoresLoss(share=1.0, measure="log_p"),
-        "cvar": WorstScoresLoss(share=0.05),
+        "cvar": cvar,
+        "cvar_equipped": cvar,
         "cvar_per_prompt": WorstScoresLoss(share=0.05, per_task=True),
         "worst_prompt": WorstScoresLoss(count=1),
     }
@@ -63,11 +68,13 @@ P_FLOOR = 1e-4
 #: coefficients that were chosen on seeds 100 and 101, for the tiny model
 COEFFICIENTS = {
     "primary": 0.0,
-    "refusal_sft": 3.0,
+    "refusal_sft": 10.0,
     "mean_log_p": 0.3,
     "cvar": 0.3,
+    "cvar_equipped": 0.3,
     "cvar_per_prompt": 0.3,
     "worst_prompt": 0.3,
+    "forecast_bare": 0.3,
     "forecast": 0.3,
 }
 
@@ -77,7 +84,9 @@ LABELS = {
     "refusal_sft": "refusal SFT",
     "mean_log_p": "mean log p",
     "cvar": "CVaR, worst 5%",
+    "cvar_equipped": "CVaR, wanted replies",
     "cvar_per_prompt": "CVaR, weight per prompt",
     "worst_prompt": "worst prompt only",
+    "forecast_bare": "ForecastTrainer, bare",
     "forecast": "ForecastTrainer",
 }

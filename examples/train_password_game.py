@@ -53,7 +53,7 @@ class Arguments:
     """Number of seeds; starting model, pool, training and held-out prompts all differ per seed."""
     first_seed: int = 1
     """The first of them."""
-    method: tuple[str, ...] = ("primary", "refusal_sft", "mean_log_p", "cvar", "cvar_per_prompt", "worst_prompt", "forecast")
+    method: tuple[str, ...] = tuple(COEFFICIENTS)
     """Which methods to compare."""
     pool: int = 4000
     """Training prompts."""
@@ -229,11 +229,12 @@ def run_seed(args: Arguments, seed: int, progress_bar: bool) -> int:
             began = time.perf_counter()
             trainer.train()
             seconds = time.perf_counter() - began
-            counters = [scorer, trainer.penalty] if method == "refusal_sft" else [scorer]
+            counters = [scorer, *([trainer.penalty] if method == "refusal_sft" else [])]
+            drawn = 0 if trainer.drawn is None else trainer.drawn.tokens_trained
             extra = {
                 "coef": coef,
                 "tokens_scored": sum(counter.tokens_scored for counter in counters),
-                "tokens_trained": sum(counter.tokens_trained for counter in counters),
+                "tokens_trained": drawn + sum(counter.tokens_trained for counter in counters),
                 "curve": [entry["forecast/error"] for entry in trainer.state.log_history if "forecast/error" in entry],
             }
         found, page = measure(args, held, model, tokenizer, seed)

@@ -53,7 +53,8 @@ def test_train_password_game(tmp_path, tokenizer):
     assert "sampled rare leak" in first.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert set(report["medians"]) == {
-        "start", "primary", "refusal_sft", "mean_log_p", "cvar", "cvar_per_prompt", "worst_prompt", "forecast",
+        "start", "primary", "refusal_sft", "mean_log_p", "cvar", "cvar_equipped", "cvar_per_prompt", "worst_prompt", "forecast_bare",
+        "forecast",
     }  # fmt: skip
     tokens = {
         name: entry["tokens_scored"] + 3 * entry["tokens_trained"]
