@@ -14,7 +14,7 @@ BIN := .venv/bin
 demo: .venv/ready  ## train, fine-tune and report in a few minutes; pictures in demo_output/
 	$(BIN)/python examples/train_gridworld.py --methods ppo forecast --output demo_output
 
-demo-lm: .venv/ready  ## the same for a language model that keeps a password, pre-trained here; at most eight minutes, pictures in demo_output_lm/
+demo-lm: .venv/ready  ## the same for a language model that keeps a password, pre-trained here first; pictures in demo_output_lm/
 	$(BIN)/python examples/train_password_game.py --method primary forecast --output demo_output_lm
 
 smollm2: .venv/ready  ## weights of SmolLM2-135M-Instruct, for `examples/train_password_game.py --model smollm2`

@@ -63,7 +63,7 @@ def test_train_password_game(tmp_path, tokenizer):
     }
     assert tokens["primary"] == 0
     assert (
-        0.5 < tokens["refusal_sft"] / tokens["forecast"] < 1.5
+        0.5 < tokens["refusal_sft"] / tokens["forecast_bare"] < 1.5
     )  # equal budgets, roughly: a small pool has large active shares
     assert (tmp_path / "out" / "tails.png").stat().st_size > 10_000
     assert "**p =" in (tmp_path / "out" / "worst.md").read_text()

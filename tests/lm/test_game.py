@@ -190,7 +190,8 @@ def test_no_hub(tmp_path, monkeypatch):
     from sb3_forecast.lm import load_player
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # read once, when the package is imported
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="no/such-model"):
         load_player("no/such-model", 0, steps=1)
 
