@@ -129,6 +129,8 @@ class ForecastTrainer(Trainer):
             optimizers=optimizers,
         )
         self._reference = self._starting_model() if kl_coef > 0.0 else None
+        if self.optimizer is not None:
+            self._attach(self.optimizer)
 
     def _starting_model(self) -> Any:
         """The model that the KL divergence is taken from: the adapted one with its adapters off, or a copy."""
@@ -144,9 +146,14 @@ class ForecastTrainer(Trainer):
         """As ``Trainer``; the optimizer's steps are preceded by the penalty's gradient."""
         created = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
-        if created and self.penalty is not None and self.forecast_coef > 0.0:
-            optimizer.register_step_pre_hook(self._add_penalty)
+        if created:
+            self._attach(optimizer)
         return optimizer
+
+    def _attach(self, optimizer: th.optim.Optimizer) -> None:
+        """Let the penalty's gradient precede the optimizer's steps."""
+        if self.penalty is not None and self.forecast_coef > 0.0:
+            optimizer.register_step_pre_hook(self._add_penalty)
 
     def _add_penalty(self, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._forecast_steps += 1

@@ -325,3 +325,16 @@ def test_drawn_replies_follow_the_weights(tmp_path, tokenizer, game, rows):
             wanted=wanted[:3],
             **SMALL,
         )
+
+
+def test_an_optimizer_of_ones_own(tmp_path, tokenizer, game, rows):
+    """The forecast gradient joins the steps of an optimizer that the user passes."""
+    model = random_llama(len(tokenizer))
+    optimizer = th.optim.SGD(model.parameters(), lr=0.01)
+    scheduler = th.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    trainer = ForecastTrainer(
+        model, arguments(tmp_path), rows, PadOnTheRight(0), scorer=scorer_of(model, tokenizer, game), optimizers=(optimizer, scheduler), **SMALL
+    )  # fmt: skip
+    trainer.train()
+    assert trainer._forecast_steps == 6
+    assert "forecast/error" in trainer.state.log_history[0]
