@@ -1,4 +1,4 @@
-"""The methods that train_password_game.py compares, with the settings that were chosen for each on seeds 100 and 101.
+"""The methods that train_password_game.py compares, with their settings; those that were tried were tried on seeds 100 and 101.
 
 Every method gets the same primary examples and, in each step, about the same tokens on the pool: a sub-pool that is scored
 once, of which CVaR trains on a twentieth again and ours on up to a fifth. Training on a prompt costs three times as much as
