@@ -205,7 +205,7 @@ def run_seed(args: Arguments, seed: int, progress_bar: bool) -> int:
         model, _, _ = load_player(args.model, seed, say, args.teaching_steps)
         seconds, extra = 0.0, {"acceptance": acceptance}
         if method != "start":
-            model = with_adapter(model) if args.model != "tiny" else model.requires_grad_(True)
+            model = with_adapter(model, seed=seed) if args.model != "tiny" else model.requires_grad_(True)
             scorer = LMFailureScorer(model, tokenizer, game.prompts, game.targets)
             coef = COEFFICIENTS[method] if args.coef is None else args.coef
             trainer = ForecastTrainer(

@@ -28,7 +28,11 @@ class FrozenLayers:
     @property
     def version(self) -> object:
         """Equal as long as the frozen weights are the same tensors and nothing has written to them."""
-        return tuple((id(p), p._version) for layer in self.layers[: self.n_frozen] for p in layer.parameters())
+        return tuple(
+            (id(p), p.data_ptr(), p.dtype, p.device, p._version)
+            for layer in self.layers[: self.n_frozen]
+            for p in layer.parameters()
+        )
 
     @classmethod
     def of(cls, model: Any) -> FrozenLayers | None:

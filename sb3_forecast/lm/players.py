@@ -26,12 +26,13 @@ _VERSION = 1
 _TRAINED_LAYERS = 10
 
 
-def with_adapter(model: Any, n_layers: int = _TRAINED_LAYERS, rank: int = 8) -> Any:
+def with_adapter(model: Any, n_layers: int = _TRAINED_LAYERS, rank: int = 8, seed: int = 0) -> Any:
     """A model with a LoRA adapter in its top layers, everything else frozen.
 
     :param model: Hugging Face causal language model
     :param n_layers: how many layers are adapted, from the top
     :param rank: rank of the adapter
+    :param seed: seed of its first weights
     :return: the model with its adapter
     """
     from peft import LoraConfig, get_peft_model
@@ -48,7 +49,9 @@ def with_adapter(model: Any, n_layers: int = _TRAINED_LAYERS, rank: int = 8) -> 
         layers_pattern="layers",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with th.random.fork_rng(devices=[]):
+        th.manual_seed(seed)
+        return get_peft_model(model, config)
 
 
 def load_player(name: str, seed: int, say: Callable[[str], Any] = print, steps: int = 120) -> tuple[Any, Any, dict[str, Any]]:
@@ -100,7 +103,7 @@ def load_player(name: str, seed: int, say: Callable[[str], Any] = print, steps: 
 
 def _teach(model: Any, tokenizer: Any, seed: int, steps: int, say: Callable[[str], Any], batch: int = 24) -> Any:
     """Teach the game by an adapter in the top layers, which is merged in the end."""
-    adapted = with_adapter(model, rank=16)
+    adapted = with_adapter(model, rank=16, seed=seed)
     generator = np.random.default_rng([seed, 11])
     parameters = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     optimizer = th.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)

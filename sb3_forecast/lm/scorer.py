@@ -76,6 +76,8 @@ class LMFailureScorer:
         if cache_frozen is True and FrozenLayers.of(model) is None:
             raise ValueError("cache_frozen=True, but no lower layer of the model is frozen; use cache_frozen='auto'")
         self._adopt("cache_frozen", cache_frozen, model, longest, plain)
+        # what the checks left: the model may be moved or cast before it is used
+        self._hidden.clear()
         #: tokens that were fed forward without a graph since the checks above, and with one
         self.tokens_scored = self.tokens_trained = 0
 

@@ -176,7 +176,7 @@ class ForecastTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """As ``Trainer``, with the KL divergence from the starting model added."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if self.kl_coef > 0.0:
+        if self.kl_coef > 0.0 and model.training:
             loss = loss + self.kl_coef * self._divergence(model, inputs, outputs.logits)
         return (loss, outputs) if return_outputs else loss
 

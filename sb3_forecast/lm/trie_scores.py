@@ -56,6 +56,8 @@ def _logsumexp_by(values: th.Tensor, group: th.Tensor, n_groups: int) -> th.Tens
     """Logsumexp of the values of each group."""
     top = th.full((n_groups,), -th.inf, dtype=values.dtype, device=values.device)
     top = top.scatter_reduce(0, group, values.detach(), "amax")
+    # a group that cannot happen at all: log 0, and not the NaN of inf - inf
+    top = top.masked_fill(top == -th.inf, 0.0)
     sums = th.zeros_like(top).index_add(0, group, th.exp(values - top[group]))
     return top + sums.log()
 

@@ -250,3 +250,29 @@ def test_nan_is_reported(model, tokenizer, game):
         scorer.score(model)
     with pytest.raises(ValueError, match="no finite log-probability"):
         LMFailureScorer(model, tokenizer, game.prompts, game.targets)
+
+
+def test_a_cast_model_is_not_given_old_hidden_states(tokenizer, game):
+    model = adapted(tokenizer, [2])
+    scorer = LMFailureScorer(model, tokenizer, game.prompts, game.targets)
+    before = scorer.score(model)
+    model.double()
+    assert th.allclose(scorer.score(model), before, atol=1e-4)
+
+
+def test_a_stem_that_cannot_be_said():
+    """A masked token has p = 0: score -inf, not NaN."""
+    log_p, log_survival = batch_of([[1]], [[0.0, -math.inf]])
+    assert float(log_p) == -math.inf
+    assert float(scores(log_p, log_survival)) == -math.inf
+
+
+def test_adapters_are_seeded(tokenizer):
+    from sb3_forecast.lm import with_adapter
+
+    def weights(seed):
+        model = with_adapter(random_llama(len(tokenizer)), n_layers=1, rank=2, seed=seed)
+        return th.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
+
+    assert th.equal(weights(1), weights(1))
+    assert not th.equal(weights(1), weights(2))
