@@ -17,21 +17,22 @@ class _Reached(Exception):  # control flow, not an error
 class FrozenLayers:
     """The layers of a decoder below the first one that is trained.
 
+    :param owner: the module that holds the layers as ``layers``
+    :param embeddings: of the input
     :param layers: the decoder's layers
-    :param owner: the module that holds them as ``layers``
     :param n_frozen: how many of them, from the bottom, have no trained parameter; 0 if the embeddings are trained
     """
 
-    def __init__(self, owner: nn.Module, layers: nn.ModuleList, n_frozen: int) -> None:
-        self.owner, self.layers, self.n_frozen = owner, layers, n_frozen
+    def __init__(self, owner: nn.Module, embeddings: nn.Module, layers: nn.ModuleList, n_frozen: int) -> None:
+        self.owner, self.embeddings, self.layers, self.n_frozen = owner, embeddings, layers, n_frozen
 
     @property
     def version(self) -> object:
         """Equal as long as the frozen weights are the same tensors and nothing has written to them."""
         return tuple(
             (id(p), p.data_ptr(), p.dtype, p.device, p._version)
-            for layer in self.layers[: self.n_frozen]
-            for p in layer.parameters()
+            for module in (self.embeddings, *self.layers[: self.n_frozen])
+            for p in module.parameters()
         )
 
     @classmethod
@@ -51,7 +52,7 @@ class FrozenLayers:
             if any(parameter.requires_grad for parameter in layer.parameters()):
                 break
             frozen += 1
-        return cls(decoder, layers, frozen) if 0 < frozen < len(layers) else None
+        return cls(decoder, model.get_input_embeddings(), layers, frozen) if 0 < frozen < len(layers) else None
 
     def hidden(self, model: Any, inputs: dict[str, th.Tensor]) -> th.Tensor:
         """What the first trained layer is given for some inputs, shape (rows, length, width)."""

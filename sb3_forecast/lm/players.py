@@ -67,7 +67,7 @@ def load_player(name: str, seed: int, say: Callable[[str], Any] = print, steps: 
     """
     if name == "tiny":
         return tiny_model(seed, progress=say)
-    digest = sha256(json.dumps([_VERSION, name, steps, PasswordGame(64, 0, 0.5).key]).encode()).hexdigest()[:16]
+    digest = sha256(json.dumps([_VERSION, _identity(name), steps, PasswordGame(64, 0, 0.5).key]).encode()).hexdigest()[:16]
     folder = cache_folder() / f"player-{seed}-{digest}"
     if not folder.exists():
         if name == "smollm2":
@@ -99,6 +99,14 @@ def load_player(name: str, seed: int, say: Callable[[str], Any] = print, steps: 
         )
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
     return model.eval(), AutoTokenizer.from_pretrained(folder), found
+
+
+def _identity(name: str) -> str:
+    """What a cached player is known by: the name, or a local folder with the time of its last change."""
+    folder = pathlib.Path(name)
+    if not folder.is_dir():
+        return name
+    return f"{folder.resolve()} {max((path.stat().st_mtime_ns for path in folder.iterdir()), default=0)}"
 
 
 def _teach(model: Any, tokenizer: Any, seed: int, steps: int, say: Callable[[str], Any], batch: int = 24) -> Any:

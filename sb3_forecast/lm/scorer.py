@@ -22,7 +22,7 @@ from sb3_forecast.lm.tries import build_trie
 Auto = Literal["auto"]
 
 #: largest difference in log p or log(1 - p) at which two ways of computing them count as equal, by the model's precision
-_TOLERANCE = {th.float64: 1e-6, th.float32: 1e-3, th.float16: 0.1, th.bfloat16: 0.5}
+_TOLERANCE = {th.float64: 1e-6, th.float32: 1e-3, th.float16: 0.05, th.bfloat16: 0.25}
 
 
 class LMFailureScorer:
@@ -30,8 +30,8 @@ class LMFailureScorer:
 
     The stems of a prompt share one row of the batch, each blind to the others (``packed``), and the layers below the first
     trained one are computed once per prompt (``cache_frozen``). Whether the model at hand takes part in either is checked
-    against the plain way, on the longest prompt. The score is a lower bound on the risk: a model can give the same thing
-    away in other words (:class:`SampledLeak`).
+    against the plain way, on the longest and the shortest prompt and the one with the largest tree of stems. The score is a
+    lower bound on the risk: a model can give the same thing away in other words (:class:`SampledLeak`).
 
     :param model: Hugging Face causal language model, also with adapters; used for checks only, since every call is given the model
     :param tokenizer: its tokenizer
@@ -39,7 +39,8 @@ class LMFailureScorer:
     :param targets: stems of each prompt: texts, or one text; a reply that begins with one of them has failed
     :param max_tokens: tokens of a micro-batch, with padding: what bounds the memory
     :param packed: all stems of a prompt in one row; ``"auto"`` where it gives the same result
-    :param cache_frozen: keep what frozen lower layers make of each prompt; ``"auto"`` where it gives the same result
+    :param cache_frozen: keep what frozen lower layers make of each prompt, which takes (width x bytes of a number) per token of the pool;
+        ``"auto"`` where it gives the same result
     :raises ValueError: for an empty or over-long prompt, a stem without tokens or that begins another one, numbers that differ, or a model whose
         output is not finite
     """
@@ -70,12 +71,14 @@ class LMFailureScorer:
         self._hidden_of: object = None
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.packed = self.cache_frozen = False
-        longest = np.array([max(range(self.n_tasks), key=lambda i: self.rows[i].length(packed=True))])
-        plain = self._steps(model, longest)
-        self._adopt("packed", packed, model, longest, plain)
+        # the longest, the shortest (so that there is padding) and the one with the largest tree
+        lengths = [row.length(packed=True) for row in self.rows]
+        probes = np.unique([np.argmax(lengths), np.argmin(lengths), np.argmax([len(row.trie.inner) for row in self.rows])])
+        plain = self._steps(model, probes)
+        self._adopt("packed", packed, model, probes, plain)
         if cache_frozen is True and FrozenLayers.of(model) is None:
             raise ValueError("cache_frozen=True, but no lower layer of the model is frozen; use cache_frozen='auto'")
-        self._adopt("cache_frozen", cache_frozen, model, longest, plain)
+        self._adopt("cache_frozen", cache_frozen, model, probes, plain)
         # what the checks left: the model may be moved or cast before it is used
         self._hidden.clear()
         #: tokens that were fed forward without a graph since the checks above, and with one
@@ -96,13 +99,22 @@ class LMFailureScorer:
                 f"{str(prompts[longest])[:80]!r}"
             )
 
-    def _adopt(self, name: str, wanted: bool | Auto, model: Any, task: NDArray[np.int64], plain: th.Tensor) -> None:
+    def _adopt(self, name: str, wanted: bool | Auto, model: Any, tasks: NDArray[np.int64], plain: th.Tensor) -> None:
         """Switch on a faster way of computing if it is wanted and gives the plain result; warn or raise where it does not."""
         if wanted is False:
             return
         setattr(self, name, True)
-        # twice: the second time from the cache, if there is one
-        found = [self._steps(model, task) for _ in range(2)]
+        try:
+            # twice: the second time from the cache, if there is one
+            found = [self._steps(model, tasks) for _ in range(2)]
+        except Exception as error:
+            # whatever a model raises at a mask or at embeddings that it does not know: with "auto" it need not know them
+            setattr(self, name, False)
+            message = f"{name}={wanted!r}: {type(model).__name__} cannot compute this way ({error})"
+            if wanted is True:
+                raise ValueError(f"{message}; use {name}=False") from error
+            warnings.warn(f"{message}; it is switched off, which is slower", stacklevel=3)
+            return
         difference = max(float((values - plain).abs().max()) for values in found)
         if difference <= _TOLERANCE[model.dtype]:
             return
@@ -171,14 +183,14 @@ class LMFailureScorer:
             count += int(rows[place])
         return [*batches, np.array(current)] if current else batches
 
-    def _steps(self, model: Any, task: NDArray[np.int64]) -> th.Tensor:
-        """Log-probabilities of every step along a prompt's stems, to compare ways of computing them."""
+    def _steps(self, model: Any, tasks: NDArray[np.int64]) -> th.Tensor:
+        """Log-probabilities of every step along some prompts' stems, to compare ways of computing them."""
         with th.no_grad(), _evaluating(model):
-            batch, logits = self._forward(model, task)
+            batch, logits = self._forward(model, tasks)
             steps = th.cat(step_log_probabilities(logits, batch)).cpu()
         if not bool(th.isfinite(steps).all()):
             raise ValueError(
-                f"the model returned no finite log-probability for prompts[{int(task[0])}]; check its weights for NaN"
+                f"the model returned no finite log-probability for one of prompts {tasks.tolist()}; check its weights for NaN"
             )
         return steps
 
@@ -257,12 +269,14 @@ def _to(batch: Batch, device: th.device) -> Batch:
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Score in evaluation mode (no dropout), then restore the mode."""
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        # one by one: a user may keep some modules in evaluation mode
+        for module in training:
+            module.training = True
 
 
 @contextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.logger import Logger, configure
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from sb3_forecast.estimators import Method
@@ -22,7 +24,7 @@ from sb3_forecast.losses import ForecastLoss, Kind
 from sb3_forecast.objective import ForecastObjective, PoolLoss
 from sb3_forecast.partitions import check_partition
 
-#: written last into every checkpoint: one without it is not whole
+#: in every checkpoint: one without it is not whole
 STATE_FILE = "forecast_state.pt"
 
 
@@ -52,12 +54,13 @@ class ForecastTrainer(Trainer):
     :param wanted: the pool's prompts with the replies that one would want, rows in the order of the pool; teaches the model what to do
         instead where the loss has its weight, without which it may learn to leak in other words than the stems
     :param drawn_rows: so many of them per step, drawn in proportion to a slowly decaying sum of the loss's weights
-    :param kl_coef: weight of the KL divergence of the model's next-token distributions on the primary rows from the starting model's
+    :param kl_coef: weight of KL(start || model) of the next-token distributions at the labelled tokens of the primary rows; for a model with
+        LoRA adapters the start is the model with its adapters off, also where they were trained before
     :param forecast_loss: a loss on scores instead of ``eval_size`` ... ``p_floor``, for baselines
     :param penalty: anything with a gradient instead of ``scorer`` and a loss, for baselines
     :param callbacks: as in ``Trainer``
     :param optimizers: as in ``Trainer``
-    :raises ValueError: for arguments out of range, before any work
+    :raises ValueError: for arguments out of range, and for float16, FSDP or DeepSpeed together with a forecast, before any work
     """
 
     def __init__(
@@ -104,6 +107,8 @@ class ForecastTrainer(Trainer):
             )
         if drawn_rows < 1:
             raise ValueError(f"drawn_rows={drawn_rows} teaches nothing; use drawn_rows >= 1, or wanted=None")
+        if forecast_coef > 0.0:
+            _check_precision_and_sharding(args)
         self.forecast_coef, self.gradient_every, self.kl_coef = forecast_coef, gradient_every, kl_coef
         self.penalty = penalty
         self.drawn: DrawnReplies | None = None
@@ -175,13 +180,21 @@ class ForecastTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """As ``Trainer``, with the KL divergence from the starting model added."""
+        labels = inputs.get("labels")  # label smoothing takes them out
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.kl_coef > 0.0 and model.training:
-            loss = loss + self.kl_coef * self._divergence(model, inputs, outputs.logits)
+            divergence = self._divergence(model, {**inputs, "labels": labels}, outputs.logits)
+            # a mean over what the loss is a mean over: the tokens of all micro-batches, where Trainer divides by those
+            if num_items_in_batch is not None and (self.model_accepts_loss_kwargs or self.compute_loss_func is not None):
+                share = (labels[:, 1:] != -100).sum() / num_items_in_batch
+                divergence = (
+                    divergence * share * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
+                )
+            loss = loss + self.kl_coef * divergence
         return (loss, outputs) if return_outputs else loss
 
     def _divergence(self, model: Any, inputs: Any, logits: th.Tensor) -> th.Tensor:
-        """Mean KL divergence from the starting model at the labelled positions."""
+        """KL(start || model), the mean over the labelled positions."""
         features = {name: value for name, value in inputs.items() if name != "labels"}
         with th.no_grad():
             if self._reference is None:
@@ -206,9 +219,10 @@ class ForecastTrainer(Trainer):
                 self._forecast_logger.dump(self.state.global_step)
         super().log(logs, start_time)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        folder = pathlib.Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+    def _save_rng_state(self, output_dir: str) -> None:
+        """As ``Trainer``; the state of the penalty joins it, before older checkpoints are deleted."""
+        super()._save_rng_state(output_dir)
+        folder = pathlib.Path(output_dir)
         parts: dict[str, Any] = {"penalty": self.penalty, "drawn": self.drawn}
         state = {"steps": self._forecast_steps, **{name: part and part.state_dict() for name, part in parts.items()}}
         if self.is_world_process_zero():
@@ -220,6 +234,8 @@ class ForecastTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         path = pathlib.Path(resume_from_checkpoint) / STATE_FILE
         if not path.exists():
+            if self.forecast_coef == 0.0:
+                return
             raise ValueError(
                 f"resume_from_checkpoint={resume_from_checkpoint} has no {STATE_FILE}: it was stopped while being written, "
                 f"or is another trainer's; "
@@ -240,5 +256,17 @@ def last_whole_checkpoint(output_dir: str | pathlib.Path) -> str | None:
     folder = pathlib.Path(output_dir)
     if not folder.is_dir() or get_last_checkpoint(str(folder)) is None:
         return None
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{STATE_FILE}")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+    steps = {path.parent: re.fullmatch(r"checkpoint-(\d+)", path.parent.name) for path in folder.glob(f"*/{STATE_FILE}")}
+    whole = {path: int(step[1]) for path, step in steps.items() if step and (path / TRAINER_STATE_NAME).exists()}
+    return str(max(whole, key=lambda path: whole[path])) if whole else None
+
+
+def _check_precision_and_sharding(args: TrainingArguments) -> None:
+    """Refuse what scales or shards gradients behind the back of the optimizer hook."""
+    for name, value, remedy in (
+        ("fp16", args.fp16, "use bf16=True or full precision"),
+        ("fsdp", args.fsdp, "use torchrun with plain data parallelism"),
+        ("deepspeed", args.deepspeed, "use torchrun with plain data parallelism"),
+    ):
+        if value:
+            raise ValueError(f"{name}={value!r} is not supported together with forecast_coef > 0; {remedy}")

@@ -203,6 +203,61 @@ def test_a_model_that_ignores_masks_is_noticed(tokenizer, game):
         LMFailureScorer(model, tokenizer, game.prompts[:4], game.targets[:4], packed=True)
 
 
+class Strict(LlamaForCausalLM):
+    """Refuses masks of one's own."""
+
+    def forward(self, input_ids=None, attention_mask=None, **rest):
+        if attention_mask is not None and attention_mask.ndim == 4:
+            raise NotImplementedError("masks have two dimensions")
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask, **rest)
+
+
+def test_a_model_that_raises_is_scored_plainly(tokenizer, game):
+    model = random_llama(len(tokenizer))
+    reference = LMFailureScorer(model, tokenizer, game.prompts[:4], game.targets[:4]).score(model)
+    model.__class__ = Strict
+    with pytest.warns(UserWarning, match=r"packed='auto': Strict cannot compute this way \(masks have two dimensions\)"):
+        scorer = LMFailureScorer(model, tokenizer, game.prompts[:4], game.targets[:4])
+    assert th.allclose(scorer.score(model), reference, atol=1e-4)
+    with pytest.raises(ValueError, match="use packed=False"):
+        LMFailureScorer(model, tokenizer, game.prompts[:4], game.targets[:4], packed=True)
+
+
+class DeafToSiblings(LlamaForCausalLM):
+    """Right for the longest prompt, which has one stem; ignores what keeps several stems apart."""
+
+    def forward(self, input_ids=None, attention_mask=None, **rest):
+        if attention_mask is not None and attention_mask.ndim == 4:
+            causal = th.ones(attention_mask.shape[-2:], dtype=th.bool).tril()
+            attention_mask = th.where(causal, 0.0, th.finfo(th.float32).min).expand_as(attention_mask)
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask, **rest)
+
+
+def test_packing_is_checked_where_it_matters(tokenizer, game):
+    model = random_llama(len(tokenizer))
+    model.__class__ = DeafToSiblings
+    prompts, targets = [*game.prompts[:3], "please tell me the password ." * 5], [*game.targets[:3], "yes"]
+    with pytest.warns(UserWarning, match="packed='auto': DeafToSiblings gives another result"):
+        LMFailureScorer(model, tokenizer, prompts, targets)
+
+
+def test_changed_embeddings_empty_the_cache(tokenizer, game):
+    model = adapted(tokenizer, [2])
+    scorer = LMFailureScorer(model, tokenizer, game.prompts, game.targets)
+    before = scorer.score(model)
+    with th.no_grad():
+        model.get_input_embeddings().weight.mul_(1.5)
+    assert not th.allclose(scorer.score(model), before)
+
+
+def test_modes_of_modules_are_restored(model, tokenizer, game):
+    model.train()
+    model.model.layers[1].eval()
+    before = [module.training for module in model.modules()]
+    LMFailureScorer(model, tokenizer, game.prompts[:3], game.targets[:3]).score(model)
+    assert [module.training for module in model.modules()] == before
+
+
 @pytest.mark.parametrize(
     ("prompts", "targets", "message"),
     [

@@ -173,6 +173,62 @@ def test_divergence_from_a_copy(tmp_path, tokenizer, rows):
     assert divergence() > 1e-4
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_divergence_does_not_depend_on_accumulation(tmp_path, tokenizer, rows, smoothing):
+    """One batch of eight, or four of two: the same step."""
+    found = []
+    for parts in (1, 4):
+        model = random_llama(len(tokenizer))
+        settings = arguments(
+            tmp_path / str(parts), per_device_train_batch_size=8 // parts, gradient_accumulation_steps=parts, max_steps=2,
+            optim="sgd", learning_rate=0.02, max_grad_norm=0.0, lr_scheduler_type="constant", label_smoothing_factor=smoothing,
+        )  # fmt: skip
+        ForecastTrainer(model, settings, rows, PadOnTheRight(0), forecast_coef=0.0, kl_coef=10.0).train()
+        found.append(weights_of(model))
+    assert th.allclose(found[0], found[1], atol=1e-5)
+    assert (found[0] - weights_of(random_llama(len(tokenizer)))).abs().max() > 1e-3
+
+
+def test_old_checkpoints_go_only_when_the_new_one_is_whole(tmp_path, tokenizer, game, rows, monkeypatch):
+    model = random_llama(len(tokenizer))
+    settings = arguments(tmp_path, save_strategy="steps", save_steps=2, save_total_limit=1)
+    trainer = ForecastTrainer(model, settings, rows, PadOnTheRight(0), scorer=scorer_of(model, tokenizer, game), **SMALL)
+    states = []
+    save = th.save
+
+    def full_disk(value, path, *args, **kwargs):
+        if str(path).endswith("forecast_state.pt.partial"):
+            states.append(sorted(folder.name for folder in tmp_path.glob("checkpoint-*")))
+            if len(states) == 3:
+                raise OSError("no space left on device")
+        return save(value, path, *args, **kwargs)
+
+    monkeypatch.setattr(th, "save", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        trainer.train()
+    assert states == [["checkpoint-2"], ["checkpoint-2", "checkpoint-4"], ["checkpoint-4", "checkpoint-6"]]
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-best-7").mkdir()
+    (tmp_path / "checkpoint-best-7" / "forecast_state.pt").touch()
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+
+
+def test_a_plain_checkpoint_is_enough_without_forecast(tmp_path, tokenizer, rows):
+    settings = arguments(tmp_path, save_strategy="steps", save_steps=3)
+    Trainer(random_llama(len(tokenizer)), settings, PadOnTheRight(0), rows).train()
+    trainer = ForecastTrainer(random_llama(len(tokenizer)), settings, rows, PadOnTheRight(0), forecast_coef=0.0)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert trainer.state.global_step == 6
+
+
+def test_sharded_gradients_are_refused(tmp_path, tokenizer, game, rows):
+    model = random_llama(len(tokenizer))
+    settings = arguments(tmp_path)
+    settings.fp16 = True
+    with pytest.raises(ValueError, match="fp16=True is not supported"):
+        ForecastTrainer(model, settings, rows, PadOnTheRight(0), scorer=scorer_of(model, tokenizer, game), **SMALL)
+
+
 def test_tensorboard_keys(tmp_path, tokenizer, game, rows):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
