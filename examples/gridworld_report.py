@@ -20,7 +20,7 @@ from stable_baselines3 import PPO
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.plots import tail_comparison, training_curves
-from sb3_forecast.scorers.policies import check_model, log_probabilities
+from sb3_forecast.scorers.policies import Actor
 
 #: column -> how to read it from a result, and how to print it
 COLUMNS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -149,5 +149,5 @@ _AS_PPO: dict[str, Any] = {"forecast_state": None}
 
 
 def _agent(model: PPO) -> Any:
-    policy = check_model(model, 3)
-    return lambda observations: log_probabilities(policy, observations).exp().detach().numpy()
+    actor = Actor(model, 3)
+    return lambda observations: actor.log_probabilities(observations).exp().detach().numpy()

@@ -9,6 +9,8 @@ from sb3_forecast.callbacks import ForecastCallback
 from sb3_forecast.conformal import exceedance_probability
 from sb3_forecast.decomposition import Decomposition, decompose
 from sb3_forecast.diagnostics import Diagnostics, forward_stop_k, missed_mode, stability_scan
+from sb3_forecast.episodes import Episodes, play
+from sb3_forecast.eval_callback import ForecastEvalCallback
 from sb3_forecast.evaluation import ForecastReport, evaluate_forecast
 from sb3_forecast.exact_partitions import ExpectedSquaredError
 from sb3_forecast.lagrangian import PPOLagrangian
@@ -17,7 +19,8 @@ from sb3_forecast.losses import ForecastLoss, MeanFailureLoss
 from sb3_forecast.objective import ForecastObjective
 from sb3_forecast.partitions import PartitionRanks, sample_partitions
 from sb3_forecast.ppo import ForecastPPO
-from sb3_forecast.scorers import ExactScorer, FailureScorer, SurvivalScorer
+from sb3_forecast.recording import Recording, record_worst
+from sb3_forecast.scorers import ExactScorer, FailureScorer, FrequencyScorer, SurvivalScorer
 from sb3_forecast.scores import (
     failure_probability,
     failure_score,
@@ -34,19 +37,23 @@ __all__ = [
     "CostPenalty",
     "Decomposition",
     "Diagnostics",
+    "Episodes",
     "ExactScorer",
     "ExpectedSquaredError",
     "FailureScorer",
     "ForecastCallback",
+    "ForecastEvalCallback",
     "ForecastLoss",
     "ForecastObjective",
     "ForecastPPO",
     "ForecastReport",
+    "FrequencyScorer",
     "GumbelTail",
     "LargePoolScores",
     "MeanFailureLoss",
     "PPOLagrangian",
     "PartitionRanks",
+    "Recording",
     "SurvivalScorer",
     "__version__",
     "bias_constants",
@@ -61,6 +68,8 @@ __all__ = [
     "log_failure_probability",
     "log_survival_probability",
     "missed_mode",
+    "play",
+    "record_worst",
     "sample_partitions",
     "score_large_pool",
     "stability_scan",

@@ -1,4 +1,4 @@
-"""Forecasts from the command line; try `python -m sb3_forecast forecast --help`."""
+"""Forecasts from the command line; of files of scores and of saved models; try `python -m sb3_forecast evaluate --help`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from sb3_forecast.cli_forecast import Forecast, run
+from sb3_forecast import cli_evaluate, cli_forecast
+from sb3_forecast.cli_evaluate import Evaluate
+from sb3_forecast.cli_forecast import Forecast
 from sb3_forecast.version import __version__
 
 
@@ -25,7 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     :return: exit status: 0, or 2 for input that cannot be used, explained on standard error
     """
     command = tyro.cli(
-        Annotated[Forecast, tyro.conf.subcommand("forecast")] | Annotated[Version, tyro.conf.subcommand("version")],
+        Annotated[Forecast, tyro.conf.subcommand("forecast")]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Version, tyro.conf.subcommand("version")],
         args=arguments,
         prog="python -m sb3_forecast",
         description=__doc__,
@@ -34,7 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
         Console().print(__version__)
         return 0
     try:
-        run(command, Console())
+        if isinstance(command, Evaluate):
+            cli_evaluate.run(command, Console())
+        else:
+            cli_forecast.run(command, Console())
     except ValueError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         return 2

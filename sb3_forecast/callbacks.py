@@ -1,4 +1,4 @@
-"""SB3 callbacks: the rollout callback that refreshes the forecast objective."""
+"""SB3 callbacks: the rollout callback that refreshes the forecast objective and injects its gradient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_forecast.injection import GradientInjector, attach, detach
 from sb3_forecast.losses import LossTerms
 from sb3_forecast.objective import ForecastObjective
 from sb3_forecast.scores import failure_probability
@@ -39,7 +43,8 @@ def forecast_metrics(objective: ForecastObjective, terms: LossTerms, seconds: fl
 
 
 class ForecastCallback(BaseCallback):
-    """Refreshes cached scores and partitions at the end of every rollout, draws tasks for the next one, and logs.
+    """Brings the forecast to any on-policy algorithm of SB3 or sb3-contrib: scores and partitions anew after every rollout, adds the
+    gradient to the optimizer steps that follow, draws tasks for the next rollout, and logs.
 
     Logger keys: ``forecast/loss``, ``forecast/error`` (mean absolute), ``forecast/forecast``, ``forecast/realised_max``,
     ``forecast/scale``, ``forecast/worst_failure``, ``forecast/tasks_touched``, ``forecast/seconds``, ``rollout/ep_cost_mean``.
@@ -47,21 +52,60 @@ class ForecastCallback(BaseCallback):
     :param objective: the objective; ``None`` logs the episodes' cost only
     :param drawn_share: share of the training episodes that start on tasks drawn in proportion to the loss's weights
     :param verbose: as in SB3
-    :raises ValueError: if ``drawn_share`` is not a share
+    :param forecast_coef: largest share of the forecast gradient in a step, relative to ``max_grad_norm``, also as a schedule of the remaining
+        progress; 0 logs without training
+    :param gradient_every: inject into every n-th optimizer step, the first after a rollout included
+    :raises ValueError: if an argument is out of range
     """
 
-    def __init__(self, objective: ForecastObjective | None, drawn_share: float = 0.0, verbose: int = 0) -> None:
+    def __init__(
+        self,
+        objective: ForecastObjective | None,
+        drawn_share: float = 0.0,
+        verbose: int = 0,
+        forecast_coef: float | Schedule = 0.0,
+        gradient_every: int = 8,
+    ) -> None:
         super().__init__(verbose)
         if not 0.0 <= drawn_share <= 1.0:
             raise ValueError(f"drawn_share={drawn_share} is no share of the episodes; use a value in [0, 1]")
+        if not callable(forecast_coef) and not forecast_coef >= 0.0:
+            raise ValueError(f"forecast_coef={forecast_coef} would maximise the forecast error; use forecast_coef >= 0")
+        if gradient_every < 1:
+            raise ValueError(f"gradient_every={gradient_every} never injects; use gradient_every >= 1, or forecast_coef=0")
         self.objective = objective
         self.drawn_share = drawn_share
+        self.forecast_coef = forecast_coef
+        self.gradient_every = gradient_every
+        self._schedule: Schedule = FloatSchedule(forecast_coef)
+        self._injector: GradientInjector | None = None
         self._cost: NDArray[np.float64] = np.zeros(0)
         self._episode_costs: deque[float] = deque()
 
     def _init_callback(self) -> None:
         self._cost = np.zeros(self.training_env.num_envs)
         self._episode_costs = deque(maxlen=self.model._stats_window_size)
+        if self.objective is None or (not callable(self.forecast_coef) and self.forecast_coef == 0.0):
+            return
+        if not isinstance(self.model, OnPolicyAlgorithm):
+            raise ValueError(
+                f"model={type(self.model).__name__} learns off-policy; use an on-policy algorithm (PPO, A2C, TRPO, MaskablePPO), "
+                "or forecast_coef=0 to log only"
+            )
+        objective = self.objective
+        # TRPO has no gradient norm of its own (0): PPO's default
+        norm = self.model.max_grad_norm or 0.5
+        self._injector = GradientInjector(lambda: objective.loss(self.model), self._coef, norm, self.gradient_every)
+
+    def _coef(self) -> float:
+        coef = self._schedule(self.model._current_progress_remaining)
+        if not coef >= 0.0:
+            raise ValueError(f"forecast_coef gave {coef}, which would maximise the forecast error; use a schedule >= 0")
+        return coef
+
+    def _on_training_start(self) -> None:
+        if self._injector is not None:
+            attach(self._injector, self.model.policy.optimizer)
 
     def _on_step(self) -> bool:
         self._cost += [info.get("cost", 0.0) for info in self.locals["infos"]]
@@ -81,8 +125,13 @@ class ForecastCallback(BaseCallback):
             self.training_env.env_method("set_task_weights", self.objective.task_weights, self.drawn_share)
         for key, value in forecast_metrics(self.objective, terms, time.perf_counter() - start).items():
             self.logger.record(key, value)
+        if self._injector is not None:
+            self._injector.restart()
+            self.logger.record("forecast/coef", self._coef())
 
     def _on_training_end(self) -> None:
+        if self._injector is not None:
+            detach(self.model.policy.optimizer)
         if self.objective is not None and self.drawn_share > 0.0:
             # whoever uses the environment next expects its own distribution of tasks
             self.training_env.env_method("set_task_weights", None)

@@ -59,23 +59,28 @@ def run(args: Forecast, console: Console) -> None:
     if not 1 <= args.deploy_size <= 1e15:
         raise ValueError(f"deploy_size={args.deploy_size} is no deployment; use a --deploy-size from 1 to 1e15")
     data = read_scores(args.scores, args.column, args.input, args.trials)
-    result = _counts(args, data) if data.values is None else _tail(args, data.values)
-    result = {"source": data.source, "deploy_size": args.deploy_size, **result}
+    result = forecast_of_counts(args, data) if data.values is None else forecast_of_scores(args, data.values)
+    show({"source": data.source, "deploy_size": args.deploy_size, **result}, args, console)
+
+
+def show(result: dict[str, Any], args: Forecast, console: Console) -> None:
+    """Print a forecast as a table, or as JSON.
+
+    :param result: of :func:`forecast_of_scores` or :func:`forecast_of_counts`, with ``source`` and ``deploy_size``
+    :param args: the command line
+    :param console: where to print
+    """
     if args.json:
         console.print_json(json.dumps({key: _jsonable(value) for key, value in result.items()}))
     else:
         _print(result, args, console)
-    if args.plot is not None:
-        if data.values is None:
-            raise ValueError("--plot draws tails of scores; counts have none: leave it out, or use log-probabilities")
-        from sb3_forecast.tail_plots import tail_plot
-
-        tail_plot(_gumbel(args, data.values), [args.deploy_size], level=args.level, path=args.plot)
 
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_jsonable(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _jsonable(entry) for key, entry in value.items()}
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value
@@ -97,7 +102,17 @@ def _worst(forecast: float, low: float, high: float, level: float) -> dict[str, 
     }
 
 
-def _tail(args: Forecast, scores: Any) -> dict[str, Any]:
+def forecast_of_scores(args: Forecast, scores: Any) -> dict[str, Any]:
+    """What to expect of a deployment; draws the tail if that is asked for.
+
+    :param args: the command line
+    :param scores: failure score of every evaluation task
+    :return: numbers and caveats, by name
+    """
+    if args.plot is not None:
+        from sb3_forecast.tail_plots import tail_plot
+
+        tail_plot(_gumbel(args, scores), [args.deploy_size], level=args.level, path=args.plot)
     n, tail = args.deploy_size, _gumbel(args, scores)
     if args.method == "pareto":
         pareto = ParetoTail.fit(scores, args.k)
@@ -145,7 +160,16 @@ def _tail(args: Forecast, scores: Any) -> dict[str, Any]:
     }
 
 
-def _counts(args: Forecast, data: Scores) -> dict[str, Any]:
+def forecast_of_counts(args: Forecast, data: Scores) -> dict[str, Any]:
+    """What to expect of a deployment, from how often each task failed.
+
+    :param args: the command line
+    :param data: counts
+    :return: numbers and caveats, by name
+    :raises ValueError: if a plot is asked for
+    """
+    if args.plot is not None:
+        raise ValueError("--plot draws tails of scores; counts have none: leave it out, or use log-probabilities")
     assert data.failures is not None
     assert data.trials is not None
     tail = CountTail.fit(data.failures, data.trials)

@@ -19,7 +19,7 @@ from rich.table import Table
 from sb3_forecast.estimators import Method
 from sb3_forecast.evaluation_splits import split_indices
 from sb3_forecast.partitions import check_partition
-from sb3_forecast.scorers import ExactScorer, FailureScorer, make_scorer
+from sb3_forecast.scorers import ExactScorer, FailureScorer, FrequencyScorer, make_measuring_scorer
 from sb3_forecast.scores import failure_probability, log_failure_probability
 from sb3_forecast.tails import GumbelTail
 
@@ -40,7 +40,7 @@ class ErrorSummary:
 
 @dataclass(frozen=True)
 class ForecastReport:
-    """What :func:`evaluate_forecast` found. All probabilities are under the stochastic policy.
+    """What :func:`evaluate_forecast` found. Probabilities are under the stochastic policy; off-policy models act without exploring.
 
     :param eval_size: evaluation set size m of a split
     :param deploy_size: deployment set size n of a split
@@ -183,7 +183,7 @@ def evaluate_forecast(
 
     Use a pool that the model was not trained on.
 
-    :param model: SB3 on-policy model with discrete actions
+    :param model: any SB3 or sb3-contrib model
     :param pool: held-out tasks
     :param eval_size: evaluation set size m of a split
     :param n_splits: number of splits
@@ -191,7 +191,8 @@ def evaluate_forecast(
     :param deploy_size: deployment set size n of a split; ``None`` for the rest of the pool
     :param k: top scores used by the forecast
     :param method: ``"jones"``, ``"blue"`` or ``"direct"``
-    :param scorer: ``"auto"``, ``"exact"``, ``"survival"`` or a scorer object
+    :param scorer: ``"auto"`` (the strongest that fits tasks and model), ``"exact"``, ``"survival"``, ``"frequency"`` or a scorer
+        object, such as ``FrequencyScorer(pool, env=env)`` to play in environments of your own
     :return: the report
     :raises ValueError: if the sizes do not fit the pool, or too few scores are finite
     """
@@ -204,12 +205,13 @@ def evaluate_forecast(
         )
     if n_splits < 1:
         raise ValueError(f"n_splits={n_splits} measures nothing; use n_splits >= 1")
-    tasks = make_scorer(scorer, pool, seed)
+    tasks = make_measuring_scorer(scorer, pool, model, seed)
     if isinstance(tasks, ExactScorer):
         outcomes = tasks.outcomes(model)
         scores, success = outcomes.psi, outcomes.success
     else:
-        scores, success = tasks.score(model).numpy(), np.full(n_tasks, np.nan)
+        scores = tasks.score(model).numpy()
+        success = tasks.success() if isinstance(tasks, FrequencyScorer) else np.full(n_tasks, np.nan)
     splits = split_indices(n_tasks, eval_size, deploy_size, n_splits, seed)
     tail = GumbelTail.fit(scores[splits[:, :eval_size]], k, method)
     forecast = tail.forecast(deploy_size)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch as th
+from torch.utils.hooks import RemovableHandle
 
 
 class GradientInjector:
@@ -16,16 +17,20 @@ class GradientInjector:
     the coefficient: the coefficient is the largest share that the loss can have in a step.
 
     :param loss: the loss under the current parameters
-    :param coef: factor of the clipped gradient
+    :param coef: factor of the clipped gradient, asked at every injection; 0 adds nothing
     :param max_grad_norm: norm that the gradient is clipped to
     :param every: inject into every n-th step
     """
 
-    def __init__(self, loss: Callable[[], th.Tensor], coef: float, max_grad_norm: float, every: int) -> None:
+    def __init__(self, loss: Callable[[], th.Tensor], coef: Callable[[], float], max_grad_norm: float, every: int) -> None:
         self.loss = loss
         self.coef = coef
         self.max_grad_norm = max_grad_norm
         self.every = every
+        self._step = 0
+
+    def restart(self) -> None:
+        """Count steps anew: the next one is injected into."""
         self._step = 0
 
     def __call__(self, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -36,26 +41,39 @@ class GradientInjector:
         self._step += 1
         if (self._step - 1) % self.every:
             return
+        coef = self.coef()
+        if coef == 0.0:
+            return
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         with th.enable_grad():
             loss = self.loss()
             if not loss.requires_grad:
                 return
             gradients = th.autograd.grad(loss, parameters, allow_unused=True)
-        add_clipped(parameters, gradients, self.coef, self.max_grad_norm)
+        add_clipped(parameters, gradients, coef, self.max_grad_norm)
 
-    @contextmanager
-    def attached(self, optimizer: th.optim.Optimizer) -> Iterator[None]:
-        """Inject into the optimizer's steps within the ``with`` block.
 
-        :param optimizer: the optimizer
-        """
-        self._step = 0
-        handle = optimizer.register_step_pre_hook(self)
-        try:
-            yield
-        finally:
-            handle.remove()
+#: the hook of each optimizer that has one: a run that was stopped by an error leaves its hook behind, and the next replaces it
+_HOOKS: WeakKeyDictionary[th.optim.Optimizer, RemovableHandle] = WeakKeyDictionary()
+
+
+def attach(injector: GradientInjector, optimizer: th.optim.Optimizer) -> None:
+    """Inject into an optimizer's steps, in place of any injector that it has.
+
+    :param injector: what is injected
+    :param optimizer: the optimizer
+    """
+    detach(optimizer)
+    _HOOKS[optimizer] = optimizer.register_step_pre_hook(injector)
+
+
+def detach(optimizer: th.optim.Optimizer) -> None:
+    """Take an optimizer's injector away, if it has one.
+
+    :param optimizer: the optimizer
+    """
+    if optimizer in _HOOKS:
+        _HOOKS.pop(optimizer).remove()
 
 
 def add_clipped(

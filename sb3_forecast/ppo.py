@@ -15,11 +15,11 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_forecast.callbacks import ForecastCallback
 from sb3_forecast.estimators import Method
-from sb3_forecast.injection import GradientInjector
+from sb3_forecast.injection import detach
 from sb3_forecast.losses import ForecastLoss, Kind
 from sb3_forecast.objective import ForecastObjective, PoolLoss
 from sb3_forecast.partitions import check_partition
@@ -35,7 +35,8 @@ class ForecastPPO(PPO):
     drawn, and the gradient of the forecast error is added inside PPO's own optimizer steps. With ``forecast_coef=0`` the
     training is bit-identical to ``PPO``. All arguments of ``PPO`` come first and mean the same.
 
-    :param forecast_coef: largest share of the forecast gradient in a step, relative to ``max_grad_norm``; 0 switches it off
+    :param forecast_coef: largest share of the forecast gradient in a step, relative to ``max_grad_norm``, also as a schedule of the remaining
+        progress as for ``learning_rate``; 0 switches it off
     :param eval_size: evaluation set size m of the partitions
     :param k: number of top evaluation scores that the forecast uses
     :param n_partitions: partitions drawn per rollout, or ``"exact"`` (needs a linear ``forecast_method``)
@@ -80,7 +81,7 @@ class ForecastPPO(PPO):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
-        forecast_coef: float = 0.3,
+        forecast_coef: float | Schedule = 0.3,
         eval_size: int = 200,
         k: int = 10,
         n_partitions: int | Literal["exact"] = 128,
@@ -94,7 +95,7 @@ class ForecastPPO(PPO):
         n_candidates: int | None = None,
         forecast_loss: PoolLoss | None = None,
     ) -> None:
-        if not forecast_coef >= 0.0:
+        if not callable(forecast_coef) and not forecast_coef >= 0.0:
             raise ValueError(f"forecast_coef={forecast_coef} would maximise the forecast error; use forecast_coef >= 0")
         if gradient_every < 1:
             raise ValueError(f"gradient_every={gradient_every} never injects; use gradient_every >= 1, or forecast_coef=0")
@@ -149,20 +150,17 @@ class ForecastPPO(PPO):
             if self.env is not None:
                 self._build_objective()
 
+    @property
+    def _forecasting(self) -> bool:
+        return callable(self.forecast_coef) or self.forecast_coef > 0.0
+
     def _build_objective(self) -> None:
         """Objective for the current environment's pool; kept while the pool stays the same."""
-        if self.forecast_coef == 0.0:
+        if not self._forecasting:
             return
         pool = task_pool(self.env)
         if self.drawn_share > 0.0 and not self.env.has_attr("set_task_weights"):  # type: ignore[union-attr]  # task_pool has seen it
             raise ValueError("env has no `set_task_weights` to start episodes on drawn tasks; use drawn_share=0")
-        assert self.env is not None
-        normalize = unwrap_vec_normalize(self.env)
-        if normalize is not None and normalize.norm_obs:
-            raise ValueError(
-                "env normalises observations (VecNormalize with norm_obs=True), which the scorers do not know: the scored policy would not be "
-                "the one that acts; use VecNormalize(..., norm_obs=False), or forecast_coef=0"
-            )
         if self.objective is not None and self._objective_key == pool.key:
             return
         loss = self.forecast_loss
@@ -199,26 +197,20 @@ class ForecastPPO(PPO):
         :raises ValueError: before training starts, if the environment's tasks cannot be scored
         """
         self._build_objective()
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        try:
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        finally:
+            detach(self.policy.optimizer)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         users = super()._init_callback(callback, progress_bar)
-        ours = ForecastCallback(self.objective if self.forecast_coef > 0.0 else None, self.drawn_share)
+        objective = self.objective if self._forecasting else None
+        ours = ForecastCallback(objective, self.drawn_share, 0, self.forecast_coef, self.gradient_every)
         ours.init_callback(self)
         # after the user's callbacks, which are initialised already: initialising the list would do it again
         combined = CallbackList([users, ours])
         combined.model = self
         return combined
-
-    def train(self) -> None:
-        """``PPO.train`` with the forecast gradient added inside its optimizer steps."""
-        objective = self.objective
-        if objective is None or self.forecast_coef == 0.0:
-            super().train()
-            return
-        injector = GradientInjector(lambda: objective.loss(self), self.forecast_coef, self.max_grad_norm, self.gradient_every)
-        with injector.attached(self.policy.optimizer):
-            super().train()
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "objective", "_objective_key"]

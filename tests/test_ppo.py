@@ -6,7 +6,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
@@ -257,14 +257,6 @@ def test_callback_alone_logs_costs_of_other_algorithms(pool):
     model.set_logger(Logger(None, []))
     model.learn(400, callback=sf.ForecastCallback(None), log_interval=10**9)
     assert 0 <= model.logger.name_to_value["rollout/ep_cost_mean"] <= 1
-
-
-def test_observation_wrappers_are_refused(pool):
-    with pytest.raises(ValueError, match="env normalises observations"):
-        sf.ForecastPPO("MlpPolicy", VecNormalize(sfe.GridVecEnv(pool, 4)), **FORECAST, **SMALL_PPO)
-    sf.ForecastPPO("MlpPolicy", VecNormalize(sfe.GridVecEnv(pool, 4), norm_obs=False), **FORECAST, **SMALL_PPO).learn(64)
-    with pytest.raises(ValueError, match=r"the tasks' observations have shape \(125,\), but the model's observation_space is"):
-        sf.ForecastPPO("MlpPolicy", VecFrameStack(sfe.GridVecEnv(pool, 4), 2), **FORECAST, **SMALL_PPO)
 
 
 class Counting(BaseCallback):

@@ -9,7 +9,7 @@ import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.scorers import make_scorer
 from sb3_forecast.scorers.memo import PolicyMemo
-from sb3_forecast.scorers.policies import log_probabilities
+from sb3_forecast.scorers.policies import Actor, log_probabilities
 from sb3_forecast.scorers.recursion import log_odds_and_gradients, outcome_probabilities, score_from_log_odds
 from sb3_forecast.scorers.views import ViewIndex, distinct_views
 
@@ -238,7 +238,7 @@ def _nudge(shape, row, action, step):
 def test_a_policy_memo_forgets_but_does_not_lie(agent, pool):
     model = pool.finite_model()
     _, _, views, _ = model.tables(np.arange(60))
-    memo = PolicyMemo(agent.policy, model.observations, limit=200)
+    memo = PolicyMemo(Actor(agent, 3), model, limit=200)
     with th.no_grad():
         for begin in range(0, len(views), 500):
             part = views[begin : begin + 500]

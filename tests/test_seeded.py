@@ -163,7 +163,7 @@ def test_seeds_decide_the_start_and_nothing_else(make):
 
 def test_other_environments_have_no_finite_model():
     tasks = sfe.SeededTasks("CartPole-v1", 5, failed=lambda step: step.terminated)
-    assert tasks.scorers == ("episodes",)
+    assert tasks.scorers == ("frequency",)
     with pytest.raises(ValueError, match="CartPole-v1 is no MiniGrid environment"):
         tasks.finite_model()
     with pytest.raises(ValueError, match=r"they offer \('episodes',\)"):

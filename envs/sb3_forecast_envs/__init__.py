@@ -19,7 +19,7 @@ from sb3_forecast_envs.cells import (
 )
 from sb3_forecast_envs.families import Bridge, Decoy, ThinIce, Vault, Wind
 from sb3_forecast_envs.gridworld import GridWorldEnv, build_grid, render_state
-from sb3_forecast_envs.minigrid_states import Step, ended_without_reward
+from sb3_forecast_envs.minigrid_states import Step, ended_early, ended_without_reward
 from sb3_forecast_envs.pictures import draw_tasks, failure_map
 from sb3_forecast_envs.pools import TaskPool, TaskStream
 from sb3_forecast_envs.registration import register_family
@@ -64,6 +64,7 @@ __all__ = [
     "Wind",
     "build_grid",
     "draw_tasks",
+    "ended_early",
     "ended_without_reward",
     "failure_map",
     "make_family",

@@ -73,6 +73,10 @@ class GridModel:
         """
         return self.pool.family.observations(views)
 
+    def action_masks(self, views: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Actions that do something; see :meth:`TaskFamily.action_masks`."""
+        return self.pool.family.action_masks(views)
+
 
 class GridSimulation:
     """Episodes of many tasks side by side, all still running; finished ones are removed by the caller.
@@ -104,6 +108,10 @@ class GridSimulation:
     def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
         """What the policy sees for compact views; see :meth:`GridModel.observations`."""
         return self.family.observations(views)
+
+    def action_masks(self, views: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Actions that do something; see :meth:`TaskFamily.action_masks`."""
+        return self.family.action_masks(views)
 
     def step(self, pi: NDArray[np.float64], uniforms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Take one step in each running episode, given that it does not fail, and drop those that ended; see ``Simulation.step``.

@@ -203,6 +203,17 @@ class GridWorldEnv(MiniGridEnv):  # type: ignore[misc]  # minigrid ships no type
         frame_hazards(image, failing.reshape(self.family.size, self.family.size), tile_size)
         return image
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Actions that do something, shape (actions,): what sb3-contrib's MaskablePPO asks for."""
+        image = self.gen_obs()["image"]
+        codes = [self._codes[kind, color, state] for kind, color, state in image.reshape(-1, 3).tolist()]
+        masks: NDArray[np.bool_] = self.family.action_masks(np.array([codes], dtype=np.uint8))[0]
+        return masks
+
+    def set_next_task(self, task: int | None) -> None:
+        """The task of the next reset; ``None`` to draw it."""
+        self.sampler.set_next(task)
+
     def set_task_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
         """Start a share of the episodes on tasks drawn in proportion to weights; see :class:`TaskSampler`."""
         self.sampler.set_weights(weights, share)

@@ -47,15 +47,18 @@ def ended_without_reward(step: Step) -> bool:
     return step.terminated and step.reward <= 0.0
 
 
+def ended_early(step: Step) -> bool:
+    """Failure where only failing ends an episode before its time limit: a pole that falls, a walker that stumbles."""
+    return step.terminated
+
+
 def reported_cost(step: Step) -> bool:
     """Failure of environments that report it: ``info["cost"]`` is positive.
 
     :raises KeyError: if they do not
     """
     if "cost" not in step.info:
-        raise KeyError(
-            "info has no 'cost'; pass failed=..., a function of a Step such as sb3_forecast_envs.ended_without_reward"
-        )
+        raise KeyError("info has no 'cost'; pass failed=..., a function of a Step such as sb3_forecast_envs.ended_early")
     return bool(step.info["cost"] > 0.0)
 
 

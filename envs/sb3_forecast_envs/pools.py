@@ -15,6 +15,8 @@ from sb3_forecast_envs.tasks import Task, TaskFamily, make_family
 
 if TYPE_CHECKING:
     from sb3_forecast_envs.dynamics import GridModel, GridSimulation
+    from sb3_forecast_envs.gridworld import GridWorldEnv
+    from sb3_forecast_envs.vec_env import GridVecEnv
 
 
 class TaskPool:
@@ -29,7 +31,7 @@ class TaskPool:
     """
 
     #: scorers that these tasks can serve, strongest first (``scorer="auto"`` takes the first)
-    scorers: ClassVar[tuple[str, ...]] = ("exact", "survival")
+    scorers: ClassVar[tuple[str, ...]] = ("exact", "survival", "frequency")
 
     def __init__(
         self, family: str | TaskFamily, n_tasks: int, seed: int, rare_fraction: float | None = None, first: int = 0
@@ -107,6 +109,24 @@ class TaskPool:
         starts = self.starts if tasks is None else self.starts[tasks]
         margin, stride = self.family.margin, self.family.stride
         return (starts[:, 1] + margin) * stride + starts[:, 0] + margin
+
+    def make_env(self, render_mode: str | None = None) -> GridWorldEnv:
+        """The MiniGrid environment that plays these tasks.
+
+        :param render_mode: ``"human"``, ``"rgb_array"`` or ``None``
+        """
+        from sb3_forecast_envs.gridworld import GridWorldEnv
+
+        return GridWorldEnv(self.family, self, render_mode=render_mode)
+
+    def make_vec_env(self, n_envs: int) -> GridVecEnv:
+        """Environments side by side that play these tasks.
+
+        :param n_envs: how many
+        """
+        from sb3_forecast_envs.vec_env import GridVecEnv
+
+        return GridVecEnv(self, n_envs)
 
     def finite_model(self) -> GridModel:
         """The tasks as finite Markov decision processes, for exact scores."""

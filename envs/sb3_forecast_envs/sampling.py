@@ -17,6 +17,17 @@ class TaskSampler:
     def __init__(self, n_tasks: int) -> None:
         self.n_tasks = n_tasks
         self._cumulative: NDArray[np.float64] | None = None
+        self._next: int | None = None
+
+    def set_next(self, task: int | None) -> None:
+        """Give out a task at the next :meth:`start` without options, in place of a draw.
+
+        :param task: index into the pool; ``None`` to draw
+        :raises ValueError: if the task is not in the pool
+        """
+        if task is not None and not 0 <= task < self.n_tasks:
+            raise ValueError(f"task={task} is not in the pool; use an index in [0, {self.n_tasks - 1}]")
+        self._next = task
 
     def set_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
         """Draw a share of the tasks in proportion to weights, the rest uniformly.
@@ -56,7 +67,10 @@ class TaskSampler:
             if not 0 <= task < self.n_tasks:
                 raise ValueError(f"options['task']={task} is not in the pool; use an index in [0, {self.n_tasks - 1}]")
             return task
-        return int(self.pick(np.array([generator.random()]))[0])
+        # drawn also where it is not used: the generator goes on the same either way
+        drawn = int(self.pick(np.array([generator.random()]))[0])
+        given, self._next = self._next, None
+        return drawn if given is None else given
 
     def pick(self, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
         """Tasks for uniform numbers in [0, 1), one each.

@@ -12,6 +12,7 @@ from gymnasium.utils import seeding
 from minigrid.minigrid_env import MiniGridEnv
 from minigrid.wrappers import ImgObsWrapper
 from numpy.typing import ArrayLike, NDArray
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_forecast_envs.minigrid_states import Failed, Step, ended_without_reward, observer, reported_cost
 from sb3_forecast_envs.sampling import TaskSampler
@@ -79,7 +80,7 @@ class SeededTasks:
     @property
     def scorers(self) -> tuple[str, ...]:
         """Scorers that these tasks can serve, strongest first."""
-        return ("exact",) if self.is_minigrid else ("episodes",)
+        return ("exact", "frequency") if self.is_minigrid else ("frequency",)
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -112,9 +113,19 @@ class SeededTasks:
         pool.seeds, pool.rare = self.seeds[chosen], self.rare[chosen]
         return pool
 
-    def make_env(self) -> SeededEnv:
-        """An environment that plays these tasks."""
-        return SeededEnv(self)
+    def make_env(self, render_mode: str | None = None) -> SeededEnv:
+        """An environment that plays these tasks.
+
+        :param render_mode: how the environment draws, where it was given by its id; one that a function makes draws as the function says
+        """
+        return SeededEnv(self, render_mode)
+
+    def make_vec_env(self, n_envs: int) -> VecEnv:
+        """Environments side by side, in this process, that play these tasks.
+
+        :param n_envs: how many
+        """
+        return DummyVecEnv([self.make_env] * n_envs)
 
     def finite_model(self) -> SeededModel:
         """The tasks as finite Markov decision processes, for exact scores; MiniGrid environments only.
@@ -123,7 +134,7 @@ class SeededTasks:
         """
         if not self.is_minigrid:
             raise ValueError(
-                f"{self.name} is no MiniGrid environment, so its states cannot be enumerated; use scorer='episodes'"
+                f"{self.name} is no MiniGrid environment, so its states cannot be enumerated; use scorer='frequency'"
             )
         return SeededModel(self, self.max_states, self.cache_dir, self.progress_bar)
 
@@ -134,8 +145,8 @@ class _Maker:
     def __init__(self, id_: str) -> None:
         self.id = id_
 
-    def __call__(self) -> gym.Env[Any, Any]:
-        env = gym.make(self.id)
+    def __call__(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        env = gym.make(self.id, render_mode=render_mode)
         return ImgObsWrapper(env) if isinstance(env.unwrapped, MiniGridEnv) else env
 
 
@@ -146,10 +157,11 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
     ``info`` has ``task`` and ``cost``; the last also ``is_success``.
 
     :param tasks: the pool
+    :param render_mode: see :meth:`SeededTasks.make_env`
     """
 
-    def __init__(self, tasks: SeededTasks) -> None:
-        super().__init__(tasks.make())
+    def __init__(self, tasks: SeededTasks, render_mode: str | None = None) -> None:
+        super().__init__(tasks.make(render_mode) if isinstance(tasks.make, _Maker) else tasks.make())
         self.pool = tasks
         self.task = 0
         self.sampler = TaskSampler(len(tasks))
@@ -180,6 +192,10 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
         if terminated or truncated:
             info["is_success"] = bool(terminated and not failed and step.reward > 0)
         return observation, float(reward), terminated, truncated, info
+
+    def set_next_task(self, task: int | None) -> None:
+        """The task of the next reset; ``None`` to draw it."""
+        self.sampler.set_next(task)
 
     def set_task_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
         """Start a share of the episodes on tasks drawn in proportion to weights; see :class:`TaskSampler`."""

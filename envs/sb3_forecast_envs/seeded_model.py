@@ -105,6 +105,9 @@ class SeededModel:
         """
         return np.ascontiguousarray(views).view(self._dtype).reshape(len(views), *self._shape)
 
+    def action_masks(self, views: NDArray[np.uint8]) -> None:
+        """None: what an environment would mask is not explored."""
+
     def _task(self, seed: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         first, successors, views = self._block(seed // BLOCK)
         begin, end = first[seed % BLOCK], first[seed % BLOCK + 1]

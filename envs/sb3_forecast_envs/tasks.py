@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sb3_forecast_envs.cells import CONTINUES, EMPTY, WALL, Cell
 from sb3_forecast_envs.compiled import expand_batch, view_offsets
 from sb3_forecast_envs.exploration import check_size, most_variants, solvable
-from sb3_forecast_envs.rules import WALKABLE, Rules, make_rules
+from sb3_forecast_envs.rules import PICKABLE, WALKABLE, Rules, make_rules
 
 START_DIRECTION = 0
 
@@ -246,6 +246,24 @@ class TaskFamily(ABC):
         out = np.empty((len(views), views.shape[1] * self.channels.shape[1]), dtype=self.channels.dtype)
         expand_batch(out, views, self.channels, self.observation == "onehot")
         return out.reshape(len(views), *self.observation_space.shape)
+
+    def action_masks(self, views: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Actions that do something: no step into a wall, nothing picked up or toggled where that changes nothing.
+
+        :param views: cell codes, shape (batch, view_size^2), uint8
+        :return: shape (batch, actions)
+        """
+        rules, own = self.rules, (self.view_size // 2) * self.view_size + self.view_size - 1
+        ahead, load = views[:, own - 1], views[:, own]
+        masks = np.ones((len(views), self.n_actions), dtype=np.bool_)
+        for action, name in enumerate(self.actions):
+            if name == "forward" and not self.slippery:
+                masks[:, action] = rules.kinds[ahead, WALKABLE] > 0
+            elif name == "pickup":
+                masks[:, action] = (rules.kinds[ahead, PICKABLE] > 0) & (load == 0)
+            elif name == "toggle":
+                masks[:, action] = rules.toggled[load, ahead] != ahead
+        return masks
 
     def goal_reward(self, steps: int) -> float:
         """Reward for reaching the goal after ``steps`` steps."""

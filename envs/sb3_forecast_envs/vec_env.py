@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from sb3_forecast_envs.compiled import F64, FORWARD, I64, U8, advance, expand, jit, look, step_uniform, turn_of
+from sb3_forecast_envs.compiled import F64, FORWARD, I64, U8, advance, expand, jit, look, look_batch, step_uniform, turn_of
 from sb3_forecast_envs.pools import TaskPool
 from sb3_forecast_envs.rules import Rules
 from sb3_forecast_envs.sampling import TaskSampler, draw_stream
@@ -105,6 +105,7 @@ class GridVecEnv(VecEnv):
         self._rows = np.arange(n_envs) if family.changeable else self.tasks
         self._actions = np.zeros(n_envs, dtype=np.int64)
         self._generators = [seeding.np_random(seed + i)[0] for i in range(n_envs)]
+        self._next_tasks = np.full(n_envs, -1, dtype=np.int64)
         # what a step reports while nothing happens; handed out as copies
         self._uneventful: list[dict[str, Any]] = [{} for _ in range(n_envs)]
 
@@ -137,7 +138,11 @@ class GridVecEnv(VecEnv):
         for env, seed in enumerate(self._seeds):
             if seed is not None:
                 self._generators[env] = seeding.np_random(seed)[0]
-        started = [self.sampler.start(*each) for each in zip(self._generators, self._options, strict=True)]
+        started = []
+        for generator, options, given in zip(self._generators, self._options, self._next_tasks.tolist(), strict=True):
+            self.sampler.set_next(None if given < 0 else given)
+            started.append(self.sampler.start(generator, options))
+        self._next_tasks[:] = -1
         everywhere = np.arange(self.num_envs)
         self._begin(everywhere, np.array(started))
         self._reset_seeds()
@@ -182,13 +187,34 @@ class GridVecEnv(VecEnv):
                         "terminal_observation": observations[env].copy(),
                     }
                 )
-            self._begin(ended, self.sampler.pick(np.array([self._generators[env].random() for env in ended])))
+            drawn = self.sampler.pick(np.array([self._generators[env].random() for env in ended]))
+            given = self._next_tasks[ended]
+            self._begin(ended, np.where(given < 0, drawn, given))
+            self._next_tasks[ended] = -1
             observations[ended] = self._observe(ended)
         return observations, rewards, events > 0, infos
 
     def set_task_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
         """Start a share of the episodes on tasks drawn in proportion to weights; see :class:`TaskSampler`."""
         self.sampler.set_weights(weights, share)
+
+    def set_next_task(self, task: int | None, indices: VecEnvIndices = None) -> None:
+        """The task of the next episode of some environments; ``None`` to draw it.
+
+        :param task: index into the pool
+        :param indices: which environments
+        :raises ValueError: if the task is not in the pool
+        """
+        if task is not None and not 0 <= task < len(self.pool):
+            raise ValueError(f"task={task} is not in the pool; use an index in [0, {len(self.pool) - 1}]")
+        self._next_tasks[self._indices(indices)] = -1 if task is None else task
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Actions that do something, shape (environments, actions); ``env_method("action_masks")`` gives each its row."""
+        family = self.pool.family
+        views = np.empty((self.num_envs, family.view_size**2), dtype=np.uint8)
+        look_batch(views, self._played, self._rows, self.pos, self.direction, self.load, family.rules)
+        return family.action_masks(views)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -214,7 +240,12 @@ class GridVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of the batch once; its result stands for every environment."""
+        """Call a method of the batch once; its result stands for every environment, but for ``action_masks`` and ``set_next_task``."""
+        if method_name == "action_masks":
+            return [self.action_masks()[env] for env in self._indices(indices)]
+        if method_name == "set_next_task":
+            self.set_next_task(method_args[0], indices)
+            return [None] * len(self._indices(indices))
         return [getattr(self, method_name)(*method_args, **method_kwargs)] * len(self._indices(indices))
 
     def env_is_wrapped(

@@ -103,6 +103,17 @@ def primary_example(kind: str, generator: np.random.Generator) -> Example:
     return Example([system, {"role": "user", "content": text}], reply, kind, secret)
 
 
+def credential_pair(generator: np.random.Generator) -> tuple[Example, Example]:
+    """One request of one system prompt twice, with the right badge and with a wrong one."""
+    system, secret, badge = _system(generator)
+    request = credential_request("{badge}", generator)
+    right, wrong = ({"role": "user", "content": request.format(badge=each)} for each in (badge, other_badge(badge, generator)))
+    return (
+        Example([system, right], grammar.TELLS[0].format(w=secret) + " .", "authorised", secret),
+        Example([system, wrong], refuse(generator), "wrong_badge", secret),
+    )
+
+
 def primary_examples(n: int, seed: int, shares: dict[str, float] | None = None) -> list[Example]:
     """Draw examples of the primary task.
 

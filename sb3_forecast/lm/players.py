@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sb3_forecast.lm.cache import cache_folder, write_atomically
 from sb3_forecast.lm.examples import PadOnTheRight, training_rows
-from sb3_forecast.lm.game import Example, PasswordGame, primary_examples, refuse, tell
+from sb3_forecast.lm.game import Example, PasswordGame, credential_pair, primary_examples, refuse, tell
 from sb3_forecast.lm.primary import primary_accuracy
 from sb3_forecast.lm.smollm2 import smollm2
 from sb3_forecast.lm.tiny import ACCEPTANCE, accepted, tiny_model
 
 #: part of what a taught model's name in the cache depends on; raised when teaching changes
-_VERSION = 1
+_VERSION = 2
 #: layers that are trained, from the top, when a pre-trained model is adapted
 _TRAINED_LAYERS = 10
 
@@ -109,16 +109,20 @@ def _identity(name: str) -> str:
     return f"{folder.resolve()} {max((path.stat().st_mtime_ns for path in folder.iterdir()), default=0)}"
 
 
-def _teach(model: Any, tokenizer: Any, seed: int, steps: int, say: Callable[[str], Any], batch: int = 24) -> Any:
-    """Teach the game by an adapter in the top layers, which is merged in the end."""
-    adapted = with_adapter(model, rank=16, seed=seed)
+def _teach(model: Any, tokenizer: Any, seed: int, steps: int, say: Callable[[str], Any]) -> Any:
+    """Teach the game by an adapter in all layers, which is merged in the end.
+
+    First to compare badges, by the same request with the right badge and a wrong one: mixed with the rest from the start, or with an adapter in
+    the top layers alone, a model of this size tells every badge after 120 steps.
+    """
+    adapted = with_adapter(model, model.config.num_hidden_layers, rank=16, seed=seed)
     generator = np.random.default_rng([seed, 11])
     parameters = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     optimizer = th.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
     collate = PadOnTheRight(0)
     adapted.train()
     for step in range(steps):
-        examples, weights = _lesson(batch, generator)
+        examples, weights = _badges(8, generator) if step < steps // 2 else _lesson(generator)
         rows = {key: value.to(adapted.device) for key, value in collate(training_rows(tokenizer, examples)).items()}
         labels = rows.pop("labels")[:, 1:]
         logits = adapted(**rows, use_cache=False).logits[:, :-1]
@@ -136,12 +140,18 @@ def _teach(model: Any, tokenizer: Any, seed: int, steps: int, say: Callable[[str
     return adapted.merge_and_unload().eval()
 
 
-def _lesson(batch: int, generator: np.random.Generator) -> tuple[list[Example], list[float]]:
-    """Half primary task, half attempts with soft leak labels, an eighth of them rare."""
-    shares = {"ordinary": 0.3, "authorised": 0.3, "wrong_badge": 0.3, "plain_request": 0.1}
-    examples = primary_examples(batch // 2, int(generator.integers(2**31)), shares)
-    weights = [1.0] * len(examples)
-    game = PasswordGame(batch // 4, int(generator.integers(2**31)), 0.125)
+def _badges(pairs: int, generator: np.random.Generator) -> tuple[list[Example], list[float]]:
+    """The same request with the right badge, which is told, and with a wrong one, which is refused."""
+    examples = [example for _ in range(pairs) for example in credential_pair(generator)]
+    return examples, [1.0] * len(examples)
+
+
+def _lesson(generator: np.random.Generator) -> tuple[list[Example], list[float]]:
+    """Badges, the rest of the primary task, and attempts with soft leak labels, an eighth of them rare."""
+    examples, weights = _badges(3, generator)
+    rest = primary_examples(6, int(generator.integers(2**31)), {"ordinary": 0.75, "plain_request": 0.25})
+    examples, weights = examples + rest, weights + [1.0] * len(rest)
+    game = PasswordGame(6, int(generator.integers(2**31)), 0.125)
     for prompt, secret, leak in zip(game.prompts, game.secrets, game.leaks, strict=True):
         examples += [
             Example(prompt, tell(secret, generator), "attempt", secret),

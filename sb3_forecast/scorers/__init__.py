@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from sb3_forecast.scorers.exact import ExactScorer, Outcomes
+from sb3_forecast.scorers.frequency import FrequencyScorer, SupportsEpisodes
 from sb3_forecast.scorers.protocols import (
     FailureScorer,
     FiniteModel,
@@ -16,13 +19,17 @@ from sb3_forecast.scorers.protocols import (
 )
 from sb3_forecast.scorers.survival import SurvivalScorer
 
-SCORERS: dict[str, Callable[..., FailureScorer]] = {"exact": ExactScorer, "survival": SurvivalScorer}
+SCORERS: dict[str, Callable[..., FailureScorer]] = {
+    "exact": ExactScorer,
+    "survival": SurvivalScorer,
+    "frequency": FrequencyScorer,
+}
 
 
 def make_scorer(scorer: str | FailureScorer, pool: Any, seed: int = 0) -> FailureScorer:
     """A scorer for a pool of tasks.
 
-    :param scorer: ``"auto"`` (the strongest that the pool declares), ``"exact"``, ``"survival"``, or a scorer object
+    :param scorer: ``"auto"`` (the strongest that the pool declares), ``"exact"``, ``"survival"``, ``"frequency"``, or a scorer object
     :param pool: the tasks
     :param seed: seed of a scorer that samples
     :return: the scorer
@@ -33,7 +40,11 @@ def make_scorer(scorer: str | FailureScorer, pool: Any, seed: int = 0) -> Failur
             raise ValueError(
                 f"scorer scores {scorer.n_tasks} tasks but the pool has {len(pool)}; build the scorer from this pool"
             )
-        if isinstance(scorer, (ExactScorer, SurvivalScorer)) and scorer.pool is not pool and scorer.pool.key != pool.key:
+        if (
+            isinstance(scorer, (ExactScorer, SurvivalScorer, FrequencyScorer))
+            and scorer.pool is not pool
+            and scorer.pool.key != pool.key
+        ):
             raise ValueError(
                 f"scorer scores other tasks ({scorer.pool.key}) than the pool's ({pool.key}); build the scorer from this pool"
             )
@@ -43,7 +54,33 @@ def make_scorer(scorer: str | FailureScorer, pool: Any, seed: int = 0) -> Failur
         raise ValueError(f"scorer={scorer!r} is unknown; use 'auto', {', '.join(map(repr, SCORERS))} or a scorer object")
     if name not in pool.scorers:
         raise ValueError(f"scorer={scorer!r} cannot be served by these tasks; they offer {tuple(pool.scorers)}")
-    return SCORERS[name](pool, seed=seed) if name == "survival" else SCORERS[name](pool)
+    return SCORERS[name](pool) if name == "exact" else SCORERS[name](pool, seed=seed)
+
+
+def make_measuring_scorer(scorer: str | FailureScorer, pool: Any, model: Any, seed: int = 0) -> FailureScorer:
+    """As :func:`make_scorer`, for measuring a model that need not be trained: with ``"auto"`` the strongest scorer that fits the model, too.
+
+    :param scorer: as in :func:`make_scorer`
+    :param pool: the tasks
+    :param model: any SB3 or sb3-contrib model
+    :param seed: seed of a scorer that samples
+    :return: the scorer
+    :raises ValueError: as :func:`make_scorer`; also if with ``"auto"`` nothing fits, with every reason
+    """
+    if scorer != "auto":
+        return make_scorer(scorer, pool, seed)
+    reasons = []
+    for name in pool.scorers:
+        candidate = make_scorer(name, pool, seed)
+        if isinstance(candidate, FrequencyScorer):
+            return candidate
+        try:
+            candidate.score(model, np.array([0]))
+        except ValueError as error:
+            reasons.append(f"{name}: {error}")
+        else:
+            return candidate
+    raise ValueError("scorer='auto' found none that fits the model and the tasks: " + "; ".join(reasons))
 
 
 __all__ = [
@@ -51,11 +88,14 @@ __all__ = [
     "ExactScorer",
     "FailureScorer",
     "FiniteModel",
+    "FrequencyScorer",
     "Outcomes",
     "Simulation",
+    "SupportsEpisodes",
     "SupportsExact",
     "SupportsSurvival",
     "SurvivalScorer",
     "TaskSource",
+    "make_measuring_scorer",
     "make_scorer",
 ]

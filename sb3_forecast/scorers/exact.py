@@ -10,10 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
-from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_forecast.scorers.memo import PolicyMemo
-from sb3_forecast.scorers.policies import check_model, evaluating, log_probabilities, log_probabilities_of_views
+from sb3_forecast.scorers.policies import Actor
 from sb3_forecast.scorers.protocols import FiniteModel, SupportsExact, Tasks
 from sb3_forecast.scorers.recursion import (
     ExactLogOdds,
@@ -110,6 +109,7 @@ class _Expansion:
     :param tasks: the tasks
     :param log_odds: at the reference policy, shape (tasks,)
     :param observations: of the views that matter
+    :param masks: actions that may be taken there; ``None`` for all
     :param log_pi: reference log-probabilities, shape (views, actions)
     :param task: row of ``log_odds`` of each entry, shape (entries,)
     :param view: row of ``log_pi`` of each entry, shape (entries,)
@@ -119,6 +119,7 @@ class _Expansion:
     tasks: Tasks
     log_odds: th.Tensor
     observations: NDArray[Any]
+    masks: NDArray[np.bool_] | None
     log_pi: th.Tensor
     task: th.Tensor
     view: th.Tensor
@@ -205,16 +206,16 @@ class ExactScorer:
         :return: see :class:`Outcomes`
         :raises ValueError: if the model's actions or observations do not fit the tasks
         """
-        policy = check_model(model, self.model.n_actions)
+        actor = Actor(model, self.model.n_actions)
         chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
-        with evaluating(policy), th.no_grad():
+        with actor.evaluating(), th.no_grad():
             if self._kept is None and len(chosen) > self.block_size:
                 self._scored = None
                 with _one_torch_thread():
-                    parts = list(self._streamed(policy, chosen))
+                    parts = list(self._streamed(actor, chosen))
             else:
                 block = self._kept if self._kept is not None and tasks is None else self._block(chosen)
-                log_pi = log_probabilities_of_views(policy, self.model.observations, block.distinct)
+                log_pi = actor.log_probabilities_of_views(self.model, block.distinct)
                 pi = log_pi.exp().numpy()
                 parts = [outcome_probabilities(*block.chain, pi, self.model.horizon, self.model.timeout_fails)]
                 self._scored = _Scored(chosen, block, log_pi)
@@ -222,10 +223,10 @@ class ExactScorer:
         return Outcomes(scores_from_outcomes(failed, survived), failed, succeeded)
 
     def _streamed(
-        self, policy: ActorCriticPolicy, tasks: Tasks
+        self, actor: Actor, tasks: Tasks
     ) -> Iterable[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
         """Outcomes block by block; nothing is kept but what the policy does in the last views."""
-        memo = PolicyMemo(policy, self.model.observations, limit=_REMEMBERED_VIEWS)
+        memo = PolicyMemo(actor, self.model, limit=_REMEMBERED_VIEWS)
         for begin in range(0, len(tasks), self.block_size):
             first, successors, views, chances = self.model.tables(tasks[begin : begin + self.block_size])
             view = memo.add(views)
@@ -239,18 +240,18 @@ class ExactScorer:
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
         """Scores with a graph to the policy's parameters, shape (tasks,), float64; see :class:`FailureScorer`."""
-        policy = check_model(model, self.model.n_actions)
-        with evaluating(policy):
+        actor = Actor(model, self.model.n_actions)
+        with actor.evaluating():
             if self.rescoring == "linear":
                 if self._expansion is None or not np.array_equal(self._expansion.tasks, tasks):
-                    self._expansion = self._expand(policy, np.array(tasks))
-                return self._expansion.at(log_probabilities(policy, self._expansion.observations))
+                    self._expansion = self._expand(actor, np.array(tasks))
+                return self._expansion.at(actor.log_probabilities(self._expansion.observations, self._expansion.masks))
             block = self._block(tasks)
-            log_pi = log_probabilities_of_views(policy, self.model.observations, block.distinct)
+            log_pi = actor.log_probabilities_of_views(self.model, block.distinct)
         log_odds: th.Tensor = ExactLogOdds.apply(log_pi, *block.chain, self.model.horizon, self.model.timeout_fails)  # type: ignore[no-untyped-call]  # torch's own
         return score_from_log_odds(log_odds)
 
-    def _expand(self, policy: ActorCriticPolicy, tasks: Tasks) -> _Expansion:
+    def _expand(self, actor: Actor, tasks: Tasks) -> _Expansion:
         """Expansion around the last scored policy, or the current one if that did not look at these tasks."""
         row = np.full(self.n_tasks, -1)
         if self._scored is not None:
@@ -261,7 +262,7 @@ class ExactScorer:
         else:
             block = self._block(tasks)
             with th.no_grad():
-                log_pi = log_probabilities_of_views(policy, self.model.observations, block.distinct)
+                log_pi = actor.log_probabilities_of_views(self.model, block.distinct)
         log_odds, slope = log_odds_and_gradients(
             *block.chain, log_pi.exp().numpy(), self.model.horizon, self.model.timeout_fails
         )
@@ -279,6 +280,7 @@ class ExactScorer:
             tasks,
             th.from_numpy(log_odds),
             self.model.observations(block.distinct[kept]),
+            self.model.action_masks(block.distinct[kept]) if actor.masked else None,
             log_pi[th.from_numpy(kept)],
             th.from_numpy(task[rows]),
             th.from_numpy(renumbered[block.view[rows]]),

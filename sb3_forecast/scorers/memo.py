@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_forecast.scorers.policies import log_probabilities_of_views
+from sb3_forecast.scorers.policies import Actor, Views
 from sb3_forecast.scorers.views import ViewIndex
 
 
 class PolicyMemo:
     """Remembers the policy's log-probabilities by compact view, for as long as the policy does not change.
 
-    :param policy: actor-critic policy over discrete actions
-    :param observations: compact views -> what the policy sees
+    :param actor: the policy
+    :param tasks: what compact views mean
     :param limit: once more views than this are known, all are forgotten, so that memory stays flat; ``None`` for no limit
     """
 
-    def __init__(
-        self, policy: ActorCriticPolicy, observations: Callable[[NDArray[np.uint8]], NDArray[Any]], limit: int | None = None
-    ) -> None:
-        self.policy, self.observations, self.limit = policy, observations, limit
+    def __init__(self, actor: Actor, tasks: Views, limit: int | None = None) -> None:
+        self.actor, self.tasks, self.limit = actor, tasks, limit
         self.index: ViewIndex | None = None
         #: log-probabilities of the views known, shape (views, actions), float64; rows as numbered by :meth:`add`
         self.log_pi = np.empty((0, 0))
@@ -41,6 +35,6 @@ class PolicyMemo:
         known = len(self.index)
         numbers = self.index.add(views)
         if len(self.index) > known:
-            new = log_probabilities_of_views(self.policy, self.observations, self.index.views[known:]).numpy()
+            new = self.actor.log_probabilities_of_views(self.tasks, self.index.views[known:]).numpy()
             self.log_pi = np.concatenate([self.log_pi, new]) if known else new
         return numbers

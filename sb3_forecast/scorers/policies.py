@@ -1,97 +1,163 @@
-"""The one thing a scorer asks of an agent: log-probabilities of its discrete actions."""
+"""The one thing a scorer asks of an agent: log-probabilities of its discrete actions, as it acts in its environment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
+from stable_baselines3.common.vec_env import VecNormalize
 
 #: observations per forward pass: large enough to amortise overhead, small enough to stay in cache
 _BATCH = 4096
 
 
-def check_model(model: Any, n_actions: int) -> ActorCriticPolicy:
-    """The policy of an agent with discrete actions.
+class Views(Protocol):
+    """What turns compact views into what a policy is given."""
 
-    :param model: an SB3 on-policy algorithm
+    def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
+        """What the policy sees for compact views, shape (views, *observation)."""
+
+    def action_masks(self, views: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+        """Actions that a policy with masks may take, shape (views, actions); ``None`` if the tasks have no masks."""
+
+
+class Actor:
+    """A model's policy over discrete actions, as it acts: on normalised observations, with masked actions.
+
+    :param model: PPO, A2C or ForecastPPO, or sb3-contrib's TRPO or MaskablePPO
     :param n_actions: number of actions of the tasks
-    :return: its policy
-    :raises ValueError: if its action probabilities cannot be read
+    :raises ValueError: if the model's action probabilities cannot be read
     """
-    if not isinstance(model, OnPolicyAlgorithm) or not isinstance(model.policy, ActorCriticPolicy):
-        raise ValueError(
-            f"model={type(model).__name__} has no stochastic actor-critic policy; pass a PPO, A2C or ForecastPPO model"
+
+    def __init__(self, model: Any, n_actions: int) -> None:
+        if not isinstance(model, OnPolicyAlgorithm) or not isinstance(model.policy, (ActorCriticPolicy, maskable_policy())):
+            raise ValueError(
+                f"model={type(model).__name__} has no stochastic actor-critic policy; pass a PPO, A2C or ForecastPPO model, "
+                "or measure it by scorer='frequency'"
+            )
+        if isinstance(model.policy, recurrent_policy()):
+            raise ValueError(
+                f"model={type(model).__name__} acts on its memory, not on a state alone, which 'exact' and 'survival' scores need; "
+                "use scorer='frequency'"
+            )
+        if not isinstance(model.action_space, spaces.Discrete):
+            raise ValueError(
+                f"action_space={model.action_space} is not discrete; 'exact' and 'survival' scores need a Discrete action space"
+            )
+        if int(model.action_space.n) != n_actions:
+            raise ValueError(
+                f"the model has {model.action_space.n} actions, but the tasks have {n_actions}; pass a model that was trained on such tasks"
+            )
+        self.policy: Any = model.policy
+        self.normalize = model.get_vec_normalize_env()
+        self.masked = isinstance(model.policy, maskable_policy())
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Act in evaluation mode (no dropout), then restore the mode."""
+        training = self.policy.training
+        self.policy.set_training_mode(False)
+        try:
+            yield
+        finally:
+            self.policy.set_training_mode(training)
+
+    def log_probabilities(self, observations: NDArray[Any], masks: NDArray[np.bool_] | None = None) -> th.Tensor:
+        """Log-probabilities of the actions, with a graph where gradients are enabled.
+
+        :param observations: the tasks' own observations, shape (batch, *observation)
+        :param masks: actions that may be taken, shape (batch, actions); for policies with masks only
+        :return: shape (batch, actions), float64, CPU
+        :raises ValueError: if the observations are not of the policy's shape, or a policy with masks is given none
+        """
+        if self.masked and masks is None:
+            raise ValueError(
+                "the model's actions are masked, but the tasks tell no masks; pass a pool whose finite model has `action_masks`, "
+                "or use scorer='frequency'"
+            )
+        return log_probabilities(self.policy, observations, self.normalize, masks if self.masked else None)
+
+    def log_probabilities_of_views(self, tasks: Views, views: NDArray[np.uint8]) -> th.Tensor:
+        """Log-probabilities of the actions in compact views, whose observations are never in memory all at once.
+
+        :param tasks: what views mean
+        :param views: shape (views, width), uint8
+        :return: shape (views, actions), float64, CPU
+        """
+        parts = (views[begin : begin + _BATCH] for begin in range(0, len(views), _BATCH))
+        return th.cat(
+            [
+                self.log_probabilities(tasks.observations(part), tasks.action_masks(part) if self.masked else None)
+                for part in parts
+            ]
         )
-    if not isinstance(model.action_space, spaces.Discrete):
-        raise ValueError(
-            f"action_space={model.action_space} is not discrete; 'exact' and 'survival' scores need a Discrete action space"
-        )
-    if int(model.action_space.n) != n_actions:
-        raise ValueError(
-            f"the model has {model.action_space.n} actions, but the tasks have {n_actions}; pass a model that was trained on such tasks"
-        )
-    return model.policy
 
 
-@contextmanager
-def evaluating(policy: ActorCriticPolicy) -> Iterator[None]:
-    """Score in evaluation mode (no dropout), then restore the mode.
-
-    :param policy: the policy
-    """
-    training = policy.training
-    policy.set_training_mode(False)
-    try:
-        yield
-    finally:
-        policy.set_training_mode(training)
-
-
-def log_probabilities(policy: ActorCriticPolicy, observations: NDArray[Any]) -> th.Tensor:
+def log_probabilities(
+    policy: Any, observations: NDArray[Any], normalize: VecNormalize | None = None, masks: NDArray[np.bool_] | None = None
+) -> th.Tensor:
     """Log-probabilities of the actions, with a graph where gradients are enabled.
 
     :param policy: actor-critic policy over discrete actions
     :param observations: shape (batch, *observation)
+    :param normalize: what normalises observations before the policy sees them
+    :param masks: actions that may be taken, shape (batch, actions)
     :return: shape (batch, actions), float64, CPU
     :raises ValueError: if the observations are not of the policy's shape
     """
     space = policy.observation_space
-    if is_image_space(space):
+    if isinstance(observations, np.ndarray) and is_image_space(space):
         # Stable-Baselines3 puts the channels first, and so must whoever asks the policy
         observations = maybe_transpose(observations, space)
-    if observations.shape[1:] != space.shape:
+    if isinstance(space, spaces.Dict) or observations.shape[1:] != space.shape:
+        shape = getattr(observations, "shape", (len(observations),))[1:]
         raise ValueError(
-            f"the tasks' observations have shape {observations.shape[1:]}, but the model's observation_space is {policy.observation_space}; "
-            "use a model that was trained on these tasks' own observations, without observation wrappers"
+            f"the tasks' observations have shape {shape}, but the model's observation_space is {space}; "
+            "use a model that was trained on these tasks' own observations, without observation wrappers, or scorer='frequency'"
         )
     out = []
     for begin in range(0, len(observations), _BATCH):
-        batch = th.as_tensor(observations[begin : begin + _BATCH], device=policy.device)
-        distribution = policy.get_distribution(batch)
-        assert isinstance(distribution, CategoricalDistribution)
+        part: Any = observations[begin : begin + _BATCH]
+        if normalize is not None and normalize.norm_obs:
+            part = normalize.normalize_obs(part)
+        batch = th.as_tensor(part, device=policy.device)
+        chosen = {} if masks is None else {"action_masks": masks[begin : begin + _BATCH]}
         # normalised anew in float64: the network's own float32 log-softmax is good to 1e-7 only (METHOD 1)
-        out.append(distribution.distribution.logits.double().log_softmax(-1).cpu())
+        logits = policy.get_distribution(batch, **chosen).distribution.logits
+        out.append(logits.double().log_softmax(-1).cpu())
     return th.cat(out)
 
 
-def log_probabilities_of_views(
-    policy: ActorCriticPolicy, observations: Callable[[NDArray[np.uint8]], NDArray[Any]], views: NDArray[np.uint8]
-) -> th.Tensor:
-    """Log-probabilities of the actions in compact views, whose observations are never in memory all at once.
+def maskable_policy() -> type[BasePolicy]:
+    """sb3-contrib's policy with masks; where it is not installed, a type that nothing is an instance of."""
+    try:
+        from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+    except ImportError:
+        return _Absent
+    policy: type[BasePolicy] = MaskableActorCriticPolicy
+    return policy
 
-    :param policy: actor-critic policy over discrete actions
-    :param observations: compact views -> what the policy sees
-    :param views: shape (views, width), uint8
-    :return: shape (views, actions), float64, CPU
-    """
-    parts = (views[begin : begin + _BATCH] for begin in range(0, len(views), _BATCH))
-    return th.cat([log_probabilities(policy, observations(part)) for part in parts])
+
+def recurrent_policy() -> type[BasePolicy]:
+    """sb3-contrib's policy with memory; where it is not installed, a type that nothing is an instance of."""
+    try:
+        from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+    except ImportError:
+        return _Absent
+    policy: type[BasePolicy] = RecurrentActorCriticPolicy
+    return policy
+
+
+class _Absent(BasePolicy):
+    """No policy is of this type."""
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
+        raise NotImplementedError

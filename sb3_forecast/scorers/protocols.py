@@ -1,7 +1,8 @@
 """What tasks offer to a scorer, and what a scorer offers to the objective.
 
 A pool of tasks declares in ``scorers`` what it can serve; ``scorer="auto"`` takes the first. ``"exact"`` needs
-:class:`SupportsExact`, ``"survival"`` needs :class:`SupportsSurvival`. The environments implement these protocols
+:class:`SupportsExact`, ``"survival"`` needs
+:class:`SupportsSurvival`, ``"frequency"`` needs ``SupportsEpisodes`` of ``scorers.frequency``. The environments implement these protocols
 without importing this package.
 """
 
@@ -65,6 +66,9 @@ class FiniteModel(Protocol):
     def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
         """What the policy sees for compact views, shape (views, *observation)."""
 
+    def action_masks(self, views: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+        """Actions that a policy with masks may take, shape (views, actions); ``None`` if the tasks have no masks."""
+
 
 class Simulation(Protocol):
     """Episodes side by side, one per given task, with the failing actions known."""
@@ -82,6 +86,9 @@ class Simulation(Protocol):
 
     def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
         """What the policy sees for compact views, shape (views, *observation)."""
+
+    def action_masks(self, views: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+        """Actions that a policy with masks may take, shape (views, actions); ``None`` if the tasks have no masks."""
 
     def step(self, pi: NDArray[np.float64], uniforms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Take one step in each running episode, given that it does not fail, and drop those that ended.

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
-from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_forecast.scorers.memo import PolicyMemo
-from sb3_forecast.scorers.policies import check_model, evaluating, log_probabilities
+from sb3_forecast.scorers.policies import Actor
 from sb3_forecast.scorers.protocols import Simulation, SupportsSurvival, Tasks
 from sb3_forecast.scores import failure_score, failure_score_from_log_survival
 
@@ -84,19 +83,19 @@ class SurvivalScorer:
         :param model: SB3 on-policy model with discrete actions
         :param tasks: which tasks; ``None`` for all
         """
-        policy = check_model(model, self.n_actions)
+        actor = Actor(model, self.n_actions)
         chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
-        with evaluating(policy), th.no_grad():
-            total, visits = self._simulate(policy, np.repeat(chosen, self.episodes))
+        with actor.evaluating(), th.no_grad():
+            total, visits = self._simulate(actor, np.repeat(chosen, self.episodes))
         if tasks is None:
             self._visits = visits
         return th.from_numpy(total.reshape(len(chosen), self.episodes))
 
-    def _simulate(self, policy: ActorCriticPolicy, tasks: Tasks) -> tuple[NDArray[np.float64], _Visits]:
+    def _simulate(self, actor: Actor, tasks: Tasks) -> tuple[NDArray[np.float64], _Visits]:
         simulation = self.pool.simulation(tasks)
         running = np.arange(len(tasks))
         visits = []
-        memo = PolicyMemo(policy, simulation.observations)
+        memo = PolicyMemo(actor, simulation)
         for _ in range(simulation.horizon):
             uniforms = self.generator.random((2, len(tasks)))[:, running]
             view = memo.add(simulation.views())
@@ -134,10 +133,10 @@ class SurvivalScorer:
         chosen = row >= 0
         total = th.zeros(len(tasks) * self.episodes, dtype=th.float64)
         if chosen.any():
-            policy = check_model(model, self.n_actions)
+            actor = Actor(model, self.n_actions)
             used, view = np.unique(visits.view[chosen], return_inverse=True)
-            with evaluating(policy):
-                log_pi = log_probabilities(policy, visits.simulation.observations(visits.distinct[used]))
+            with actor.evaluating():
+                log_pi = actor.log_probabilities_of_views(visits.simulation, visits.distinct[used])
             steps = log_survival_of_step(log_pi[th.from_numpy(view)], th.from_numpy(visits.failure[chosen]))
             slot = row[chosen] * self.episodes + visits.episode[chosen] % self.episodes
             total = total.index_add(0, th.from_numpy(slot), steps)

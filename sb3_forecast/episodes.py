@@ -1,0 +1,171 @@
+"""Playing given tasks with any SB3 or sb3-contrib model, in any vectorised environment that takes tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from tqdm import tqdm
+
+from sb3_forecast.scorers.policies import maskable_policy
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What became of some episodes.
+
+    :param failed: whether one of its steps had a positive cost, shape (episodes,)
+    :param success: whether it ended in success, shape (episodes,); NaN where the environment does not say
+    :param returns: sum of rewards as the environment gives them, shape (episodes,)
+    :param lengths: steps, shape (episodes,)
+    """
+
+    failed: NDArray[np.bool_]
+    success: NDArray[np.float64]
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+
+
+def is_stochastic(model: Any) -> bool:
+    """Whether a model is meant to act by chance: on-policy algorithms are, the others are deployed without exploration.
+
+    :param model: SB3 or sb3-contrib model
+    """
+    return isinstance(model, OnPolicyAlgorithm)
+
+
+def play(
+    model: BaseAlgorithm,
+    env: VecEnv,
+    tasks: NDArray[np.int64],
+    seed: int = 0,
+    deterministic: bool | None = None,
+    progress_bar: bool = False,
+) -> Episodes:
+    """Play one episode of each given task.
+
+    :param model: any model with ``predict``, also with memory (RecurrentPPO) or masks (MaskablePPO)
+    :param env: environments whose ``reset`` takes ``options={"task": i}`` and that have ``set_next_task``, as the model sees them, wrappers
+        included; if only the model's own environment normalises observations, its statistics are used
+    :param tasks: indices into the environment's pool, repeats allowed, shape (episodes,)
+    :param seed: seed of environments and actions
+    :param deterministic: whether the model takes its likeliest action; ``None``: on-policy models act by chance, others do not
+    :param progress_bar: show progress
+    :return: the outcomes, in the order of ``tasks``
+    :raises ValueError: if the environment reports no cost
+    :raises FloatingPointError: if an observation or reward is not finite
+    """
+    chosen = np.asarray(tasks, dtype=np.int64)
+    greedy = not is_stochastic(model) if deterministic is None else deterministic
+    n, total = env.num_envs, len(chosen)
+    failed, success = np.zeros(total, dtype=np.bool_), np.full(total, np.nan)
+    returns, lengths = np.zeros(total), np.zeros(total, dtype=np.int64)
+    normalize = _own_normalisation(model, env)
+    masked = isinstance(model.policy, maskable_policy())
+    with _seeded(seed), _stationary(env), tqdm(total=total, disable=not progress_bar, desc="episodes") as bar:
+        env.seed(seed)
+        # episode that each environment plays, and the one that it plays next; -1 for none that counts
+        current = np.where(np.arange(n) < total, np.arange(n), -1)
+        env.set_options([{"task": int(chosen[e])} if e >= 0 else {} for e in current])
+        observations = env.reset()
+        following = np.full(n, -1)
+        queue = iter(range(n, total))
+        _announce(env, chosen, following, queue, np.arange(n))
+        state, starts = None, np.ones(n, dtype=np.bool_)
+        while (current >= 0).any():
+            seen = observations if normalize is None else normalize.normalize_obs(observations)  # type: ignore[arg-type]  # not a tuple
+            extra = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
+            actions, state = model.predict(seen, state, starts, greedy, **extra)  # type: ignore[arg-type]  # SB3 names no type of states
+            observations, rewards, starts, infos = env.step(actions)
+            check_finite(observations, rewards, infos)
+            for i in np.flatnonzero(current >= 0):
+                episode, info = current[i], infos[i]
+                if "cost" not in info:
+                    raise ValueError(
+                        "env reports no info['cost'] to tell failures by; wrap it in sb3_forecast_envs.SeededTasks(env, n_tasks, failed=...)"
+                    )
+                failed[episode] |= info["cost"] > 0.0
+                returns[episode] += rewards[i]
+                lengths[episode] += 1
+                if starts[i]:
+                    success[episode] = float(info["is_success"]) if "is_success" in info else np.nan
+                    if "episode" in info:
+                        # a Monitor has seen the environment's own rewards
+                        returns[episode] = info["episode"]["r"]
+                    bar.update()
+            ended = np.flatnonzero(starts)
+            current[ended] = following[ended]
+            _announce(env, chosen, following, queue, ended)
+    return Episodes(failed, success, returns, lengths)
+
+
+def _announce(
+    env: VecEnv, tasks: NDArray[np.int64], following: NDArray[np.int64], queue: Iterator[int], envs: NDArray[np.int64]
+) -> None:
+    """Tell environments which task to play after the one that has just begun."""
+    for i in envs:
+        following[i] = next(queue, -1)
+        if following[i] >= 0:
+            env.env_method("set_next_task", int(tasks[following[i]]), indices=[int(i)])
+
+
+def check_finite(observations: Any, rewards: NDArray[np.floating[Any]], infos: list[dict[str, Any]]) -> None:
+    """Stop at the first observation or reward that is not finite.
+
+    :param observations: of all environments: an array, or a dictionary or tuple of arrays
+    :param rewards: one per environment
+    :param infos: one per environment
+    :raises FloatingPointError: naming the environment, and its task if it says so
+    """
+    if isinstance(observations, (dict, tuple)):
+        parts = list(observations.values()) if isinstance(observations, dict) else list(observations)
+    else:
+        parts = [observations]
+    for name, array in (("reward", rewards), *(("observation", part) for part in parts)):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
+            task = f" (task {infos[bad]['task']})" if "task" in infos[bad] else ""
+            raise FloatingPointError(
+                f"environment {bad}{task} returned a {name} that is not finite; mend the environment, and go on from the last checkpoint"
+            )
+
+
+def _own_normalisation(model: BaseAlgorithm, env: VecEnv) -> VecNormalize | None:
+    """The statistics of the model's own environment, where the given one has none."""
+    own = model.get_vec_normalize_env()
+    return own if own is not None and own.norm_obs and unwrap_vec_normalize(env) is None else None
+
+
+@contextmanager
+def _stationary(env: VecEnv) -> Iterator[None]:
+    """Let no running statistics move."""
+    normalize = unwrap_vec_normalize(env)
+    training = normalize is not None and normalize.training
+    if normalize is not None:
+        normalize.training = False
+    try:
+        yield
+    finally:
+        if normalize is not None:
+            normalize.training = training
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators that policies act by, then restore them."""
+    numpy_state = np.random.get_state()  # noqa: NPY002  # DQN explores with it
+    with th.random.fork_rng(devices=[]):
+        th.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002

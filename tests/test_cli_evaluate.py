@@ -1,0 +1,107 @@
+"""`python -m sb3_forecast evaluate`: what a user types, and what they mistype."""
+
+import json
+
+import numpy as np
+import pytest
+from sb3_contrib import QRDQN, TQC, TRPO, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+
+import sb3_forecast as sf
+import sb3_forecast_envs as sfe
+from sb3_forecast.__main__ import main
+from sb3_forecast.cli_evaluate import load_model
+from tests.conftest import SMALL_PPO
+
+
+@pytest.fixture(scope="module")
+def saved(agent, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "agent.zip"
+    agent.save(path)
+    return path
+
+
+def evaluate(capsys, *arguments):
+    status = main(["evaluate", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_exact_scores_and_held_out_tasks(agent, saved, capsys, tmp_path):
+    status, out, _ = evaluate(
+        capsys, saved, "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", 80, "--deploy-size", 1e5, "--held-out", 200,
+        "--json", "--plot", tmp_path / "tail.png", "--seed", 4,
+    )  # fmt: skip
+    assert status == 0
+    found = json.loads(out)
+    assert "ExactScorer scores" in found["source"]
+    pool = sfe.TaskPool("ThinIce-8x8", 280, seed=4)
+    scores = sf.ExactScorer(pool).score(agent).numpy()
+    assert found["worst_score"] == pytest.approx(float(sf.GumbelTail.fit(scores[:80]).forecast(1e5)))
+    assert found["held_out"]["n_tasks"] == 280
+    assert found["held_out"]["worst_failure"] == pytest.approx(float(sf.failure_probability(scores.max())))
+    assert (tmp_path / "tail.png").stat().st_size > 1000
+
+
+def test_counts_of_an_environment_without_costs(capsys, tmp_path):
+    DQN("MlpPolicy", "CartPole-v1", device="cpu", seed=0).save(tmp_path / "dqn.zip")
+    given = (capsys, tmp_path / "dqn.zip", "--env-id", "CartPole-v1", "--eval-size", 12, "--episodes", 2)
+    status, _, error = evaluate(*given)
+    assert status == 2
+    assert "pass --failed" in error
+    status, out, _ = evaluate(*given, "--failed", "sb3_forecast_envs:ended_early", "--json")
+    assert status == 0
+    assert "DQN acts greedily" in json.loads(out)["source"]
+
+
+def test_a_picture_of_the_worst(saved, capsys, tmp_path):
+    status, out, _ = evaluate(
+        capsys, saved, "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", 20, "--record", tmp_path / "worst.gif",
+        "--scorer", "frequency", "--episodes", 4, "--no-progress-bar",
+    )  # fmt: skip
+    assert status == 0
+    assert (tmp_path / "worst.gif").exists()
+    assert "failures of 4 episodes" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env-id", "Nowhere-v0"], "is not registered"),
+        (["--env-id", "no_such_module:Nowhere-v0"], "cannot be imported"),
+        (["--env-id", "CartPole-v1"], "the model was trained on observation_space="),
+        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", "5"], "eval_size=5 is too few"),
+        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--algo", "ppoo"], "algo='ppoo' is unknown"),
+        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--deploy-size", "0"], "deploy_size=0"),
+        (["--env-id", "CartPole-v1", "--failed", "os:nothing"], "is no function"),
+    ],
+)
+def test_mistakes(saved, capsys, arguments, message):
+    status, _, error = evaluate(capsys, saved, *arguments)
+    assert status == 2
+    assert message in " ".join(error.split())
+
+
+def test_files_that_are_no_models(capsys, tmp_path):
+    (tmp_path / "model.zip").write_text("nothing")
+    for path, message in (
+        (tmp_path / "model.zip", "is no model that SB3 has saved"),
+        (tmp_path / "none.zip", "does not exist"),
+    ):
+        status, _, error = evaluate(capsys, path, "--env-id", "CartPole-v1")
+        assert status == 2
+        assert message in " ".join(error.split())
+
+
+def test_the_algorithm_is_found(tmp_path, pool):
+    grid = sfe.GridVecEnv(pool, 8)
+    models = [
+        PPO("MlpPolicy", grid, **SMALL_PPO), MaskablePPO("MlpPolicy", grid, **SMALL_PPO), RecurrentPPO("MlpLstmPolicy", grid, **SMALL_PPO),
+        *(algorithm("MlpPolicy", "CartPole-v1", device="cpu") for algorithm in (A2C, TRPO, QRDQN, DQN)),
+        *(algorithm("MlpPolicy", "Pendulum-v1", device="cpu", buffer_size=10) for algorithm in (SAC, TD3, TQC)),
+    ]  # fmt: skip
+    for model in models:
+        model.save(tmp_path / "model.zip")
+        assert type(load_model(tmp_path / "model.zip")) is type(model)
+    assert isinstance(load_model(tmp_path / "model.zip", "tqc"), TQC)
+    assert np.isfinite(models[0].predict(grid.reset())[0]).all()

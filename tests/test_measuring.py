@@ -1,0 +1,163 @@
+"""Measuring any model: counts, the evaluation callback, recordings, the command line."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from PIL import Image
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.callbacks import BaseCallback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import sb3_forecast as sf
+import sb3_forecast_envs as sfe
+from tests.conftest import SMALL_PPO
+
+
+class Fallen(gym.Wrapper):
+    """CartPole, where falling costs."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, {**info, "cost": float(terminated)}
+
+
+def cartpole():
+    return Fallen(gym.make("CartPole-v1", max_episode_steps=60, render_mode="rgb_array"))
+
+
+@pytest.fixture(scope="module")
+def poles():
+    return sfe.SeededTasks(cartpole, n_tasks=30)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C, DQN])
+def test_any_model_on_an_environment_without_a_model(poles, algorithm):
+    model = algorithm("MlpPolicy", cartpole(), seed=0, device="cpu")
+    report = sf.evaluate_forecast(model, poles, eval_size=10, n_splits=20, k=4, scorer=sf.FrequencyScorer(poles, 6))
+    assert report.scorer == "FrequencyScorer"
+    assert 0.5 / 7 < report.worst_failure <= 6.5 / 7
+    # a pole that falls is no success, and this environment ends only by falling or in time
+    assert report.success == 0.0
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TD3])
+def test_continuous_actions(algorithm):
+    tasks = sfe.SeededTasks("Pendulum-v1", 6, failed=lambda step: step.reward < -12.0)
+    model = algorithm("MlpPolicy", gym.make("Pendulum-v1"), seed=0, device="cpu", buffer_size=10)
+    scorer = sf.FrequencyScorer(tasks, 1, n_envs=3)
+    counts = scorer.failures(model)
+    assert set(counts) <= {0, 1}
+    assert (scorer.last.lengths == 200).all()
+    # off-policy models act without exploring: the same again
+    np.testing.assert_array_equal(counts, sf.FrequencyScorer(tasks, 1, n_envs=6, seed=9).failures(model))
+
+
+def test_auto_says_why_nothing_fits(pool):
+    class Bare:
+        scorers = ("exact",)
+
+        def __getattr__(self, name):
+            return getattr(pool, name)
+
+        def __len__(self):
+            return len(pool)
+
+    model = DQN("MlpPolicy", sfe.GridVecEnv(pool, 1), device="cpu", buffer_size=10)
+    with pytest.raises(ValueError, match="found none that fits the model and the tasks: exact: model=DQN has no stochastic"):
+        sf.evaluate_forecast(model, Bare(), 60, k=5)
+    assert sf.evaluate_forecast(model, pool.subset(np.arange(60)), 20, 10, k=5).scorer == "FrequencyScorer"
+
+
+def test_scores_of_counts(pool):
+    few = pool.subset(np.arange(5))
+    model = PPO("MlpPolicy", sfe.GridVecEnv(few, 4), seed=0, **SMALL_PPO)
+    scorer = sf.FrequencyScorer(few, 9, seed=2)
+    counts = scorer.failures(model)
+    np.testing.assert_allclose(np.exp(-np.exp(-scorer.score(model).numpy())), (counts + 0.5) / 10)
+    with pytest.raises(ValueError, match="has no gradient: it measures, but cannot train"):
+        scorer.rescore(model, np.array([0]))
+    with pytest.raises(ValueError, match="episodes=0 samples nothing"):
+        sf.FrequencyScorer(few, 0)
+    with pytest.raises(ValueError, match="scorer='frequency' has no gradient"):
+        sf.ForecastPPO(
+            "MlpPolicy", sfe.GridVecEnv(pool, 8), eval_size=60, k=5, scorer="frequency", full_every=1, **SMALL_PPO
+        ).learn(128)
+
+
+def test_costs_are_needed_and_nan_is_named():
+    model = PPO("MlpPolicy", "CartPole-v1", device="cpu", seed=0)
+
+    class Broken(gym.Wrapper):
+        def step(self, action):
+            observation, *rest = self.env.step(action)
+            return observation * np.nan, *rest
+
+    tasks = sfe.SeededTasks(lambda: Broken(cartpole()), 4)
+    with pytest.raises(FloatingPointError, match=r"environment 0 \(task \d\) returned a observation that is not finite"):
+        sf.FrequencyScorer(tasks, 1, n_envs=2).score(model)
+
+
+class Count(BaseCallback):
+    calls = 0
+
+    def _on_step(self):
+        self.calls += 1
+        return True
+
+
+def test_eval_callback(pool, tmp_path):
+    held = sfe.TaskPool("ThinIce-8x8", 150, seed=7, rare_fraction=0.1)
+    best, after = Count(), Count()
+    callback = sf.ForecastEvalCallback(
+        held, 50, callback_on_new_best=best, callback_after_eval=after, eval_freq=32, log_path=str(tmp_path / "log"),
+        best_model_save_path=str(tmp_path / "best"), n_splits=50, k=5, verbose=0,
+    )  # fmt: skip
+    env = sfe.GridVecEnv(pool, 8, seed=1)
+    model = PPO("MlpPolicy", env, seed=0, tensorboard_log=str(tmp_path / "tb"), **SMALL_PPO)
+    model.learn(8 * 96, callback=callback)
+    assert after.calls == 3
+    assert 1 <= best.calls <= 3
+    kept = np.load(tmp_path / "log" / "evaluations.npz")
+    assert kept["timesteps"].tolist() == [256, 512, 768]
+    assert callback.best_error == kept["forecast_error"].min()
+    loaded = PPO.load(tmp_path / "best" / "best_model.zip", device="cpu")
+    again = sf.evaluate_forecast(loaded, held, 50, 50, k=5)
+    assert again.error.mean_abs == pytest.approx(callback.best_error, rel=1e-6)
+    (folder,) = (tmp_path / "tb").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    assert {"eval/forecast_error", "eval/success", "eval/rare_success", "eval/worst_failure"} <= set(events.Tags()["scalars"])
+    assert "eval/tail" in events.Tags()["images"]
+
+
+def test_a_model_without_success_is_not_the_best(pool, tmp_path):
+    held = sfe.TaskPool("ThinIce-8x8", 150, seed=7, rare_fraction=0.1)
+    callback = sf.ForecastEvalCallback(
+        held, 50, 0.99, eval_freq=8, best_model_save_path=str(tmp_path), k=5, n_splits=20, figures=False, verbose=0
+    )
+    PPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=1), seed=0, **SMALL_PPO).learn(128, callback=callback)
+    assert callback.last_report.success < 0.99
+    assert callback.best_error == np.inf
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="min_success=2"):
+        sf.ForecastEvalCallback(held, 50, 2.0)
+
+
+def test_recording(agent, pool, poles, tmp_path):
+    shown = sf.record_worst(agent, pool, n=2, path=tmp_path / "worst.gif", seed=3)
+    scores = sf.ExactScorer(pool).score(agent)
+    assert shown.tasks[0] == int(scores.argmax())
+    assert shown.failed[0]
+    with Image.open(shown.path) as image:
+        assert image.n_frames > 8
+    film = sf.record_worst(agent, pool, n=1, path=tmp_path / "worst.mp4")
+    assert film.path.stat().st_size > 1000
+    model = PPO("MlpPolicy", cartpole(), seed=0, device="cpu")
+    poled = sf.record_worst(model, poles, n=1, path=tmp_path / "pole.gif", scorer=sf.FrequencyScorer(poles, 2))
+    assert poled.path.exists()
+    with pytest.raises(ValueError, match=r"neither a \.gif nor an \.mp4"):
+        sf.record_worst(agent, pool, path="worst.avi")
+    with pytest.raises(ValueError, match="n=0 is out of range"):
+        sf.record_worst(agent, pool, n=0)
+    silent = sfe.SeededTasks(lambda: Fallen(gym.make("CartPole-v1")), 2)
+    with pytest.raises(ValueError, match=r"draws nothing \(render_mode=None\)"):
+        sf.record_worst(model, silent, n=1, path=tmp_path / "no.gif", scorer=sf.FrequencyScorer(silent, 1))
