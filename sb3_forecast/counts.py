@@ -19,6 +19,8 @@ from scipy.special import betaln
 
 from sb3_forecast.scores import failure_score_from_log_survival
 
+#: log-odds and log-size of the beta distribution; beyond them scipy's betaln loses its arguments (infinite at a, b of 1e-16)
+_BOUNDS = [(-18.0, 18.0), (-9.0, 12.0)]
 #: tasks with at least one failure below which no tail can be fitted
 MIN_FAILING = 5
 
@@ -85,7 +87,7 @@ class CountTail:
         best = min(
             (
                 optimize.minimize(_negative_log_likelihood, [math.log(mean / (1.0 - mean)) if mean < 1 else 5.0, start], (rows,), "L-BFGS-B",
-                                  bounds=[(-25.0, 25.0), (-12.0, 12.0)])
+                                  bounds=_BOUNDS)
                 for start in (-2.0, 0.0, 3.0)
             ),
             key=lambda result: float(result.fun),
