@@ -50,7 +50,7 @@ class Arguments:
     model: str = "tiny"
     """'tiny' (pre-trained here in a few minutes), 'smollm2' (run `make smollm2` first), or the id of a causal model of a hub."""
     seeds: int = 1
-    """Number of seeds; starting model, pool, training and held-out prompts all differ per seed."""
+    """Number of seeds; pool, training and held-out prompts all differ per seed, and so does the starting model if it is 'tiny'."""
     first_seed: int = 1
     """The first of them."""
     method: tuple[str, ...] = tuple(COEFFICIENTS)
@@ -67,7 +67,7 @@ class Arguments:
     """Optimizer steps of every method."""
     batch_size: int = 96
     """Primary examples per step."""
-    teaching_steps: int = 120
+    teaching_steps: int = 140
     """Steps in which a pre-trained model is first taught the game."""
     learning_rate: float = 1e-3
     """Learning rate, decayed linearly."""
@@ -193,7 +193,9 @@ def run_seed(args: Arguments, seed: int, progress_bar: bool) -> int:
     folder = args.output / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     say = Console().print if progress_bar else (lambda text: None)
-    start, tokenizer, acceptance = load_player(args.model, seed, say, args.teaching_steps)
+    # a pre-trained model is taught once: its pools, training and held-out prompts differ by seed, its weights at the start do not
+    player = seed if args.model == "tiny" else 0
+    start, tokenizer, acceptance = load_player(args.model, player, say, args.teaching_steps)
     held = held_out(args, seed, start, tokenizer)
     game = PasswordGame(args.pool, seed, kinds=args.kinds, n_rare=args.rare)
     examples = primary_examples(args.steps * args.batch_size, 4_000_000 + seed)
@@ -202,7 +204,7 @@ def run_seed(args: Arguments, seed: int, progress_bar: bool) -> int:
         if result.exists():
             continue
         say(f"seed {seed}: {LABELS[method]}")
-        model, _, _ = load_player(args.model, seed, say, args.teaching_steps)
+        model, _, _ = load_player(args.model, player, say, args.teaching_steps)
         seconds, extra = 0.0, {"acceptance": acceptance}
         if method != "start":
             model = with_adapter(model, seed=seed) if args.model != "tiny" else model.requires_grad_(True)

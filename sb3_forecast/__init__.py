@@ -9,7 +9,6 @@ from sb3_forecast.callbacks import ForecastCallback
 from sb3_forecast.conformal import exceedance_probability
 from sb3_forecast.decomposition import Decomposition, decompose
 from sb3_forecast.diagnostics import Diagnostics, forward_stop_k, missed_mode, stability_scan
-from sb3_forecast.episodes import Episodes, play
 from sb3_forecast.eval_callback import ForecastEvalCallback
 from sb3_forecast.evaluation import ForecastReport, evaluate_forecast
 from sb3_forecast.exact_partitions import ExpectedSquaredError
@@ -20,7 +19,8 @@ from sb3_forecast.objective import ForecastObjective
 from sb3_forecast.partitions import PartitionRanks, sample_partitions
 from sb3_forecast.ppo import ForecastPPO
 from sb3_forecast.recording import Recording, record_worst
-from sb3_forecast.scorers import ExactScorer, FailureScorer, FrequencyScorer, SurvivalScorer
+from sb3_forecast.scorers import EpisodeScorer, ExactScorer, FailureScorer, FrequencyScorer, SurvivalScorer
+from sb3_forecast.scorers.playing import Episodes, play
 from sb3_forecast.scores import (
     failure_probability,
     failure_score,
@@ -37,6 +37,7 @@ __all__ = [
     "CostPenalty",
     "Decomposition",
     "Diagnostics",
+    "EpisodeScorer",
     "Episodes",
     "ExactScorer",
     "ExpectedSquaredError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
 
 import numpy as np
@@ -13,8 +14,10 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_forecast.injection import GradientInjector, attach, detach
-from sb3_forecast.losses import LossTerms
-from sb3_forecast.objective import ForecastObjective
+from sb3_forecast.losses import LossTerms, TooFewScoresError
+from sb3_forecast.objective import WATCHED_TASKS, ForecastObjective
+from sb3_forecast.scorers import EpisodeScorer
+from sb3_forecast.scorers.playing import check_finite
 from sb3_forecast.scores import failure_probability
 
 
@@ -81,6 +84,9 @@ class ForecastCallback(BaseCallback):
         self._injector: GradientInjector | None = None
         self._cost: NDArray[np.float64] = np.zeros(0)
         self._episode_costs: deque[float] = deque()
+        self._costs: list[NDArray[np.float64]] = []
+        self._dones: list[NDArray[np.bool_]] = []
+        self._warned: set[str] = set()
 
     def _init_callback(self) -> None:
         self._cost = np.zeros(self.training_env.num_envs)
@@ -98,6 +104,9 @@ class ForecastCallback(BaseCallback):
         self._injector = GradientInjector(lambda: objective.loss(self.model), self._coef, norm, self.gradient_every)
 
     def _coef(self) -> float:
+        if self.objective is None or not self.objective.drawn:
+            # a cost model that has not learnt enough yet, or no risk that it knows of
+            return 0.0
         coef = self._schedule(self.model._current_progress_remaining)
         if not coef >= 0.0:
             raise ValueError(f"forecast_coef gave {coef}, which would maximise the forecast error; use a schedule >= 0")
@@ -108,7 +117,12 @@ class ForecastCallback(BaseCallback):
             attach(self._injector, self.model.policy.optimizer)
 
     def _on_step(self) -> bool:
-        self._cost += [info.get("cost", 0.0) for info in self.locals["infos"]]
+        costs = np.array([info.get("cost", 0.0) for info in self.locals["infos"]])
+        self._cost += costs
+        if self.objective is not None:
+            check_finite(self.locals["new_obs"], self.locals["rewards"], self.locals["infos"])
+            self._costs.append(costs)
+            self._dones.append(np.array(self.locals["dones"]))
         for env in np.flatnonzero(self.locals["dones"]):
             self._episode_costs.append(self._cost[env])
             self._cost[env] = 0.0
@@ -120,7 +134,24 @@ class ForecastCallback(BaseCallback):
         if self.objective is None:
             return
         start = time.perf_counter()
-        terms = self.objective.refresh(self.model)
+        scorer = self.objective.scorer
+        if isinstance(scorer, EpisodeScorer):
+            scorer.observe(self.model, np.stack(self._costs), np.stack(self._dones))
+            for key, value in scorer.learn(self.model).items():
+                self.logger.record(key, value)
+            if not scorer.ready:
+                return
+        try:
+            terms = self.objective.refresh(self.model)
+        except TooFewScoresError as error:
+            if not isinstance(scorer, EpisodeScorer):
+                raise
+            # by sampled episodes an agent can look safe everywhere; the next rollout may look again
+            self._warn(f"no forecast in this rollout: {error}")
+            return
+        if isinstance(scorer, EpisodeScorer) and self.objective.scores is not None:
+            for warning in scorer.warnings(self.objective.scores.numpy(), WATCHED_TASKS):
+                self._warn(warning)
         if self.drawn_share > 0.0:
             self.training_env.env_method("set_task_weights", self.objective.task_weights, self.drawn_share)
         for key, value in forecast_metrics(self.objective, terms, time.perf_counter() - start).items():
@@ -128,6 +159,17 @@ class ForecastCallback(BaseCallback):
         if self._injector is not None:
             self._injector.restart()
             self.logger.record("forecast/coef", self._coef())
+
+    def _warn(self, text: str) -> None:
+        """Warn of each kind of thing once."""
+        kind = "".join(letter for letter in text if not letter.isdigit())
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(text, stacklevel=2)
+
+    def _on_rollout_start(self) -> None:
+        self._costs.clear()
+        self._dones.clear()
 
     def _on_training_end(self) -> None:
         if self._injector is not None:

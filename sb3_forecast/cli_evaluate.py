@@ -17,11 +17,11 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_forecast.cli_forecast import CommandMethod, Forecast, forecast_of_counts, forecast_of_scores, show
-from sb3_forecast.episodes import is_stochastic
 from sb3_forecast.evaluation import evaluate_forecast
 from sb3_forecast.readers import Scores
 from sb3_forecast.recording import record_worst
 from sb3_forecast.scorers import FrequencyScorer, make_measuring_scorer
+from sb3_forecast.scorers.playing import is_stochastic
 
 ScorerName = Literal["auto", "exact", "survival", "frequency"]
 

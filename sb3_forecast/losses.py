@@ -23,6 +23,10 @@ Kind = Literal["guarded", "squared", "hinge"]
 KINDS: tuple[Kind, ...] = ("guarded", "squared", "hinge")
 
 
+class TooFewScoresError(ValueError):
+    """Too few tasks have any risk at all: a forecast from them does not exist."""
+
+
 @dataclass(frozen=True)
 class Partitions:
     """Tasks of R partitions of a pool.
@@ -158,7 +162,7 @@ class ForecastLoss:
         ranks = sample_partitions(len(values), self.eval_size, self.k, count, generator)
         usable = (ranks.evaluation[:, -1] < finite) & (ranks.deployment < finite)
         if not usable.any():
-            raise ValueError(
+            raise TooFewScoresError(
                 f"only {finite} of {len(values)} scores are finite, too few for k={self.k} worst of eval_size={self.eval_size} tasks; "
                 "lower k, raise eval_size, or use a scorer that resolves small probabilities ('exact' or 'survival')"
             )
@@ -168,7 +172,7 @@ class ForecastLoss:
         if self.n_partitions == "exact":
             prefix = self._expectation(len(values)).prefix
             if prefix > finite:
-                raise ValueError(
+                raise TooFewScoresError(
                     f"only {finite} of {len(values)} scores are finite, but the expectation over all partitions needs the {prefix} largest; "
                     "use a number of partitions"
                 )

@@ -9,8 +9,7 @@ import torch as th
 from numpy.typing import NDArray
 
 from sb3_forecast.losses import LossTerms, Partitions
-from sb3_forecast.scorers.protocols import FailureScorer
-from sb3_forecast.scorers.survival import SurvivalScorer
+from sb3_forecast.scorers.protocols import FailureScorer, Stateful
 
 
 class PoolLoss(Protocol):
@@ -115,12 +114,19 @@ class ForecastObjective:
             self.scores[th.from_numpy(candidates)] = self.scorer.score(model, candidates)
         self.n_refreshes += 1
         partitioned = self.scores[th.from_numpy(self._drawn)]
+        # if nothing can be drawn, nothing is left of what was drawn before
+        self._partitions = None
         self._partitions = self.pool_loss.draw(partitioned, self.generator)
         terms = self.pool_loss.evaluate(partitioned[self._partitions.touched], self._partitions, self.n_partitioned)
         self._weights = terms.weights
         self.task_weights *= self.weight_decay
         self.task_weights[self.touched] += terms.weights.clamp(min=0.0).numpy()
         return terms
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there are partitions that :meth:`loss` can be asked for."""
+        return self._partitions is not None
 
     @property
     def candidates(self) -> NDArray[np.int64]:
@@ -166,7 +172,7 @@ class ForecastObjective:
             "scores": self.scores,
             "task_weights": self.task_weights.copy(),
             "n_refreshes": self.n_refreshes,
-            "scorer": self.scorer.generator.bit_generator.state if isinstance(self.scorer, SurvivalScorer) else None,
+            "scorer": self.scorer.state_dict() if isinstance(self.scorer, Stateful) else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -184,5 +190,5 @@ class ForecastObjective:
         self.scores = None if state["scores"] is None else state["scores"].clone()
         self.task_weights = state["task_weights"].copy()
         self.n_refreshes = state["n_refreshes"]
-        if isinstance(self.scorer, SurvivalScorer) and state["scorer"] is not None:
-            self.scorer.generator.bit_generator.state = state["scorer"]
+        if isinstance(self.scorer, Stateful) and state["scorer"] is not None:
+            self.scorer.load_state_dict(state["scorer"])

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_forecast.episodes import Episodes, play
 from sb3_forecast.scorers import FailureScorer, make_measuring_scorer
+from sb3_forecast.scorers.playing import Episodes, play
 from sb3_forecast.scores import failure_probability
 
 

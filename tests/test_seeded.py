@@ -163,10 +163,10 @@ def test_seeds_decide_the_start_and_nothing_else(make):
 
 def test_other_environments_have_no_finite_model():
     tasks = sfe.SeededTasks("CartPole-v1", 5, failed=lambda step: step.terminated)
-    assert tasks.scorers == ("frequency",)
+    assert tasks.scorers == ("episodes", "frequency")
     with pytest.raises(ValueError, match="CartPole-v1 is no MiniGrid environment"):
         tasks.finite_model()
-    with pytest.raises(ValueError, match=r"they offer ..'frequency',.."):
+    with pytest.raises(ValueError, match=r"they offer ..'episodes', 'frequency'."):
         sf.scorers.make_scorer("exact", tasks)
 
 

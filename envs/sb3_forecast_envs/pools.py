@@ -31,7 +31,7 @@ class TaskPool:
     """
 
     #: scorers that these tasks can serve, strongest first (``scorer="auto"`` takes the first)
-    scorers: ClassVar[tuple[str, ...]] = ("exact", "survival", "frequency")
+    scorers: ClassVar[tuple[str, ...]] = ("exact", "survival", "episodes", "frequency")
 
     def __init__(
         self, family: str | TaskFamily, n_tasks: int, seed: int, rare_fraction: float | None = None, first: int = 0

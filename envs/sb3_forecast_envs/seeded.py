@@ -80,7 +80,7 @@ class SeededTasks:
     @property
     def scorers(self) -> tuple[str, ...]:
         """Scorers that these tasks can serve, strongest first."""
-        return ("exact", "frequency") if self.is_minigrid else ("frequency",)
+        return ("exact", "episodes", "frequency") if self.is_minigrid else ("episodes", "frequency")
 
     def __len__(self) -> int:
         return len(self.seeds)

@@ -54,7 +54,7 @@ def with_adapter(model: Any, n_layers: int = _TRAINED_LAYERS, rank: int = 8, see
         return get_peft_model(model, config)
 
 
-def load_player(name: str, seed: int, say: Callable[[str], Any] = print, steps: int = 120) -> tuple[Any, Any, dict[str, Any]]:
+def load_player(name: str, seed: int, say: Callable[[str], Any] = print, steps: int = 140) -> tuple[Any, Any, dict[str, Any]]:
     """A starting model: ``"tiny"``, ``"smollm2"``, or a causal model of a hub. Pre-trained ones are first taught the game; results are cached.
 
     :param name: which

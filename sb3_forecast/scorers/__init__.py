@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sb3_forecast.scorers.cost_model import CostModel
+from sb3_forecast.scorers.episodes import EpisodeScorer
 from sb3_forecast.scorers.exact import ExactScorer, Outcomes
 from sb3_forecast.scorers.frequency import FrequencyScorer, SupportsEpisodes
 from sb3_forecast.scorers.protocols import (
@@ -22,6 +24,7 @@ from sb3_forecast.scorers.survival import SurvivalScorer
 SCORERS: dict[str, Callable[..., FailureScorer]] = {
     "exact": ExactScorer,
     "survival": SurvivalScorer,
+    "episodes": EpisodeScorer,
     "frequency": FrequencyScorer,
 }
 
@@ -29,7 +32,8 @@ SCORERS: dict[str, Callable[..., FailureScorer]] = {
 def make_scorer(scorer: str | FailureScorer, pool: Any, seed: int = 0) -> FailureScorer:
     """A scorer for a pool of tasks.
 
-    :param scorer: ``"auto"`` (the strongest that the pool declares), ``"exact"``, ``"survival"``, ``"frequency"``, or a scorer object
+    :param scorer: ``"auto"`` (the strongest that the pool declares), ``"exact"``, ``"survival"``, ``"episodes"``, ``"frequency"``, or a scorer
+        object
     :param pool: the tasks
     :param seed: seed of a scorer that samples
     :return: the scorer
@@ -41,7 +45,7 @@ def make_scorer(scorer: str | FailureScorer, pool: Any, seed: int = 0) -> Failur
                 f"scorer scores {scorer.n_tasks} tasks but the pool has {len(pool)}; build the scorer from this pool"
             )
         if (
-            isinstance(scorer, (ExactScorer, SurvivalScorer, FrequencyScorer))
+            isinstance(scorer, (ExactScorer, SurvivalScorer, EpisodeScorer, FrequencyScorer))
             and scorer.pool is not pool
             and scorer.pool.key != pool.key
         ):
@@ -71,6 +75,9 @@ def make_measuring_scorer(scorer: str | FailureScorer, pool: Any, model: Any, se
         return make_scorer(scorer, pool, seed)
     reasons = []
     for name in pool.scorers:
+        if name == "episodes":
+            # it would have to be trained first
+            continue
         candidate = make_scorer(name, pool, seed)
         if isinstance(candidate, FrequencyScorer):
             return candidate
@@ -85,6 +92,8 @@ def make_measuring_scorer(scorer: str | FailureScorer, pool: Any, model: Any, se
 
 __all__ = [
     "SCORERS",
+    "CostModel",
+    "EpisodeScorer",
     "ExactScorer",
     "FailureScorer",
     "FiniteModel",

@@ -9,7 +9,7 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_forecast.episodes import Episodes, play
+from sb3_forecast.scorers.playing import Episodes, play
 from sb3_forecast.scorers.protocols import Tasks, TaskSource
 from sb3_forecast.scores import failure_score
 

@@ -45,12 +45,12 @@ class Actor:
             )
         if isinstance(model.policy, recurrent_policy()):
             raise ValueError(
-                f"model={type(model).__name__} acts on its memory, not on a state alone, which 'exact' and 'survival' scores need; "
+                f"model={type(model).__name__} acts on its memory, not on a state alone, which 'exact', 'survival' and 'episodes' scores need; "
                 "use scorer='frequency'"
             )
         if not isinstance(model.action_space, spaces.Discrete):
             raise ValueError(
-                f"action_space={model.action_space} is not discrete; 'exact' and 'survival' scores need a Discrete action space"
+                f"action_space={model.action_space} is not discrete, as every scorer but 'frequency' needs it; use scorer='frequency' to measure"
             )
         if int(model.action_space.n) != n_actions:
             raise ValueError(
@@ -84,6 +84,22 @@ class Actor:
                 "or use scorer='frequency'"
             )
         return log_probabilities(self.policy, observations, self.normalize, masks if self.masked else None)
+
+    def log_probabilities_in(
+        self, observations: Any, normalize: VecNormalize | None, masks: NDArray[np.bool_] | None = None
+    ) -> th.Tensor:
+        """Log-probabilities of the actions on observations of any space, as a vectorised environment gives them.
+
+        :param observations: a batch: an array, or a dictionary of arrays
+        :param normalize: what normalises them, where the environment has not
+        :param masks: actions that may be taken, shape (batch, actions); for policies with masks only
+        :return: shape (batch, actions), float64, CPU
+        """
+        seen = observations if normalize is None else normalize.normalize_obs(observations)
+        batch, _ = self.policy.obs_to_tensor(seen)
+        chosen = {"action_masks": masks} if self.masked else {}
+        logits: th.Tensor = self.policy.get_distribution(batch, **chosen).distribution.logits
+        return logits.double().log_softmax(-1).cpu()
 
     def log_probabilities_of_views(self, tasks: Views, views: NDArray[np.uint8]) -> th.Tensor:
         """Log-probabilities of the actions in compact views, whose observations are never in memory all at once.

@@ -9,7 +9,7 @@ without importing this package.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch as th
@@ -113,6 +113,17 @@ class SupportsSurvival(TaskSource, Protocol):
 
     def simulation(self, tasks: Tasks) -> Simulation:
         """One episode of each given task, repeats allowed."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A scorer that a resumed run must restore: one that samples, or learns."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
 
 
 class FailureScorer(Protocol):

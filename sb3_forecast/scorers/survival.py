@@ -114,7 +114,7 @@ class SurvivalScorer:
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
         """Scores without a graph, shape (tasks,), float64; of the whole pool, the visited states are kept for :meth:`rescore`."""
-        return _scores(self.log_survival(model, tasks))
+        return episode_scores(self.log_survival(model, tasks))
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
         """Scores under the current policy at the states visited by the last full :meth:`score`, with a graph.
@@ -140,11 +140,26 @@ class SurvivalScorer:
             steps = log_survival_of_step(log_pi[th.from_numpy(view)], th.from_numpy(visits.failure[chosen]))
             slot = row[chosen] * self.episodes + visits.episode[chosen] % self.episodes
             total = total.index_add(0, th.from_numpy(slot), steps)
-        return _scores(total.reshape(len(tasks), self.episodes))
+        return episode_scores(total.reshape(len(tasks), self.episodes))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {"generator": self.generator.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`.
+
+        :param state: as returned there
+        """
+        self.generator.bit_generator.state = state["generator"]
 
 
-def _scores(log_survival: th.Tensor) -> th.Tensor:
-    """Score of the mean failure probability of a task's episodes, precise for p near 0 and near 1."""
+def episode_scores(log_survival: th.Tensor) -> th.Tensor:
+    """Score of the mean failure probability of a task's episodes, precise for p near 0 and near 1.
+
+    :param log_survival: shape (tasks, episodes), float64
+    :return: shape (tasks,)
+    """
     if log_survival.shape[1] == 1:
         scores: th.Tensor = failure_score_from_log_survival(log_survival[:, 0])
         return scores

@@ -65,35 +65,25 @@ def play(
     """
     chosen = np.asarray(tasks, dtype=np.int64)
     greedy = not is_stochastic(model) if deterministic is None else deterministic
-    n, total = env.num_envs, len(chosen)
+    total = len(chosen)
     failed, success = np.zeros(total, dtype=np.bool_), np.full(total, np.nan)
     returns, lengths = np.zeros(total), np.zeros(total, dtype=np.int64)
-    normalize = _own_normalisation(model, env)
+    normalize = own_normalisation(model, env)
     masked = isinstance(model.policy, maskable_policy())
-    with _seeded(seed), _stationary(env), tqdm(total=total, disable=not progress_bar, desc="episodes") as bar:
+    with _seeded(seed), stationary(env), tqdm(total=total, disable=not progress_bar, desc="episodes") as bar:
         env.seed(seed)
-        # episode that each environment plays, and the one that it plays next; -1 for none that counts
-        current = np.where(np.arange(n) < total, np.arange(n), -1)
-        env.set_options([{"task": int(chosen[e])} if e >= 0 else {} for e in current])
-        observations = env.reset()
-        following = np.full(n, -1)
-        queue = iter(range(n, total))
-        _announce(env, chosen, following, queue, np.arange(n))
-        state, starts = None, np.ones(n, dtype=np.bool_)
-        while (current >= 0).any():
-            seen = observations if normalize is None else normalize.normalize_obs(observations)  # type: ignore[arg-type]  # not a tuple
+        queue = TaskQueue(env, chosen)
+        state, starts = None, np.ones(env.num_envs, dtype=np.bool_)
+        while queue.running:
+            seen = queue.observations if normalize is None else normalize.normalize_obs(queue.observations)
             extra = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
-            actions, state = model.predict(seen, state, starts, greedy, **extra)  # type: ignore[arg-type]  # SB3 names no type of states
-            observations, rewards, starts, infos = env.step(actions)
-            check_finite(observations, rewards, infos)
-            for i in np.flatnonzero(current >= 0):
-                episode, info = current[i], infos[i]
-                if "cost" not in info:
-                    raise ValueError(
-                        "env reports no info['cost'] to tell failures by; wrap it in sb3_forecast_envs.SeededTasks(env, n_tasks, failed=...)"
-                    )
-                failed[episode] |= info["cost"] > 0.0
-                returns[episode] += rewards[i]
+            actions, state = model.predict(seen, state, starts, greedy, **extra)
+            step = queue.step(actions)
+            starts = step.dones
+            for i in np.flatnonzero(step.episodes >= 0):
+                episode, info = step.episodes[i], step.infos[i]
+                failed[episode] |= step.costs[i] > 0.0
+                returns[episode] += step.rewards[i]
                 lengths[episode] += 1
                 if starts[i]:
                     success[episode] = float(info["is_success"]) if "is_success" in info else np.nan
@@ -101,20 +91,84 @@ def play(
                         # a Monitor has seen the environment's own rewards
                         returns[episode] = info["episode"]["r"]
                     bar.update()
-            ended = np.flatnonzero(starts)
-            current[ended] = following[ended]
-            _announce(env, chosen, following, queue, ended)
     return Episodes(failed, success, returns, lengths)
 
 
-def _announce(
-    env: VecEnv, tasks: NDArray[np.int64], following: NDArray[np.int64], queue: Iterator[int], envs: NDArray[np.int64]
-) -> None:
-    """Tell environments which task to play after the one that has just begun."""
-    for i in envs:
-        following[i] = next(queue, -1)
-        if following[i] >= 0:
-            env.env_method("set_next_task", int(tasks[following[i]]), indices=[int(i)])
+@dataclass(frozen=True)
+class Step:
+    """One step of all environments of a :class:`TaskQueue`.
+
+    :param episodes: which episode each environment played, -1 for one that does not count, shape (envs,)
+    :param rewards: shape (envs,)
+    :param costs: shape (envs,)
+    :param dones: shape (envs,)
+    :param infos: one per environment
+    """
+
+    episodes: NDArray[np.int64]
+    rewards: NDArray[np.float32]
+    costs: NDArray[np.float64]
+    dones: NDArray[np.bool_]
+    infos: list[dict[str, Any]]
+
+
+class TaskQueue:
+    """Plays one episode of each given task, as environments become free.
+
+    :param env: environments whose ``reset`` takes ``options={"task": i}`` and that have ``set_next_task``
+    :param tasks: indices into their pool, repeats allowed, shape (episodes,)
+    """
+
+    def __init__(self, env: VecEnv, tasks: NDArray[np.int64]) -> None:
+        self.env, self.tasks = env, tasks
+        n = env.num_envs
+        # episode that each environment plays, and the one that it plays next; -1 for none that counts
+        self._current = np.where(np.arange(n) < len(tasks), np.arange(n), -1)
+        self._following = np.full(n, -1)
+        self._queue = iter(range(n, len(tasks)))
+        env.set_options([{"task": int(tasks[e])} if e >= 0 else {} for e in self._current])
+        #: what the environments show now
+        self.observations: Any = env.reset()
+        self._announce(np.arange(n))
+
+    @property
+    def running(self) -> bool:
+        """Whether an episode has not ended yet."""
+        return bool((self._current >= 0).any())
+
+    @property
+    def episodes(self) -> NDArray[np.int64]:
+        """Which episode each environment plays, -1 for one that does not count."""
+        return self._current.copy()
+
+    def step(self, actions: Any) -> Step:
+        """Take a step everywhere.
+
+        :param actions: one per environment
+        :return: what came of it
+        :raises ValueError: if the environment reports no cost
+        :raises FloatingPointError: if an observation or reward is not finite
+        """
+        played = self.episodes
+        self.observations, rewards, dones, infos = self.env.step(actions)
+        check_finite(self.observations, rewards, infos)
+        try:
+            costs = np.fromiter((info["cost"] for info in infos), np.float64, len(infos))
+        except KeyError as error:
+            raise ValueError(
+                "env reports no info['cost'] to tell failures by; wrap it in sb3_forecast_envs.SeededTasks(env, n_tasks, failed=...)"
+            ) from error
+        ended = np.flatnonzero(dones)
+        self._current[ended] = self._following[ended]
+        self._announce(ended)
+        return Step(played, rewards, costs, dones, infos)
+
+    def _announce(self, envs: NDArray[np.int64]) -> None:
+        """Tell environments which task to play after the one that has just begun."""
+        for i in envs:
+            self._following[i] = next(self._queue, -1)
+            if self._following[i] >= 0:
+                self.env.env_method("set_next_task", int(self.tasks[self._following[i]]), indices=[int(i)])
 
 
 def check_finite(observations: Any, rewards: NDArray[np.floating[Any]], infos: list[dict[str, Any]]) -> None:
@@ -138,14 +192,14 @@ def check_finite(observations: Any, rewards: NDArray[np.floating[Any]], infos: l
             )
 
 
-def _own_normalisation(model: BaseAlgorithm, env: VecEnv) -> VecNormalize | None:
+def own_normalisation(model: BaseAlgorithm, env: VecEnv) -> VecNormalize | None:
     """The statistics of the model's own environment, where the given one has none."""
     own = model.get_vec_normalize_env()
     return own if own is not None and own.norm_obs and unwrap_vec_normalize(env) is None else None
 
 
 @contextmanager
-def _stationary(env: VecEnv) -> Iterator[None]:
+def stationary(env: VecEnv) -> Iterator[None]:
     """Let no running statistics move."""
     normalize = unwrap_vec_normalize(env)
     training = normalize is not None and normalize.training
