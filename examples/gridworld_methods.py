@@ -66,6 +66,21 @@ def _forecast(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
     return _tuned(eval_size=len(pool) // 20, forecast_coef=1.0, p_floor=1e-10)(base, pool, n_envs, seed)
 
 
+def _cvar(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
+    env = _env(pool, n_envs, seed)
+    model = sf.CVaRPPO(
+        "MlpPolicy", env, alpha=0.05, weight=1.0, failure_penalty=1.0, seed=seed + 1, device="cpu", **PPO_SETTINGS
+    )
+    model.set_parameters(PPO.load(base, device="cpu").get_parameters(), exact_match=True, device="cpu")
+    return model
+
+
+def _forecast_episodes(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
+    """Ours, told nothing but the cost of each step; its scoring and probing are part of the budget of steps, see ``Budget``."""
+    scorer = sf.EpisodeScorer(pool, probes=200, seed=seed, n_envs=256)
+    return _tuned(scorer=scorer, eval_size=len(pool) // 20, forecast_coef=1.0, full_every=10)(base, pool, n_envs, seed)
+
+
 METHODS: dict[str, Make] = {
     "ppo": _tuned(forecast_coef=0.0),
     "cost_penalty": _penalty,
@@ -75,7 +90,12 @@ METHODS: dict[str, Make] = {
         forecast_loss=sf.MeanFailureLoss(worst=True, p_floor=1e-10, weight=1e6), forecast_coef=1.0
     ),
     "forecast": _forecast,
+    "cvar_ppo": _cvar,
+    "forecast_episodes": _forecast_episodes,
 }
+
+#: what is compared by default: everybody knows the tasks' dynamics, or nobody looks at them
+DEFAULT_METHODS = tuple(method for method in METHODS if method not in ("cvar_ppo", "forecast_episodes"))
 
 LABELS = {
     "base": "checkpoint",
@@ -85,4 +105,6 @@ LABELS = {
     "mean_failure_bare": "mean failure, bare",
     "mean_failure_equipped": "mean failure, equipped",
     "forecast": "ForecastPPO",
+    "cvar_ppo": "CVaR-PPO",
+    "forecast_episodes": "ForecastPPO, model-free",
 }

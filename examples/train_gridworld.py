@@ -22,7 +22,7 @@ from typing import Any
 
 import torch as th
 import tyro
-from gridworld_methods import METHODS, PPO_SETTINGS
+from gridworld_methods import DEFAULT_METHODS, METHODS, PPO_SETTINGS
 from gridworld_report import read_json, write_json, write_report
 from rich.console import Console
 from stable_baselines3 import PPO
@@ -46,12 +46,12 @@ class Arguments:
     """Task family, '<Name>-<S>x<S>'; 'module:<Name>-<S>x<S>' for one that the module registers, such as register_family:Moat-7x7."""
     rare_fraction: float = 0.002
     """Mass of the rare mode."""
-    methods: tuple[str, ...] = field(default=tuple(METHODS))
-    """Which methods to compare."""
+    methods: tuple[str, ...] = field(default=DEFAULT_METHODS)
+    """Which methods to compare; those that are told nothing but costs are ppo, ppo_lagrangian, cvar_ppo and forecast_episodes."""
     total_timesteps: int = 1_500_000
     """Environment steps of the base agent."""
     fine_tune_timesteps: int = 100 * 8192
-    """Further steps of every method."""
+    """Further steps of every method, those of a scorer that plays episodes included."""
     pool_size: int = 50_000
     """Training tasks, whose scores the forecast objective caches."""
     held_out_size: int = 12_000
@@ -116,6 +116,20 @@ class Curves(BaseCallback):
         self.rollouts += 1
 
 
+class Budget(BaseCallback):
+    """Ends the training when its own steps and those of a scorer that plays episodes have used up a budget."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def _on_step(self) -> bool:
+        objective = getattr(self.model, "objective", None)
+        scorer = None if objective is None else objective.scorer
+        played = scorer.steps_played if isinstance(scorer, sf.EpisodeScorer) else 0
+        return self.num_timesteps + played < self.steps
+
+
 def run_seed(args: Arguments, seed: int, progress_bar: bool) -> int:
     """Train and evaluate every method for one seed; finished parts are kept and not repeated.
 
@@ -159,7 +173,7 @@ def run_seed(args: Arguments, seed: int, progress_bar: bool) -> int:
         model = METHODS[method](base, pool, args.n_envs, seed)
         model.set_logger(configure(str(folder / method), ["tensorboard"]))
         curves = Curves(curve_scorer)
-        model.learn(args.fine_tune_timesteps, callback=curves, progress_bar=progress_bar)
+        model.learn(args.fine_tune_timesteps, callback=[curves, Budget(args.fine_tune_timesteps)], progress_bar=progress_bar)
         curves.measure()
         save_atomically(model, folder / f"{method}.zip")
         write_json(result, evaluate(model, time.perf_counter() - start, curves.points))

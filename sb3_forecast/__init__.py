@@ -7,6 +7,7 @@ from sb3_forecast import conformal
 from sb3_forecast.bias import BiasConstants, bias_constants
 from sb3_forecast.callbacks import ForecastCallback
 from sb3_forecast.conformal import exceedance_probability
+from sb3_forecast.cvar import CVaRPPO
 from sb3_forecast.decomposition import Decomposition, decompose
 from sb3_forecast.diagnostics import Diagnostics, forward_stop_k, missed_mode, stability_scan
 from sb3_forecast.eval_callback import ForecastEvalCallback
@@ -34,6 +35,7 @@ from sb3_forecast.wrappers import CostPenalty
 
 __all__ = [
     "BiasConstants",
+    "CVaRPPO",
     "CostPenalty",
     "Decomposition",
     "Diagnostics",

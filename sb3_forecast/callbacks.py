@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_forecast.injection import GradientInjector, attach, detach
 from sb3_forecast.losses import LossTerms, TooFewScoresError
 from sb3_forecast.objective import WATCHED_TASKS, ForecastObjective
 from sb3_forecast.scorers import EpisodeScorer
-from sb3_forecast.scorers.playing import check_finite
+from sb3_forecast.scorers.playing import check_finite, own_normalisation
 from sb3_forecast.scores import failure_probability
 
 
@@ -86,6 +88,9 @@ class ForecastCallback(BaseCallback):
         self._episode_costs: deque[float] = deque()
         self._costs: list[NDArray[np.float64]] = []
         self._dones: list[NDArray[np.bool_]] = []
+        self._normalize: VecNormalize | None = None
+        self._seen: list[Any] = []
+        self._current: Any = None
         self._warned: set[str] = set()
 
     def _init_callback(self) -> None:
@@ -123,6 +128,9 @@ class ForecastCallback(BaseCallback):
             check_finite(self.locals["new_obs"], self.locals["rewards"], self.locals["infos"])
             self._costs.append(costs)
             self._dones.append(np.array(self.locals["dones"]))
+            if self._normalize is not None:
+                self._seen.append(self._current)
+                self._current = self._normalize.get_original_obs()
         for env in np.flatnonzero(self.locals["dones"]):
             self._episode_costs.append(self._cost[env])
             self._cost[env] = 0.0
@@ -136,7 +144,8 @@ class ForecastCallback(BaseCallback):
         start = time.perf_counter()
         scorer = self.objective.scorer
         if isinstance(scorer, EpisodeScorer):
-            scorer.observe(self.model, np.stack(self._costs), np.stack(self._dones))
+            seen = None if self._normalize is None else self._seen
+            scorer.observe(self.model, np.stack(self._costs), np.stack(self._dones), seen)
             for key, value in scorer.learn(self.model).items():
                 self.logger.record(key, value)
             if not scorer.ready:
@@ -168,8 +177,12 @@ class ForecastCallback(BaseCallback):
             warnings.warn(text, stacklevel=2)
 
     def _on_rollout_start(self) -> None:
-        self._costs.clear()
-        self._dones.clear()
+        for per_step in (self._costs, self._dones, self._seen):
+            per_step.clear()
+        if self.objective is not None and isinstance(self.objective.scorer, EpisodeScorer):
+            # statistics move with every step: what was seen before them is kept as it was
+            self._normalize = own_normalisation(self.model, self.objective.scorer.env)
+            self._current = None if self._normalize is None else self._normalize.get_original_obs()
 
     def _on_training_end(self) -> None:
         if self._injector is not None:

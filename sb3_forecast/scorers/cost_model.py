@@ -7,6 +7,7 @@ transitions undoes what that does to the probabilities.
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 from typing import Any
@@ -158,8 +159,8 @@ class CostModel:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
         return {
-            "ensemble": self.ensemble.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "ensemble": copy.deepcopy(self.ensemble.state_dict()),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "platt": self.platt.copy(),
             "generator": self.generator.bit_generator.state,
             "transitions": self.transitions.state_dict(),
@@ -171,7 +172,8 @@ class CostModel:
         :param state: as returned there
         """
         self.ensemble.load_state_dict(state["ensemble"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # torch's optimizers go on in the tensors that they are given
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.platt = state["platt"].copy()
         self.generator.bit_generator.state = state["generator"]
         self.transitions.load_state_dict(state["transitions"])

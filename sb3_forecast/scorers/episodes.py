@@ -117,6 +117,8 @@ class EpisodeScorer:
         self.cost_model = CostModel(width, self.n_actions, seed) if cost_model is None else cost_model
         self.trust = Trust()
         self.rounds = 0
+        #: steps of the environments that scoring and probing have taken so far
+        self.steps_played = 0
         #: scores of the last full scoring, for choosing what to probe
         self._last: NDArray[np.float64] | None = None
         #: what the last full scoring visited, and the last partial one since then
@@ -142,27 +144,27 @@ class EpisodeScorer:
         n_envs = self.env.num_envs
         return EpisodeScorer(pool, count, seed, env, n_envs, self.tau, self.delay, 0, 0, 0, cost_model=self.cost_model)
 
-    def observe(self, model: Any, costs: NDArray[np.float64], dones: NDArray[np.bool_]) -> None:
+    def observe(
+        self, model: Any, costs: NDArray[np.float64], dones: NDArray[np.bool_], observations: list[Any] | None = None
+    ) -> None:
         """Learn from the transitions of a rollout of the training.
 
         :param model: on-policy model whose rollout buffer is full
         :param costs: shape (steps, environments)
         :param dones: whether the episode ended with the step, same shape
+        :param observations: of each step, where the buffer holds normalised ones and the scorer's environments do not; ``None`` for the buffer's
         """
         buffer = model.rollout_buffer
-        normalize = own_normalisation(model, self.env)
         steps, envs = costs.shape
 
-        def rows(observations: Any) -> Any:
-            if isinstance(observations, dict):
-                return {key: rows(value) for key, value in observations.items()}
-            return observations.reshape(steps * envs, *observations.shape[2:])
+        def rows(batches: Any) -> Any:
+            if isinstance(batches, dict):
+                return {key: rows(value) for key, value in batches.items()}
+            return batches.reshape(steps * envs, *batches.shape[2:])
 
-        observations = rows(buffer.observations)
-        if normalize is not None:
-            observations = normalize.unnormalize_obs(observations)
+        seen = rows(buffer.observations) if observations is None else _stack(observations)
         failed, known = label_costs(costs > 0.0, dones, self.delay)
-        features = features_of(observations, model.observation_space)
+        features = features_of(seen, model.observation_space)
         actions = buffer.actions.reshape(steps * envs).astype(np.int64)
         chosen = known.reshape(-1)
         self._add(features[chosen], actions[chosen], failed.reshape(-1)[chosen], probing=False)
@@ -181,6 +183,7 @@ class EpisodeScorer:
             "forecast/cost_loss": loss,
             "forecast/failures_seen": float(len(self.cost_model.transitions.failing[1])),
             "forecast/ready": float(self.ready),
+            "forecast/steps_played": float(self.steps_played),
             **self.trust.metrics(),
         }
 
@@ -246,6 +249,7 @@ class EpisodeScorer:
     ) -> NDArray[np.bool_]:
         """Step, and note the transitions of environments that count; whether each had a cost."""
         step = queue.step(actions)
+        self.steps_played += len(actions)
         counted = step.episodes >= 0
         log.episodes.append(step.episodes[counted])
         log.features.append(features[counted])
@@ -368,6 +372,7 @@ class EpisodeScorer:
             "cost_model": self.cost_model.state_dict(),
             "trust": self.trust.state_dict(),
             "rounds": self.rounds,
+            "steps_played": self.steps_played,
             "last": None if self._last is None else self._last.copy(),
         }
 
@@ -379,7 +384,7 @@ class EpisodeScorer:
         self.generator.bit_generator.state = state["generator"]
         self.cost_model.load_state_dict(state["cost_model"])
         self.trust.load_state_dict(state["trust"])
-        self.rounds = state["rounds"]
+        self.rounds, self.steps_played = state["rounds"], state["steps_played"]
         self._last = None if state["last"] is None else state["last"].copy()
 
 
