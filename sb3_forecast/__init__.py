@@ -6,6 +6,7 @@ from typing import Any
 from sb3_forecast import conformal
 from sb3_forecast.bias import BiasConstants, bias_constants
 from sb3_forecast.callbacks import ForecastCallback
+from sb3_forecast.checkpoints import TrainingCheckpoints, resume_training, save_training
 from sb3_forecast.conformal import exceedance_probability
 from sb3_forecast.cvar import CVaRPPO
 from sb3_forecast.decomposition import Decomposition, decompose
@@ -58,6 +59,7 @@ __all__ = [
     "PartitionRanks",
     "Recording",
     "SurvivalScorer",
+    "TrainingCheckpoints",
     "__version__",
     "bias_constants",
     "conformal",
@@ -73,7 +75,9 @@ __all__ = [
     "missed_mode",
     "play",
     "record_worst",
+    "resume_training",
     "sample_partitions",
+    "save_training",
     "score_large_pool",
     "stability_scan",
 ]

@@ -50,6 +50,9 @@ class CVaRPPO(PPO):
                 raise ValueError(f"{name}={value} is negative; use a value >= 0")
         if window < 1.0 / alpha:
             raise ValueError(f"window={window} episodes have no {alpha}-quantile; use window >= {int(np.ceil(1.0 / alpha))}")
+        #: outcomes of the last episodes, and what the running ones have come to
+        self.outcomes: deque[float] = deque(maxlen=window)
+        self.running_outcomes: NDArray[np.float64] | None = None
         self.alpha, self.weight, self.failure_penalty, self.window = alpha, weight, failure_penalty, window
         super().__init__(policy, env, _init_setup_model=_init_setup_model, **ppo_arguments)
 
@@ -68,8 +71,10 @@ class _TailAdvantages(BaseCallback):
 
     def _init_callback(self) -> None:
         n = self.training_env.num_envs
-        self.outcomes: deque[float] = deque(maxlen=self.model.window)
-        self.running = np.zeros(n)
+        self.outcomes = self.model.outcomes
+        if self.model.running_outcomes is None or len(self.model.running_outcomes) != n:
+            self.model.running_outcomes = np.zeros(n)
+        self.running = self.model.running_outcomes
         self.began = np.zeros(n, dtype=np.int64)
         self.step = 0
         #: episodes that ended in this rollout: environment, first and last step in the buffer, outcome

@@ -45,6 +45,8 @@ class PPOLagrangian(PPO):
         for name, value in (("cost_limit", cost_limit), ("multiplier", multiplier), ("multiplier_lr", multiplier_lr)):
             if not value >= 0.0:
                 raise ValueError(f"{name}={value} is negative; use a value >= 0")
+        #: costs of the running episodes; kept here so that they are saved with the model
+        self.running_costs: NDArray[np.float64] | None = None
         self.cost_limit = cost_limit
         self.multiplier = multiplier
         self.multiplier_lr = multiplier_lr
@@ -79,7 +81,10 @@ class _CostAdvantages(BaseCallback):
 
     def _init_callback(self) -> None:
         self.costs: list[NDArray[np.float32]] = []
-        self.running = np.zeros(self.training_env.num_envs)
+        n = self.training_env.num_envs
+        if self.model.running_costs is None or len(self.model.running_costs) != n:
+            self.model.running_costs = np.zeros(n)
+        self.running = self.model.running_costs
         self.finished: list[float] = []
 
     def _on_rollout_start(self) -> None:

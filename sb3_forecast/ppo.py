@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pathlib
 from collections.abc import Iterable
@@ -261,7 +262,8 @@ class ForecastPPO(PPO):
         arguments["stats_window_size"] = source._stats_window_size
         arguments.update(device=device, **forecast_arguments)
         model = cls(source.policy_class, target_env, **arguments)  # type: ignore[arg-type]  # PPO's policies are actor-critic
-        model.set_parameters(source.get_parameters(), exact_match=True, device=device)  # type: ignore[arg-type]  # as SB3 documents
+        # torch's optimizers go on in the moments that they are given: the source keeps its own
+        model.set_parameters(copy.deepcopy(source.get_parameters()), exact_match=True, device=device)  # type: ignore[arg-type]  # as SB3 documents
         return model
 
 

@@ -122,7 +122,9 @@ def test_from_ppo_takes_over_everything(pool, agent, tmp_path):
         assert th.equal(parameters(model), parameters(agent))
         assert (model.n_steps, model.batch_size, model.n_epochs) == (16, 64, 2)
         assert model.policy.optimizer.state_dict()["state"]
+        moments = [state["exp_avg"].clone() for state in agent.policy.optimizer.state.values()]
         model.learn(256)
+        assert all(th.equal(a, s["exp_avg"]) for a, s in zip(moments, agent.policy.optimizer.state.values(), strict=True))
 
 
 def test_dummy_vec_env_of_minigrid(pool):
@@ -167,7 +169,7 @@ def test_objective_errors(pool, agent):
         ({"k": 61}, "k=61 exceeds eval_size=60"),
         ({"forecast_coef": -1.0}, "forecast_coef=-1.0"),
         ({"gradient_every": 0}, "gradient_every=0"),
-        ({"scorer": "episodes"}, "scorer='episodes' is unknown"),
+        ({"scorer": "guess"}, "scorer='guess' is unknown"),
         ({"drawn_share": 2.0}, "drawn_share=2.0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -197,6 +198,44 @@ class GridVecEnv(VecEnv):
     def set_task_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
         """Start a share of the episodes on tasks drawn in proportion to weights; see :class:`TaskSampler`."""
         self.sampler.set_weights(weights, share)
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything about the running episodes, for :meth:`set_state`."""
+        kept = (
+            "sampler",
+            "tasks",
+            "pos",
+            "direction",
+            "load",
+            "steps",
+            "_streams",
+            "_generators",
+            "_uneventful",
+            "_next_tasks",
+            "reset_infos",
+        )
+        state = {name: copy.deepcopy(getattr(self, name)) for name in kept}
+        # where layouts do not change, they are the pool's own
+        return {**state, "_played": self._played.copy() if self.pool.family.changeable else None, "pool": self.pool.key}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on with the episodes of :meth:`get_state`.
+
+        :param state: as returned there
+        :raises ValueError: if it belongs to another pool or another number of environments
+        """
+        if state["pool"] != self.pool.key or len(state["tasks"]) != self.num_envs:
+            raise ValueError(
+                f"the state belongs to {len(state['tasks'])} environments on {state['pool']}, these are {self.num_envs} on {self.pool.key}; "
+                "make them as for the run"
+            )
+        for name, value in state.items():
+            if name not in ("pool", "_played"):
+                setattr(self, name, copy.deepcopy(value))
+        if self.pool.family.changeable:
+            self._played = state["_played"].copy()
+        else:
+            self._rows = self.tasks
 
     def set_next_task(self, task: int | None, indices: VecEnvIndices = None) -> None:
         """The task of the next episode of some environments; ``None`` to draw it.
