@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_forecast.guard import ForecastGuard
 from sb3_forecast.injection import GradientInjector, attach, detach
 from sb3_forecast.losses import LossTerms, TooFewScoresError
 from sb3_forecast.objective import WATCHED_TASKS, ForecastObjective
@@ -92,6 +93,7 @@ class ForecastCallback(BaseCallback):
         self._seen: list[Any] = []
         self._current: Any = None
         self._warned: set[str] = set()
+        self._guard = ForecastGuard()
 
     def _init_callback(self) -> None:
         self._cost = np.zeros(self.training_env.num_envs)
@@ -161,6 +163,9 @@ class ForecastCallback(BaseCallback):
         if isinstance(scorer, EpisodeScorer) and self.objective.scores is not None:
             for warning in scorer.warnings(self.objective.scores.numpy(), WATCHED_TASKS):
                 self._warn(warning)
+        successes = self.model.ep_success_buffer
+        for warning in self._guard.look(terms, float(np.mean(successes)) if successes else None):
+            self._warn(warning)
         if self.drawn_share > 0.0:
             self.training_env.env_method("set_task_weights", self.objective.task_weights, self.drawn_share)
         for key, value in forecast_metrics(self.objective, terms, time.perf_counter() - start).items():
