@@ -164,7 +164,9 @@ class ForecastCallback(BaseCallback):
             for warning in scorer.warnings(self.objective.scores.numpy(), WATCHED_TASKS):
                 self._warn(warning)
         successes = self.model.ep_success_buffer
-        for warning in self._guard.look(terms, float(np.mean(successes)) if successes else None):
+        # of a few episodes nothing can be said
+        enough = successes is not None and len(successes) == successes.maxlen
+        for warning in self._guard.look(terms, float(np.mean(successes)) if enough and successes else None):
             self._warn(warning)
         if self.drawn_share > 0.0:
             self.training_env.env_method("set_task_weights", self.objective.task_weights, self.drawn_share)

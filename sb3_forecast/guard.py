@@ -56,7 +56,7 @@ class ForecastGuard:
             )
         if success is not None:
             self._best_success = max(self._best_success, success)
-            if success < 0.5 * self._best_success:
+            if success < 0.5 * self._best_success and self._best_success > 0.2:
                 signs["success"] = (
                     f"success has fallen from {self._best_success:.2f} to {success:.2f}: who does nothing has no forecast error either; "
                     "lower forecast_coef, or raise drawn_share"

@@ -67,7 +67,15 @@ class Combination:
 
     def tasks(self) -> Any:
         """Forty tasks."""
-        return sfe.SeededTasks(self.make, 40, self.failed)
+
+        def make() -> gym.Env[Any, Any]:
+            env = self.make()
+            # SB3's test environments draw from their spaces, which a reset does not seed
+            env.observation_space.seed(0)
+            env.action_space.seed(0)
+            return env
+
+        return sfe.SeededTasks(make, 40, self.failed)
 
     def env(self, tasks: Any, n_envs: int = 8) -> VecEnv:
         """The environments of a training."""
