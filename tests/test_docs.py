@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
+import pytest
+
+import sb3_forecast_envs as sfe
 
 ROOT = Path(__file__).parent.parent
 SMALLER = {
@@ -57,3 +61,47 @@ def test_your_tasks(capsys, monkeypatch, tmp_path):
     assert "worst failure probability of a task" in capsys.readouterr().out
     assert namespace["WideDitch"](width=2) != namespace["WideDitch"](width=3)
     assert any(tmp_path.rglob("seeds-0-31.npz"))
+
+
+class Ledge(gym.Env):
+    """Ten steps; moving on pays, but not at the ledge, which is steeper in some episodes than in others."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def _look(self):
+        self.seen = np.array([self.np_random.random(), self.steep], dtype=np.float32)
+        return self.seen
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.steep = 0, self.np_random.random()
+        return self._look(), {}
+
+    def step(self, action):
+        self.steps += 1
+        crashed = bool(action == 1 and self.seen[0] > 1.0 - 0.3 * self.steep)
+        return self._look(), float(action), crashed, self.steps >= 10, {"crashed": crashed}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # so young a scorer is not to be trusted, and says so
+def test_model_free(capsys):
+    first, other = blocks("docs/model_free.md")
+    for old, new in {
+        "n_tasks=2_000": "n_tasks=200",
+        "learn(500_000)": "learn(6_144)",
+        '"MlpPolicy", envs,': '"MlpPolicy", envs, n_steps=64, device="cpu",',
+        "eval_size=100": "eval_size=50",
+        "n_tasks=1_000": "n_tasks=150",
+        "fresh, 100,": "fresh, 50,",
+        "episodes=50": "episodes=3",
+    }.items():
+        assert old in first
+        first = first.replace(old, new)
+    namespace = {"make_env": Ledge}
+    exec(compile(first, "docs/model_free.md", "exec"), namespace)  # the point of the test
+    assert capsys.readouterr().out.count("worst failure probability of a task") == 2
+    assert namespace["scorer"].ready
+    tasks = sfe.TaskPool("ThinIce-8x8", 300, seed=0)
+    other = other.replace("500_000", "200")
+    exec(compile(other, "docs/model_free.md", "exec"), namespace | {"tasks": tasks, "env": tasks.make_vec_env(8)})

@@ -161,12 +161,23 @@ def test_seeds_decide_the_start_and_nothing_else(make):
     assert pickle.loads(pickle.dumps(tasks)).key == tasks.key
 
 
+def test_tasks_of_functions_written_on_the_spot_can_be_pickled():
+    import gymnasium as gym
+
+    limit = 30
+    tasks = sfe.SeededTasks(lambda: gym.make("CartPole-v1", max_episode_steps=limit), 5, failed=lambda step: step.terminated)
+    again = pickle.loads(pickle.dumps(tasks))
+    assert again.make().spec.max_episode_steps == limit
+    assert again.key == tasks.key
+    assert len(again.subset([1, 2])) == 2
+
+
 def test_other_environments_have_no_finite_model():
     tasks = sfe.SeededTasks("CartPole-v1", 5, failed=lambda step: step.terminated)
     assert tasks.scorers == ("episodes", "frequency")
     with pytest.raises(ValueError, match="CartPole-v1 is no MiniGrid environment"):
         tasks.finite_model()
-    with pytest.raises(ValueError, match=r"they offer ..'episodes', 'frequency'."):
+    with pytest.raises(ValueError, match=r"they offer ..episodes', 'frequency'"):
         sf.scorers.make_scorer("exact", tasks)
 
 

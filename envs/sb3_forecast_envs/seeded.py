@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import seeding
@@ -81,6 +82,13 @@ class SeededTasks:
     def scorers(self) -> tuple[str, ...]:
         """Scorers that these tasks can serve, strongest first."""
         return ("exact", "episodes", "frequency") if self.is_minigrid else ("episodes", "frequency")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # functions written on the spot, too, come back from the worker of a SubprocVecEnv
+        return {**vars(self), "make": cloudpickle.dumps(self.make), "failed": cloudpickle.dumps(self.failed)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "make": cloudpickle.loads(state["make"]), "failed": cloudpickle.loads(state["failed"])})
 
     def __len__(self) -> int:
         return len(self.seeds)
