@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-lm smollm2 test test-slow lint format types commit-checks benchmarks benchmarks-environments clean
+.PHONY: demo demo-lm smollm2 test test-slow test-sb3 lint format types commit-checks benchmarks benchmarks-environments clean
 .DEFAULT_GOAL := test
 
 .venv/ready: pyproject.toml constraints.txt
@@ -25,6 +25,17 @@ test: .venv/ready lint types  ## what CI runs
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+SB3_TESTS := run predict deterministic save_load spaces dict_env cnn custom_policy sde callbacks logger train_eval_mode identity vec_normalize gae tensorboard
+
+test-sb3: .venv/ready  ## Stable-Baselines3's own tests, with ForecastPPO in the place of PPO; their sources come from PyPI
+	rm -rf .sb3-tests && mkdir .sb3-tests
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --no-build-isolation --dest .sb3-tests \
+		stable-baselines3==$$($(BIN)/python -c "import stable_baselines3; print(stable_baselines3.__version__)")
+	tar xzf .sb3-tests/*.tar.gz -C .sb3-tests --strip-components 1
+	PYTHONPATH=. $(BIN)/python -m pytest -q -p tests.as_ppo -p no:cacheprovider -c /dev/null --rootdir .sb3-tests \
+		-k "(PPO or ppo or vec_normalize or policy) and not DQN and not SAC and not TD3 and not DDPG" \
+		$(addprefix .sb3-tests/tests/test_,$(addsuffix .py,$(SB3_TESTS)))
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -52,5 +63,8 @@ benchmarks: .venv/ready
 benchmarks-environments: .venv/ready .venv-navix/ready  ## the tables of docs/environments.md, about 40 minutes
 	for name in $(ENVIRONMENT_BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
+docs/compatibility.md: .venv/ready  ## what was run with what, a table written by running it
+	$(BIN)/python benchmarks/compatibility.py
+
 clean:
-	rm -rf .venv .venv-navix demo_output demo_output_lm dist
+	rm -rf .venv .venv-navix demo_output demo_output_lm dist .sb3-tests
