@@ -57,6 +57,14 @@ class TrainingCheckpoints(BaseCallback):
         self.folder, self.every, self.keep = pathlib.Path(folder), every, keep
         self._rollouts = 0
 
+    def _on_training_start(self) -> None:
+        later = [path for path in checkpoints(self.folder) if int(path.name.split("-")[1]) > self.model.num_timesteps]
+        if later:
+            raise ValueError(
+                f"folder={str(self.folder)!r} holds {later[-1].name} of another run, which resume_training would take for this one's; "
+                "choose another folder, or go on from there"
+            )
+
     def _on_step(self) -> bool:
         return True
 
@@ -68,7 +76,8 @@ class TrainingCheckpoints(BaseCallback):
                 # its noise for this rollout was drawn before; the resumed run draws it from the saved random state
                 self.model.policy.reset_noise(self.training_env.num_envs)
             for old in checkpoints(self.folder)[: -self.keep]:
-                shutil.rmtree(old)
+                if old != path:
+                    shutil.rmtree(old)
             if self.verbose:
                 print(f"Saved {path}")  # noqa: T201  # as SB3's CheckpointCallback does
         self._rollouts += 1
@@ -88,12 +97,14 @@ def save_training(model: BaseAlgorithm, folder: str | pathlib.Path) -> pathlib.P
     try:
         partial.mkdir(parents=True)
         model.save(partial / MODEL_FILE)
-        state = {"environment": _environment_state(model.get_env()), "random": _random_state()}
+        state = {"environment": _pickled(_environment_state(model.get_env())), "random": _random_state()}
         (partial / TRAINING_FILE).write_bytes(cloudpickle.dumps(state))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         whole = checkpoints(folder)
         last = f"the last whole one is {whole[-1]}" if whole else "there is none before it"
         raise OSError(f"checkpoint {target} could not be written ({error}); {last}") from error
@@ -136,7 +147,7 @@ def resume_training(
     exact = state["environment"] is not None
     model = algorithm.load(path / MODEL_FILE, env=env, device=device, force_reset=not exact)
     if exact:
-        _restore_environment(model.get_env(), state["environment"])
+        _restore_environment(model.get_env(), cloudpickle.loads(state["environment"]))
     else:
         warnings.warn(
             "the environments of the run could not be saved: the resumed run starts new episodes, and will differ",
@@ -144,6 +155,19 @@ def resume_training(
         )
     _restore_random(state["random"])
     return model
+
+
+def _pickled(environment: dict[str, Any] | None) -> bytes | None:
+    """The state as bytes; ``None`` for one that cannot be written, such as a Monitor's open file."""
+    if environment is None:
+        return None
+    try:
+        content: bytes = cloudpickle.dumps(environment)
+    except Exception as error:
+        # whatever an environment's own objects raise
+        warnings.warn(f"the environments cannot be saved ({error}): a resumed run will start new episodes", stacklevel=2)
+        return None
+    return content
 
 
 def _environment_state(env: VecEnv | None) -> dict[str, Any] | None:

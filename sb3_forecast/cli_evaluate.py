@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_forecast.cli_forecast import CommandMethod, Forecast, forecast_of_counts, forecast_of_scores, show
 from sb3_forecast.evaluation import evaluate_forecast
@@ -59,8 +60,10 @@ class Evaluate:
     """How tasks are scored: the strongest that fits, or exact, survival, frequency."""
     episodes: int = 20
     """Episodes of each task, for frequency."""
-    seed: int = 0
-    """Seed of the tasks, and of the episodes."""
+    seed: int = 4242
+    """Seed of the tasks, and of the episodes: not one that the model was trained on."""
+    vec_normalize: Path | None = None
+    """Statistics of VecNormalize, as its save() wrote them, for a model that was trained with it."""
     held_out: int = 0
     """So many further tasks, to compare forecasts with what really happens on them; 0 to forecast only."""
     method: CommandMethod = "blue"
@@ -96,6 +99,13 @@ def run(args: Evaluate, console: Console) -> None:
     pool = make_pool(args.env_id, args.eval_size + args.held_out, args.seed, args.failed)
     evaluated = pool.subset(np.arange(args.eval_size))
     _check_spaces(model, evaluated, args)
+    if args.vec_normalize is not None:
+        if not args.vec_normalize.exists():
+            raise ValueError(f"vec_normalize={args.vec_normalize} does not exist; pass what VecNormalize.save() wrote")
+        # scorers use the statistics of the model's own environment
+        statistics = VecNormalize.load(str(args.vec_normalize), pool.make_vec_env(1))
+        statistics.training = False
+        model.set_env(statistics)
 
     def scorer_of(tasks: Any) -> Any:
         counting = FrequencyScorer(tasks, args.episodes, args.seed, progress_bar=args.progress_bar and not args.json)

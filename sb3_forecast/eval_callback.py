@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,7 +15,7 @@ from stable_baselines3.common.logger import Figure
 from sb3_forecast.estimators import Method
 from sb3_forecast.evaluation import ForecastReport, evaluate_forecast
 from sb3_forecast.partitions import check_partition
-from sb3_forecast.scorers import FailureScorer, make_measuring_scorer
+from sb3_forecast.scorers import ExactScorer, FailureScorer, make_measuring_scorer
 
 
 class ForecastEvalCallback(EventCallback):
@@ -32,7 +33,7 @@ class ForecastEvalCallback(EventCallback):
     :param log_path: folder of ``evaluations.npz``
     :param best_model_save_path: folder of ``best_model.zip``
     :param n_splits: as in :func:`evaluate_forecast`
-    :param seed: seed of the splits and of a scorer that samples, the same at every evaluation
+    :param seed: seed of the splits and of a scorer that samples, the same at every evaluation unless the scorer is an object of yours
     :param deploy_size: as in :func:`evaluate_forecast`
     :param k: as in :func:`evaluate_forecast`
     :param method: as in :func:`evaluate_forecast`
@@ -92,17 +93,15 @@ class ForecastEvalCallback(EventCallback):
     def _on_step(self) -> bool:
         if self.n_calls % self.eval_freq:
             return True
-        report = evaluate_forecast(
-            self.model,
-            self.pool,
-            self.eval_size,
-            self.n_splits,
-            self.seed,
-            self.deploy_size,
-            self.k,
-            self.method,
-            self._scorer,
-        )
+        try:
+            scorer = self._scorer if isinstance(self._scorer, ExactScorer) or not isinstance(self.scorer, str) else self.scorer
+            report = evaluate_forecast(
+                self.model, self.pool, self.eval_size, self.n_splits, self.seed, self.deploy_size, self.k, self.method, scorer
+            )
+        except ValueError as error:
+            # of an agent that never fails in sampled episodes no forecast exists; the training goes on
+            warnings.warn(f"no evaluation at {self.num_timesteps} steps: {error}", stacklevel=2)
+            return True
         self.last_report = report
         values = {
             "forecast_error": report.error.mean_abs,
@@ -131,7 +130,8 @@ class ForecastEvalCallback(EventCallback):
         going_on = True
         # an environment that does not tell successes has no floor to fall below
         enough = math.isnan(report.success) or report.success >= self.min_success
-        if enough and report.error.mean_abs < self.best_error:
+        # where all scores tie, as counts of a safe agent do, nothing was forecast
+        if enough and report.mean_scale > 0.0 and report.error.mean_abs < self.best_error:
             self.best_error = report.error.mean_abs
             if self.best_model_save_path is not None:
                 _save_atomically(self.model, os.path.join(self.best_model_save_path, "best_model.zip"))

@@ -221,6 +221,8 @@ def evaluate_forecast(
     spread = scale > 0.0
     rare = np.asarray(pool.rare, dtype=np.bool_)
     failure = failure_probability(scores)
+    # a mean needs no smoothing, which would not average out
+    frequency = tasks.frequencies() if isinstance(tasks, FrequencyScorer) else failure
     log10_error = (log_failure_probability(forecast) - log_failure_probability(realised)) / math.log(10.0)
 
     def of_rare(values: NDArray[np.float64], reduce: Any) -> float:
@@ -242,9 +244,9 @@ def evaluate_forecast(
         under_predicted=float((errors < 0.0).mean()),
         mean_scale=float(scale.mean()),
         worst_failure=float(failure.max()),
-        mean_failure=float(failure.mean()),
+        mean_failure=float(frequency.mean()),
         rare_worst_failure=of_rare(failure, np.max),
-        rare_mean_failure=of_rare(failure, np.mean),
+        rare_mean_failure=of_rare(frequency, np.mean),
         success=float(success.mean()),
         rare_success=of_rare(success, np.mean),
         scores=scores,

@@ -42,7 +42,7 @@ def register() -> None:
         "forecast_ppo": sample_forecast_ppo, "ppo_lagrangian": hyperparams_opt.sample_ppo_params, "cvar_ppo": hyperparams_opt.sample_ppo_params,
     }  # fmt: skip
     hyperparams_opt.HYPERPARAMS_SAMPLER.update(samplers)
-    hyperparams_opt.HYPERPARAMS_CONVERTER.update(dict.fromkeys(ALGORITHMS, hyperparams_opt.convert_onpolicy_params))
+    hyperparams_opt.HYPERPARAMS_CONVERTER.update(dict.fromkeys(ALGORITHMS, convert_params))
 
 
 def sample_forecast_ppo(trial: Any, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +65,19 @@ def sample_forecast_ppo(trial: Any, n_actions: int, n_envs: int, additional_args
     }
 
 
+def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """What a trial sampled, as arguments of the algorithm.
+
+    :param sampled_params: parameters of a finished trial
+    """
+    from rl_zoo3.hyperparams_opt import convert_onpolicy_params
+
+    converted: dict[str, Any] = convert_onpolicy_params(sampled_params)
+    if "log10_p_floor" in converted:
+        converted["p_floor"] = 10.0 ** converted.pop("log10_p_floor")
+    return converted
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command of RL Zoo.
 
@@ -77,7 +90,11 @@ def main(arguments: list[str] | None = None) -> None:
     if given[0] not in ("train", "enjoy"):
         raise SystemExit(f"command {given[0]!r} is unknown; use train or enjoy (for plots: python -m rl_zoo3.cli)")
     register()
-    if given[0] == "train" and not {"-conf", "--conf-file"} & set(given) and "forecast_ppo" in given:
+    if (
+        given[0] == "train"
+        and not any(word.startswith(("-conf", "--conf-file")) for word in given)
+        and "forecast_ppo" in given
+    ):
         given = [*given, "--conf-file", str(HYPERPARAMS)]
     # RL Zoo's commands read the process's own command line, without their name
     sys.argv = ["python -m sb3_forecast.zoo", *given[1:]]

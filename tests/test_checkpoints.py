@@ -85,7 +85,7 @@ def test_episodes_scorer_goes_on(pool, agent, tmp_path):
     def make(source=None):
         scorer = sf.EpisodeScorer(pool, probes=50, seed=2, n_envs=32, warm_up_rounds=1, warm_up_failures=5)
         return sf.ForecastPPO.from_ppo(
-            agent, grid(pool), device="cpu", scorer=scorer, full_every=2, n_candidates=200, **FORECAST
+            agent, grid(pool), device="cpu", scorer=scorer, full_every=3, n_candidates=70, **FORECAST
         )
 
     whole = make().learn(5 * 128)
@@ -177,6 +177,24 @@ def test_mistakes(pool, tmp_path):
     # a checkpoint that was being written when the power went is not one
     (tmp_path / "checkpoint-999.partial").mkdir()
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-128"]
+
+
+def test_environments_that_cannot_be_saved(pool, tmp_path):
+    """A Monitor's open log file cannot; the rest is saved, and both sides say so."""
+    env = make_vec_env("CartPole-v1", 2, monitor_dir=str(tmp_path / "logs"))
+    model = PPO("MlpPolicy", env, seed=0, **CARTPOLE)
+    with pytest.warns(UserWarning, match="the environments cannot be saved"):
+        sf.save_training(model, tmp_path / "checkpoints")
+    with pytest.warns(UserWarning, match="starts new episodes"):
+        sf.resume_training(PPO, tmp_path / "checkpoints", make_vec_env("CartPole-v1", 2), device="cpu").learn(64)
+    env.close()
+
+
+def test_a_folder_of_another_run(pool, tmp_path):
+    model = sf.ForecastPPO("MlpPolicy", grid(pool), seed=1, **FORECAST, **SMALL_PPO)
+    (tmp_path / "checkpoint-5000").mkdir()
+    with pytest.raises(ValueError, match="holds checkpoint-5000 of another run"):
+        model.learn(256, callback=sf.TrainingCheckpoints(tmp_path, every=1))
 
 
 def test_nan_from_an_environment(pool):

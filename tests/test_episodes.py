@@ -1,5 +1,6 @@
 """Learned survival: labels, cost model, scores against the exact ones, gradient, warm-up, resuming, trust."""
 
+import pickle
 import warnings
 
 import gymnasium as gym
@@ -8,7 +9,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
@@ -24,7 +25,7 @@ def brute_force_labels(costs, dones, delay):
     for t, e in np.ndindex(costs.shape):
         for late in range(delay + 1):
             if t + late >= len(costs):
-                known[t, e] = failed[t, e]
+                known[t, e] = False
                 break
             failed[t, e] |= costs[t + late, e]
             if dones[t + late, e]:
@@ -289,3 +290,52 @@ def test_cvar(pool):
             sf.CVaRPPO("MlpPolicy", sfe.GridVecEnv(pool, 2), **wrong)
     with pytest.raises(ValueError, match=r"env reports no info\['cost'\]"):
         sf.CVaRPPO("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu").learn(32)
+
+
+class Coin(gym.Env):
+    """One step; the first action fails with probability 0.3, the second never."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.random(1).astype(np.float32), {}
+
+    def step(self, action):
+        bad = bool(action == 0 and self.np_random.random() < 0.3)
+        return np.zeros(1, dtype=np.float32), 0.0, True, False, {"cost": float(bad)}
+
+
+def test_a_foreseen_failure_counts_once():
+    """With a calibrated cost model, the mean of the scores is the mean failure probability, also where failing is chance."""
+    tasks = sfe.SeededTasks(Coin, 400)
+    model = PPO("MlpPolicy", tasks.make_vec_env(4), seed=0, n_steps=16, batch_size=32, device="cpu")
+    scorer = sf.EpisodeScorer(tasks, episodes=20, seed=0)
+    scorer.cost_model.probabilities = lambda features: np.tile([0.3, 0.0], (len(features), 1))
+    p = sf.failure_probability(scorer.score(model).numpy())
+    assert p.mean() == pytest.approx(0.5 * 0.3, abs=0.02)
+
+
+def test_certain_failures_have_finite_scores(pool, agent):
+    scorer = sf.EpisodeScorer(pool, seed=0)
+    scorer.cost_model.probabilities = lambda features: np.ones((len(features), 3))
+    scores = scorer.score(agent).numpy()
+    assert np.isfinite(scores).all()
+    assert scores.min() > 15
+
+
+def test_saved_scorers_come_back(pool, agent, learnt, tmp_path):
+    """With their cost model and the failures that make them ready, without environments of the user's."""
+    again = pickle.loads(pickle.dumps(learnt))
+    assert again.ready
+    assert again.env.num_envs == learnt.env.num_envs
+    features = np.eye(5, 125, dtype=np.float32)
+    np.testing.assert_array_equal(again.cost_model.probabilities(features), learnt.cost_model.probabilities(features))
+    assert len(pickle.dumps(learnt)) < 5e6
+    own = sf.EpisodeScorer(pool, env=VecFrameStack(pool.make_vec_env(4), 1))
+    back = pickle.loads(pickle.dumps(own))
+    with pytest.raises(ValueError, match=r"set model\.scorer\.env = "):
+        back.score(agent, np.array([0]))
+    with pytest.raises(ValueError, match="env normalises observations, but the cost model needs them as they are"):
+        sf.EpisodeScorer(pool, env=VecNormalize(pool.make_vec_env(4)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import cloudpickle
@@ -99,8 +100,12 @@ class SeededTasks:
     @property
     def key(self) -> str:
         """What tells these tasks from others: environment, seeds and what counts as failure."""
-        failing = getattr(self.failed, "__qualname__", type(self.failed).__name__)
-        return f"{self.name}: {len(self)} seeds {self.seeds[0]} to {self.seeds[-1]}, sum {int(self.seeds.sum())}, failed={failing}"
+        failing = type(self.failed).__name__
+        if isinstance(self.failed, FunctionType):
+            # functions written on the spot share a name, but not a line
+            failing = f"{self.failed.__qualname__}:{self.failed.__code__.co_firstlineno}"
+        late = ", timeouts fail" if self.timeout_fails else ""
+        return f"{self.name}: {len(self)} seeds {self.seeds[0]} to {self.seeds[-1]}, sum {int(self.seeds.sum())}, failed={failing}{late}"
 
     def subset(self, indices: ArrayLike) -> SeededTasks:
         """A pool of some of the tasks, in the given order.

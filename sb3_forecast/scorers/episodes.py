@@ -8,6 +8,7 @@ once or within a few steps; ``trust.py`` looks for signs that it does not (``doc
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_forecast.scorers.cost_model import CostModel
 from sb3_forecast.scorers.features import features_of, n_features
@@ -26,6 +27,9 @@ from sb3_forecast.scorers.protocols import Tasks
 from sb3_forecast.scorers.survival import episode_scores, log_survival_of_step
 from sb3_forecast.scorers.transitions import label_costs
 from sb3_forecast.scorers.trust import Trust
+
+#: the most that a cost model is believed: certainty would be an infinite score
+CERTAIN = 1.0 - 1e-9
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class EpisodeScorer:
     :param pool: tasks that can be played
     :param episodes: scoring episodes per task
     :param seed: seed of everything random
-    :param env: environments to play in, wrapped as the model's own; ``None`` for the pool's
+    :param env: environments to play in, wrapped as the model's own but for ``VecNormalize``; not saved with the model; ``None`` for the pool's
     :param n_envs: how many environments of the pool run side by side, without ``env``
     :param tau: c below this counts as 0: false alarms on safe moves would swamp the tail
     :param delay: a cost that comes up to so many steps late is put down to the action, too
@@ -103,7 +107,14 @@ class EpisodeScorer:
         self.pool = pool
         self.n_tasks = len(pool)
         self.episodes = episodes
+        self._own_env = env is None
         self.env = pool.make_vec_env(n_envs) if env is None else env
+        normalize = unwrap_vec_normalize(self.env)
+        if normalize is not None and normalize.norm_obs:
+            raise ValueError(
+                "env normalises observations, but the cost model needs them as they are; pass it without VecNormalize: the statistics of the "
+                "model's own environment are used"
+            )
         if not isinstance(self.env.action_space, spaces.Discrete):
             raise ValueError(
                 f"action_space={self.env.action_space} is not discrete, which learned survival needs; use scorer='frequency' to measure, or "
@@ -217,8 +228,11 @@ class EpisodeScorer:
                 explore = self.generator.random((2, len(actions)))
                 # a tenth at random, a tenth where the members of the ensemble disagree most
                 logits = self.cost_model.logits(features)
-                actions = np.where(explore[0] < 0.1, (explore[1] * self.n_actions).astype(np.int64), actions)
-                actions = np.where((explore[0] >= 0.1) & (explore[0] < 0.2), logits.std(axis=0).argmax(axis=1), actions)
+                # what a mask forbids has a probability of about e^-1e8
+                allowed = log_pi > -1e6
+                actions = np.where(explore[0] < 0.1, _draw(allowed.astype(np.float64), explore[1]), actions)
+                disagreement = np.where(allowed, logits.std(axis=0), -1.0)
+                actions = np.where((explore[0] >= 0.1) & (explore[0] < 0.2), disagreement.argmax(axis=1), actions)
                 self._step(queue, actions, features, log)
         self._keep(log, probing=True)
 
@@ -235,6 +249,10 @@ class EpisodeScorer:
         self._add(features[rows], actions[rows], failed, probing)
 
     def _queue(self, tasks: Tasks) -> TaskQueue:
+        if self.env is None:
+            raise ValueError(
+                "the environments that were passed to this scorer are not saved with it; set model.scorer.env = ..., made as before"
+            )
         self.env.seed(int(self.generator.integers(2**31)))
         return TaskQueue(self.env, tasks)
 
@@ -261,8 +279,8 @@ class EpisodeScorer:
     def log_survival(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
         """Sampled log survival probability of each episode, shape (tasks, episodes), float64.
 
-        An episode that fails although the cost model saw no danger is cut short there, the failing action counted with c = 1; it is a
-        lesson for the cost model, too.
+        An episode that fails although the cost model saw no danger is cut short there, the failing action counted as certain to; it is a lesson
+        for the cost model, too.
 
         :param model: on-policy model with discrete actions
         :param tasks: which tasks; ``None`` for all
@@ -281,10 +299,13 @@ class EpisodeScorer:
                 features, log_pi = self._look(queue, actor, model)
                 c = self.cost_model.probabilities(features)
                 c[c < self.tau] = 0.0
+                c = np.minimum(c, CERTAIN)
                 uniforms = self.generator.random(len(c))
                 actions = _draw(np.exp(log_pi) * (1.0 - c), uniforms)
                 failed = self._step(queue, actions, features, log)
-                c[failed, actions[failed]] = 1.0
+                # a failure that the model saw coming is in c already
+                unforeseen = np.flatnonzero(failed & (c[np.arange(len(c)), actions] == 0.0))
+                c[unforeseen, actions[unforeseen]] = CERTAIN
                 # after its first cost an episode has failed: what follows does not matter
                 alive = (current >= 0) & ~fallen[current]
                 risky = np.flatnonzero(alive & (c > 0.0).any(axis=1))
@@ -374,6 +395,7 @@ class EpisodeScorer:
             "rounds": self.rounds,
             "steps_played": self.steps_played,
             "last": None if self._last is None else self._last.copy(),
+            "visits": list(self._visits),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -386,6 +408,26 @@ class EpisodeScorer:
         self.trust.load_state_dict(state["trust"])
         self.rounds, self.steps_played = state["rounds"], state["steps_played"]
         self._last = None if state["last"] is None else state["last"].copy()
+        self._visits = list(state["visits"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # environments cannot be saved, and all transitions are part of state_dict(): the failing ones tell whether the scorer is ready
+        kept = copy.copy(self.cost_model)
+        kept.transitions = copy.copy(kept.transitions)
+        kept.transitions.forget_all_but_failing()
+        return {
+            **vars(self),
+            "env": None,
+            "cost_model": kept,
+            "_visits": [],
+            "n_envs": self.env.num_envs if self._own_env else None,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        n_envs = state.pop("n_envs")
+        vars(self).update(state)
+        if self._own_env:
+            self.env = self.pool.make_vec_env(n_envs)
 
 
 def _draw(weights: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:

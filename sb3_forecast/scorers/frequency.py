@@ -95,6 +95,16 @@ class FrequencyScorer:
             "scorer='frequency' has no gradient: it measures, but cannot train; use 'exact', 'survival' or 'episodes', or forecast_coef=0"
         )
 
+    def frequencies(self) -> NDArray[np.float64]:
+        """Share of failed episodes of each task of the last :meth:`score`.
+
+        :raises RuntimeError: before any
+        """
+        if self.last is None:
+            raise RuntimeError("nothing was played yet; call score(model) first")
+        share: NDArray[np.float64] = self.last.failed.reshape(-1, self.episodes).mean(axis=1)
+        return share
+
     def success(self) -> NDArray[np.float64]:
         """Share of successful episodes of each task of the last :meth:`score`; NaN where the environment does not tell.
 

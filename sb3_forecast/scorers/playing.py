@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def play(
 
     :param model: any model with ``predict``, also with memory (RecurrentPPO) or masks (MaskablePPO)
     :param env: environments whose ``reset`` takes ``options={"task": i}`` and that have ``set_next_task``, as the model sees them, wrappers
-        included; if only the model's own environment normalises observations, its statistics are used
+        included; observations are normalised by the statistics of the model's own environment, if it has any
     :param tasks: indices into the environment's pool, repeats allowed, shape (episodes,)
     :param seed: seed of environments and actions
     :param deterministic: whether the model takes its likeliest action; ``None``: on-policy models act by chance, others do not
@@ -70,6 +71,7 @@ def play(
     returns, lengths = np.zeros(total), np.zeros(total, dtype=np.int64)
     normalize = own_normalisation(model, env)
     masked = isinstance(model.policy, maskable_policy())
+    sync_normalisation(model, env)
     with _seeded(seed), stationary(env), tqdm(total=total, disable=not progress_bar, desc="episodes") as bar:
         env.seed(seed)
         queue = TaskQueue(env, chosen)
@@ -198,6 +200,17 @@ def own_normalisation(model: BaseAlgorithm, env: VecEnv) -> VecNormalize | None:
     return own if own is not None and own.norm_obs and unwrap_vec_normalize(env) is None else None
 
 
+def sync_normalisation(model: BaseAlgorithm, env: VecEnv) -> None:
+    """Give the statistics of the model's own environment to an environment that normalises.
+
+    :param model: the model
+    :param env: where it is to act
+    """
+    own, other = model.get_vec_normalize_env(), unwrap_vec_normalize(env)
+    if own is not None and other is not None and own is not other and own.norm_obs:
+        other.obs_rms = copy.deepcopy(own.obs_rms)
+
+
 @contextmanager
 def stationary(env: VecEnv) -> Iterator[None]:
     """Let no running statistics move."""
@@ -216,7 +229,7 @@ def stationary(env: VecEnv) -> Iterator[None]:
 def _seeded(seed: int) -> Iterator[None]:
     """Seed the global generators that policies act by, then restore them."""
     numpy_state = np.random.get_state()  # noqa: NPY002  # DQN explores with it
-    with th.random.fork_rng(devices=[]):
+    with th.random.fork_rng(devices=range(th.cuda.device_count())):
         th.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         try:

@@ -53,6 +53,11 @@ class Transitions:
         self.others[0][slots[replaces]], self.others[1][slots[replaces]] = features[replaces], actions[replaces]
         self.n_others_seen += len(actions)
 
+    def forget_all_but_failing(self) -> None:
+        """Keep the failing transitions only."""
+        nothing = _nothing(self.failing[0].shape[1])
+        self.others, self.recent, self.recent_failed, self.n_others_seen = nothing, nothing, np.zeros(0, dtype=np.bool_), 0
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that is kept."""
         return {name: getattr(self, name) for name in ("failing", "others", "recent", "recent_failed", "n_others_seen")}
@@ -78,7 +83,9 @@ def _joined(
 
 
 def label_costs(costs: NDArray[np.bool_], dones: NDArray[np.bool_], delay: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether a cost follows each step at once or up to ``delay`` steps later in its episode, and whether that is known yet.
+    """Whether a cost follows each step at once or up to ``delay`` steps later in its episode, and whether all of these steps were seen.
+
+    A step near the end of the record counts as unknown also where a cost was seen already: keeping those alone would be a selection.
 
     :param costs: whether each step had a cost, shape (steps, environments)
     :param dones: whether an episode ended with the step, same shape
@@ -89,10 +96,10 @@ def label_costs(costs: NDArray[np.bool_], dones: NDArray[np.bool_], delay: int) 
     going_on = ~dones
     for late in range(1, delay + 1):
         if late >= len(costs):
-            known &= ~going_on | failed
+            known &= ~going_on
             break
         # row t of going_on: the episode of step t still runs `late` steps later
         failed[:-late] |= going_on[:-late] & costs[late:]
-        known[-late:] &= ~going_on[-late:] | failed[-late:]
+        known[-late:] &= ~going_on[-late:]
         going_on = np.concatenate([going_on[:-late] & ~dones[late:], going_on[-late:]])
     return failed, known
