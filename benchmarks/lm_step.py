@@ -70,7 +70,7 @@ def measure(args: Arguments) -> dict[str, float]:
     game = PasswordGame(args.pool, 0)
     cached = args.only in ("two passes", "naive graph, lower layers cached")
     # the naive way knows no micro-batches
-    max_tokens = 2048 if args.only.startswith("two") else 10**9
+    max_tokens = 1024 if args.only.startswith("two") else 10**9
     scorer = LMFailureScorer(
         model, tokenizer, game.prompts, game.targets, max_tokens=max_tokens, cache_frozen="auto" if cached else False
     )
