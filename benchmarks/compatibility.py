@@ -85,7 +85,9 @@ def resumed(case: Combination) -> str:
         again.env.close()
         if case.subprocess:
             return "new episodes"
-        return "equal" if th.equal(parameters(whole), parameters(again)) else "DIFFERS"
+        # convolutions may round differently from one allocation of memory to the next
+        difference = float((parameters(whole) - parameters(again)).abs().max())
+        return "equal" if difference == 0.0 else f"within {difference:.0e}"
 
 
 def counted(case: Combination) -> str:
