@@ -124,7 +124,7 @@ class Budget(BaseCallback):
         self.steps = steps
 
     def _on_step(self) -> bool:
-        objective = getattr(self.model, "objective", None)
+        objective = self.model.objective if isinstance(self.model, sf.ForecastPPO) else None
         scorer = None if objective is None else objective.scorer
         played = scorer.steps_played if isinstance(scorer, sf.EpisodeScorer) else 0
         return self.num_timesteps + played < self.steps

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
@@ -22,6 +23,19 @@ from sb3_forecast.objective import WATCHED_TASKS, ForecastObjective
 from sb3_forecast.scorers import EpisodeScorer
 from sb3_forecast.scorers.playing import check_finite, own_normalisation
 from sb3_forecast.scores import failure_probability
+
+
+def after_users(users: BaseCallback, ours: BaseCallback, model: BaseAlgorithm) -> BaseCallback:
+    """A callback of an algorithm's own, called after the user's, for ``_init_callback``.
+
+    :param users: the user's callbacks, initialised already: initialising the list would do it again
+    :param ours: the algorithm's own
+    :param model: the algorithm
+    """
+    ours.init_callback(model)
+    combined = CallbackList([users, ours])
+    combined.model = model
+    return combined
 
 
 def forecast_metrics(objective: ForecastObjective, terms: LossTerms, seconds: float) -> dict[str, float]:

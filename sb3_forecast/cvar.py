@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+
+from sb3_forecast.callbacks import after_users
 
 
 class CVaRPPO(PPO):
@@ -57,11 +59,7 @@ class CVaRPPO(PPO):
         super().__init__(policy, env, _init_setup_model=_init_setup_model, **ppo_arguments)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        users, ours = super()._init_callback(callback, progress_bar), _TailAdvantages()
-        ours.init_callback(self)
-        combined = CallbackList([users, ours])
-        combined.model = self
-        return combined
+        return after_users(super()._init_callback(callback, progress_bar), _TailAdvantages(), self)
 
 
 class _TailAdvantages(BaseCallback):

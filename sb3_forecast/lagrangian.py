@@ -8,10 +8,12 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
+
+from sb3_forecast.callbacks import after_users
 
 
 class PPOLagrangian(PPO):
@@ -67,11 +69,7 @@ class PPOLagrangian(PPO):
         return [*super()._excluded_save_params(), "cost_critic"]
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        users, ours = super()._init_callback(callback, progress_bar), _CostAdvantages()
-        ours.init_callback(self)
-        combined = CallbackList([users, ours])
-        combined.model = self
-        return combined
+        return after_users(super()._init_callback(callback, progress_bar), _CostAdvantages(), self)
 
 
 class _CostAdvantages(BaseCallback):

@@ -13,12 +13,12 @@ import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_forecast.callbacks import ForecastCallback
+from sb3_forecast.callbacks import ForecastCallback, after_users
 from sb3_forecast.estimators import Method
 from sb3_forecast.injection import detach
 from sb3_forecast.losses import ForecastLoss, Kind
@@ -207,11 +207,7 @@ class ForecastPPO(PPO):
         users = super()._init_callback(callback, progress_bar)
         objective = self.objective if self._forecasting else None
         ours = ForecastCallback(objective, self.drawn_share, 0, self.forecast_coef, self.gradient_every)
-        ours.init_callback(self)
-        # after the user's callbacks, which are initialised already: initialising the list would do it again
-        combined = CallbackList([users, ours])
-        combined.model = self
-        return combined
+        return after_users(users, ours, self)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "objective", "_objective_key"]
