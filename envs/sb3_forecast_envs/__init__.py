@@ -1,5 +1,10 @@
 """Task families with a rare failure mode, as MiniGrid environments, batched environments and finite models."""
 
+import gymnasium as gym
+
+from sb3_forecast_envs.batched import BatchedVecEnv
+from sb3_forecast_envs.cart_pole import CartPoleTasks
+from sb3_forecast_envs.cart_pole_env import CartPoleTaskEnv, CartPoleVecEnv
 from sb3_forecast_envs.cells import (
     CLOSED_DOOR,
     CONTINUES,
@@ -31,6 +36,8 @@ for _family in (ThinIce, Bridge, Decoy, Vault, Wind):
     for _size in (8, 12):
         register_family(_family(_size))
 
+gym.register("SB3Forecast/CartPole-v0", entry_point="sb3_forecast_envs.cart_pole_env:CartPoleTaskEnv")
+
 __all__ = [
     "CLOSED_DOOR",
     "CONTINUES",
@@ -47,7 +54,11 @@ __all__ = [
     "SUCCEEDS",
     "THIN_ICE",
     "WALL",
+    "BatchedVecEnv",
     "Bridge",
+    "CartPoleTaskEnv",
+    "CartPoleTasks",
+    "CartPoleVecEnv",
     "Cell",
     "Decoy",
     "FamilyOptions",

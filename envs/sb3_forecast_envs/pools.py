@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sb3_forecast_envs.cells import WALL
 from sb3_forecast_envs.compiled import pad_layouts
+from sb3_forecast_envs.sampling import select
 from sb3_forecast_envs.tasks import Task, TaskFamily, make_family
 
 if TYPE_CHECKING:
@@ -81,13 +82,7 @@ class TaskPool:
         :return: the smaller pool
         :raises ValueError: if nothing is selected or an index is out of range
         """
-        wanted = np.asarray(indices)
-        if wanted.size == 0 or (wanted.dtype == np.bool_ and not wanted.any()):
-            raise ValueError("indices select no task; a pool holds at least one")
-        try:
-            chosen = np.arange(len(self))[wanted]
-        except IndexError as error:
-            raise ValueError(f"indices do not fit a pool of {len(self)} tasks ({error}); use [0, {len(self) - 1}]") from error
+        chosen = select(len(self), indices)
         pool = object.__new__(TaskPool)
         pool.family, pool.seed, pool.indices = self.family, self.seed, self.indices[chosen]
         pool.layouts, pool.starts, pool.rare = self.layouts[chosen], self.starts[chosen], self.rare[chosen]

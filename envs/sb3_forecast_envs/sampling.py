@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 class TaskSampler:
@@ -91,3 +91,20 @@ def draw_stream(generator: np.random.Generator) -> np.uint64:
     :return: 64 random bits
     """
     return np.uint64(generator.integers(2**64, dtype=np.uint64))
+
+
+def select(n_tasks: int, indices: ArrayLike) -> NDArray[np.int64]:
+    """Positions that an index or a mask selects.
+
+    :param n_tasks: size of the pool
+    :param indices: positions, or a boolean mask
+    :raises ValueError: if nothing is selected or an index is out of range
+    """
+    wanted = np.asarray(indices)
+    if wanted.size == 0 or (wanted.dtype == np.bool_ and not wanted.any()):
+        raise ValueError("indices select no task; a pool holds at least one")
+    try:
+        chosen: NDArray[np.int64] = np.arange(n_tasks)[wanted]
+    except IndexError as error:
+        raise ValueError(f"indices do not fit a pool of {n_tasks} tasks ({error}); use [0, {n_tasks - 1}]") from error
+    return chosen

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_forecast_envs.minigrid_states import Failed, Step, ended_without_reward, observer, reported_cost
-from sb3_forecast_envs.sampling import TaskSampler
+from sb3_forecast_envs.sampling import TaskSampler, select
 from sb3_forecast_envs.seeded_model import SeededModel, default_cache
 
 
@@ -114,13 +114,7 @@ class SeededTasks:
         :return: the smaller pool
         :raises ValueError: if nothing is selected or an index is out of range
         """
-        wanted = np.asarray(indices)
-        if wanted.size == 0 or (wanted.dtype == np.bool_ and not wanted.any()):
-            raise ValueError("indices select no task; a pool holds at least one")
-        try:
-            chosen = np.arange(len(self))[wanted]
-        except IndexError as error:
-            raise ValueError(f"indices do not fit a pool of {len(self)} tasks ({error}); use [0, {len(self) - 1}]") from error
+        chosen = select(len(self), indices)
         pool = object.__new__(SeededTasks)
         vars(pool).update(vars(self))
         pool.seeds, pool.rare = self.seeds[chosen], self.rare[chosen]
@@ -167,7 +161,7 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
     """Plays the tasks of a pool: ``reset(options={"task": i})`` starts task i, other resets draw one.
 
     The task's seed decides how an episode starts; what happens later, where the environment itself is random, is new each time. Every step's
-    ``info`` has ``task`` and ``cost``; the last also ``is_success``.
+    ``info`` has ``task`` and ``cost``; the last also ``is_success``: what the environment says, or else whether a last reward ended it.
 
     :param tasks: the pool
     :param render_mode: see :meth:`SeededTasks.make_env`
@@ -203,7 +197,8 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
         failed = self.pool.failed(step) or late
         info = {**info, "task": self.task, "cost": float(failed)}
         if terminated or truncated:
-            info["is_success"] = bool(terminated and not failed and step.reward > 0)
+            reached = info.get("is_success", terminated and step.reward > 0)
+            info["is_success"] = bool(reached and not failed)
         return observation, float(reward), terminated, truncated, info
 
     def set_next_task(self, task: int | None) -> None:
