@@ -9,7 +9,6 @@ once or within a few steps; ``trust.py`` looks for signs that it does not (``doc
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,40 +23,13 @@ from sb3_forecast.scorers.frequency import SupportsEpisodes
 from sb3_forecast.scorers.playing import TaskQueue, own_normalisation, stationary
 from sb3_forecast.scorers.policies import Actor
 from sb3_forecast.scorers.protocols import Tasks
+from sb3_forecast.scorers.situations import Situations, Visits, joined_observations
 from sb3_forecast.scorers.survival import episode_scores, log_survival_of_step
-from sb3_forecast.scorers.transitions import label_costs
+from sb3_forecast.scorers.transitions import EpisodeLog, label_costs
 from sb3_forecast.scorers.trust import Trust
 
 #: the most that a cost model is believed: certainty would be an infinite score
 CERTAIN = 1.0 - 1e-9
-
-
-@dataclass(frozen=True)
-class _Visits:
-    """Visited states in which some action was thought to fail, or did.
-
-    :param tasks: the tasks that were scored
-    :param episode: shape (visits,)
-    :param observations: as the environment gives them, one batch per step in which there were any
-    :param masks: actions that may be taken, likewise; ``None`` without masks
-    :param failure: c of each action, shape (visits, actions)
-    """
-
-    tasks: Tasks
-    episode: NDArray[np.int64]
-    observations: list[Any]
-    masks: list[NDArray[np.bool_]] | None
-    failure: NDArray[np.float64]
-
-
-@dataclass
-class _Log:
-    """Transitions of some episodes, step by step: what the cost model learns from."""
-
-    features: list[NDArray[np.float32]]
-    actions: list[NDArray[np.int64]]
-    costs: list[NDArray[np.float64]]
-    episodes: list[NDArray[np.int64]]
 
 
 class EpisodeScorer:
@@ -133,7 +105,7 @@ class EpisodeScorer:
         #: scores of the last full scoring, for choosing what to probe
         self._last: NDArray[np.float64] | None = None
         #: what the last full scoring visited, and the last partial one since then
-        self._visits: list[_Visits] = []
+        self._visits: list[Visits] = []
 
     @property
     def ready(self) -> bool:
@@ -173,7 +145,7 @@ class EpisodeScorer:
                 return {key: rows(value) for key, value in batches.items()}
             return batches.reshape(steps * envs, *batches.shape[2:])
 
-        seen = rows(buffer.observations) if observations is None else _stack(observations)
+        seen = rows(buffer.observations) if observations is None else joined_observations(observations)
         failed, known = label_costs(costs > 0.0, dones, self.delay)
         features = features_of(seen, model.observation_space)
         actions = buffer.actions.reshape(steps * envs).astype(np.int64)
@@ -218,12 +190,13 @@ class EpisodeScorer:
             tasks = np.where(
                 np.arange(self.probes) % 2 == 0, uniform, worst[self.generator.integers(len(worst), size=self.probes)]
             )
-        actor = Actor(model, self.n_actions)
-        log = _Log([], [], [], [])
+        actor = Actor(model, self.n_actions, may_remember=True)
+        log = EpisodeLog()
         with stationary(self.env), actor.evaluating(), th.no_grad():
             queue = self._queue(tasks)
+            memory = actor.first_memory(queue.env.num_envs)
             while queue.running:
-                features, log_pi = self._look(queue, actor, model)
+                _, features, log_pi, memory = self._look(queue, actor, memory, model)
                 actions = _draw(np.exp(log_pi), self.generator.random(len(log_pi)))
                 explore = self.generator.random((2, len(actions)))
                 # a tenth at random, a tenth where the members of the ensemble disagree most
@@ -233,10 +206,10 @@ class EpisodeScorer:
                 actions = np.where(explore[0] < 0.1, _draw(allowed.astype(np.float64), explore[1]), actions)
                 disagreement = np.where(allowed, logits.std(axis=0), -1.0)
                 actions = np.where((explore[0] >= 0.1) & (explore[0] < 0.2), disagreement.argmax(axis=1), actions)
-                self._step(queue, actions, features, log)
+                self._step(queue, actions, features, memory, log)
         self._keep(log, probing=True)
 
-    def _keep(self, log: _Log, probing: bool) -> None:
+    def _keep(self, log: EpisodeLog, probing: bool) -> None:
         """Give the transitions of some episodes to the cost model."""
         episodes, costs = np.concatenate(log.episodes), np.concatenate(log.costs)
         features, actions = np.concatenate(log.features), np.concatenate(log.actions)
@@ -256,23 +229,30 @@ class EpisodeScorer:
         self.env.seed(int(self.generator.integers(2**31)))
         return TaskQueue(self.env, tasks)
 
-    def _look(self, queue: TaskQueue, actor: Actor, model: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Features of what the environments show, and the policy's log-probabilities there."""
+    def _look(
+        self, queue: TaskQueue, actor: Actor, memory: NDArray[np.float32] | None, model: Any
+    ) -> tuple[Situations, NDArray[np.float32], NDArray[np.float64], NDArray[np.float32] | None]:
+        """What the environments show, its features, the policy's log-probabilities there, and what it remembers afterwards."""
         features = features_of(queue.observations, self.env.observation_space)
         masks = np.stack(self.env.env_method("action_masks")) if actor.masked else None
-        return features, actor.log_probabilities_in(queue.observations, own_normalisation(model, self.env), masks).numpy()
+        seen = Situations(queue.observations, masks, memory)
+        log_pi, memory = actor.consider(seen, own_normalisation(model, self.env))
+        return seen, features, log_pi.numpy(), memory
 
     def _step(
-        self, queue: TaskQueue, actions: NDArray[np.int64], features: NDArray[np.float32], log: _Log
+        self,
+        queue: TaskQueue,
+        actions: NDArray[np.int64],
+        features: NDArray[np.float32],
+        memory: NDArray[np.float32] | None,
+        log: EpisodeLog,
     ) -> NDArray[np.bool_]:
-        """Step, and note the transitions of environments that count; whether each had a cost."""
+        """Step, note the transitions, and forget where an episode ended; whether each had a cost."""
         step = queue.step(actions)
         self.steps_played += len(actions)
-        counted = step.episodes >= 0
-        log.episodes.append(step.episodes[counted])
-        log.features.append(features[counted])
-        log.actions.append(actions[counted])
-        log.costs.append(step.costs[counted])
+        log.add(features, actions, step)
+        if memory is not None:
+            memory[step.dones] = 0.0
         failed: NDArray[np.bool_] = step.costs > 0.0
         return failed
 
@@ -287,22 +267,22 @@ class EpisodeScorer:
         """
         chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
         repeated = np.repeat(chosen, self.episodes)
-        actor = Actor(model, self.n_actions)
-        log, total = _Log([], [], [], []), np.zeros(len(repeated))
-        fallen = np.zeros(len(repeated), dtype=np.bool_)
-        episodes, failures, observations, masks = [], [], [], []
+        actor = Actor(model, self.n_actions, may_remember=True)
+        log = EpisodeLog()
+        total, fallen = np.zeros(len(repeated)), np.zeros(len(repeated), dtype=np.bool_)
+        episodes, failures, situations = [], [], []
         with stationary(self.env), actor.evaluating(), th.no_grad():
             queue = self._queue(repeated)
+            memory = actor.first_memory(queue.env.num_envs)
             while queue.running:
-                seen, current = queue.observations, queue.episodes
-                allowed = np.stack(self.env.env_method("action_masks")) if actor.masked else None
-                features, log_pi = self._look(queue, actor, model)
+                current = queue.episodes
+                seen, features, log_pi, memory = self._look(queue, actor, memory, model)
                 c = self.cost_model.probabilities(features)
                 c[c < self.tau] = 0.0
                 c = np.minimum(c, CERTAIN)
                 uniforms = self.generator.random(len(c))
                 actions = _draw(np.exp(log_pi) * (1.0 - c), uniforms)
-                failed = self._step(queue, actions, features, log)
+                failed = self._step(queue, actions, features, memory, log)
                 # a failure that the model saw coming is in c already
                 unforeseen = np.flatnonzero(failed & (c[np.arange(len(c)), actions] == 0.0))
                 c[unforeseen, actions[unforeseen]] = CERTAIN
@@ -315,15 +295,13 @@ class EpisodeScorer:
                     np.add.at(total, current[risky], steps.numpy())
                     episodes.append(current[risky])
                     failures.append(c[risky])
-                    observations.append(_take(seen, risky))
-                    masks.append(None if allowed is None else allowed[risky])
+                    situations.append(seen.take(risky))
         if self.rounds:
             self._keep(log, probing=False)
-        visits = _Visits(
+        visits = Visits(
             chosen,
             np.concatenate(episodes) if episodes else np.zeros(0, dtype=np.int64),
-            observations,
-            [mask for mask in masks if mask is not None] if actor.masked else None,
+            situations,
             np.concatenate(failures) if failures else np.zeros((0, self.n_actions)),
         )
         self._visits = [visits] if tasks is None else [*self._visits[:1], visits]
@@ -354,7 +332,7 @@ class EpisodeScorer:
         """
         total = th.zeros(len(tasks) * self.episodes, dtype=th.float64)
         missing = np.ones(len(tasks), dtype=np.bool_)
-        actor = Actor(model, self.n_actions)
+        actor = Actor(model, self.n_actions, may_remember=True)
         for visits in reversed(self._visits):
             # where among the wanted tasks is each task that was scored here, if it is wanted and no later scoring has it
             place = np.full(self.n_tasks, -1)
@@ -365,10 +343,9 @@ class EpisodeScorer:
             chosen = np.flatnonzero(row >= 0)
             if not len(chosen):
                 continue
-            seen = _take(_stack(visits.observations), chosen)
-            allowed = None if visits.masks is None else np.concatenate(visits.masks)[chosen]
+            seen = Situations.joined(visits.situations).take(chosen)
             with actor.evaluating():
-                log_pi = actor.log_probabilities_in(seen, own_normalisation(model, self.env), allowed)
+                log_pi, _ = actor.consider(seen, own_normalisation(model, self.env))
             steps = log_survival_of_step(log_pi, th.from_numpy(visits.failure[chosen]))
             slot = row[chosen] * self.episodes + visits.episode[chosen] % self.episodes
             total = total.index_add(0, th.from_numpy(slot), steps)
@@ -435,15 +412,3 @@ def _draw(weights: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArra
     cumulative = np.cumsum(weights, axis=1)
     drawn = (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(axis=1)
     return np.asarray(np.minimum(drawn, weights.shape[1] - 1), dtype=np.int64)
-
-
-def _take(observations: Any, rows: NDArray[np.int64]) -> Any:
-    if isinstance(observations, dict):
-        return {key: value[rows] for key, value in observations.items()}
-    return observations[rows]
-
-
-def _stack(batches: list[Any]) -> Any:
-    if isinstance(batches[0], dict):
-        return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-    return np.concatenate(batches)

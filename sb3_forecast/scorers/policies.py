@@ -15,6 +15,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_forecast.scorers.situations import Situations
+
 #: observations per forward pass: large enough to amortise overhead, small enough to stay in cache
 _BATCH = 4096
 
@@ -34,19 +36,21 @@ class Actor:
 
     :param model: PPO, A2C or ForecastPPO, or sb3-contrib's TRPO or MaskablePPO
     :param n_actions: number of actions of the tasks
+    :param may_remember: whether a model with a memory (RecurrentPPO) will do: only :meth:`consider` understands it
     :raises ValueError: if the model's action probabilities cannot be read
     """
 
-    def __init__(self, model: Any, n_actions: int) -> None:
+    def __init__(self, model: Any, n_actions: int, may_remember: bool = False) -> None:
         if not isinstance(model, OnPolicyAlgorithm) or not isinstance(model.policy, (ActorCriticPolicy, maskable_policy())):
             raise ValueError(
                 f"model={type(model).__name__} has no stochastic actor-critic policy; pass a PPO, A2C or ForecastPPO model, "
                 "or measure it by scorer='frequency'"
             )
-        if isinstance(model.policy, recurrent_policy()):
+        self.remembers = isinstance(model.policy, recurrent_policy())
+        if self.remembers and not may_remember:
             raise ValueError(
-                f"model={type(model).__name__} acts on its memory, not on a state alone, which 'exact', 'survival' and 'episodes' scores need; "
-                "use scorer='frequency'"
+                f"model={type(model).__name__} acts on its memory, not on a state alone, which 'exact' and 'survival' scores need; "
+                "use scorer='episodes', or 'frequency' to measure"
             )
         if not isinstance(model.action_space, spaces.Discrete):
             raise ValueError(
@@ -85,21 +89,38 @@ class Actor:
             )
         return log_probabilities(self.policy, observations, self.normalize, masks if self.masked else None)
 
-    def log_probabilities_in(
-        self, observations: Any, normalize: VecNormalize | None, masks: NDArray[np.bool_] | None = None
-    ) -> th.Tensor:
-        """Log-probabilities of the actions on observations of any space, as a vectorised environment gives them.
+    def first_memory(self, n: int) -> NDArray[np.float32] | None:
+        """What a model remembers when an episode begins, shape (n, 2, layers, width); ``None`` for one without memory.
 
-        :param observations: a batch: an array, or a dictionary of arrays
-        :param normalize: what normalises them, where the environment has not
-        :param masks: actions that may be taken, shape (batch, actions); for policies with masks only
-        :return: shape (batch, actions), float64, CPU
+        :param n: how many
         """
-        seen = observations if normalize is None else normalize.normalize_obs(observations)
-        batch, _ = self.policy.obs_to_tensor(seen)
-        chosen = {"action_masks": masks} if self.masked else {}
-        logits: th.Tensor = self.policy.get_distribution(batch, **chosen).distribution.logits
-        return logits.double().log_softmax(-1).cpu()
+        if not self.remembers:
+            return None
+        layers, _, width = self.policy.lstm_hidden_state_shape
+        return np.zeros((n, 2, layers, width), dtype=np.float32)
+
+    def consider(self, situations: Situations, normalize: VecNormalize | None) -> tuple[th.Tensor, NDArray[np.float32] | None]:
+        """Log-probabilities of the actions, with a graph where gradients are enabled; what was remembered is held fixed.
+
+        :param situations: a batch of observations of any space, as a vectorised environment gives them
+        :param normalize: what normalises them, where the environment has not
+        :return: shape (batch, actions), float64, CPU; what the model remembers afterwards, ``None`` for one without memory
+        """
+        seen = situations.observations
+        batch, _ = self.policy.obs_to_tensor(seen if normalize is None else normalize.normalize_obs(seen))
+        after = None
+        if situations.memory is not None:
+            # the network wants layers first
+            hidden, cell = th.as_tensor(situations.memory, device=self.policy.device).permute(1, 2, 0, 3).contiguous()
+            starts = th.zeros(len(situations.memory), device=self.policy.device)
+            distribution, left = self.policy.get_distribution(batch, (hidden, cell), starts)
+            after = th.stack(left).permute(2, 0, 1, 3).contiguous().detach().cpu().numpy()
+        elif self.masked:
+            distribution = self.policy.get_distribution(batch, action_masks=situations.masks)
+        else:
+            distribution = self.policy.get_distribution(batch)
+        logits: th.Tensor = distribution.distribution.logits
+        return logits.double().log_softmax(-1).cpu(), after
 
     def log_probabilities_of_views(self, tasks: Views, views: NDArray[np.uint8]) -> th.Tensor:
         """Log-probabilities of the actions in compact views, whose observations are never in memory all at once.

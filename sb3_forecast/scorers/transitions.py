@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from sb3_forecast.scorers.playing import Step
+
 Features = NDArray[np.float32]
+
+
+@dataclass
+class EpisodeLog:
+    """Transitions of some episodes, step by step: what a cost model learns from."""
+
+    features: list[NDArray[np.float32]] = field(default_factory=list)
+    actions: list[NDArray[np.int64]] = field(default_factory=list)
+    costs: list[NDArray[np.float64]] = field(default_factory=list)
+    episodes: list[NDArray[np.int64]] = field(default_factory=list)
+
+    def add(self, features: NDArray[np.float32], actions: NDArray[np.int64], step: Step) -> None:
+        """Note a step's transitions of environments that count.
+
+        :param features: of the observations before it, shape (envs, width)
+        :param actions: shape (envs,)
+        :param step: what came of it
+        """
+        counted = step.episodes >= 0
+        self.episodes.append(step.episodes[counted])
+        self.features.append(features[counted])
+        self.actions.append(actions[counted])
+        self.costs.append(step.costs[counted])
 
 
 class Transitions:

@@ -1,0 +1,83 @@
+"""What an agent has before it when it acts, as batches that can be kept and asked about again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_forecast.scorers.protocols import Tasks
+
+
+@dataclass(frozen=True)
+class Situations:
+    """A batch of them.
+
+    :param observations: as environments give them: an array, or a dictionary of arrays
+    :param masks: actions that may be taken, shape (batch, actions); ``None`` without masks
+    :param memory: of the agent before it sees the observation, shape (batch, 2, layers, width), float32; ``None`` for agents without
+    """
+
+    observations: Any
+    masks: NDArray[np.bool_] | None = None
+    memory: NDArray[np.float32] | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> Situations:
+        """Some of them.
+
+        :param rows: which, repeats allowed
+        """
+        return Situations(
+            _take(self.observations, rows),
+            None if self.masks is None else self.masks[rows],
+            None if self.memory is None else self.memory[rows],
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[Situations]) -> Situations:
+        """Batches as one.
+
+        :param parts: at least one, all with masks or none, all with a memory or none
+        """
+        masks = [part.masks for part in parts if part.masks is not None]
+        memories = [part.memory for part in parts if part.memory is not None]
+        return Situations(
+            joined_observations([part.observations for part in parts]),
+            np.concatenate(masks) if masks else None,
+            np.concatenate(memories) if memories else None,
+        )
+
+
+def _take(observations: Any, rows: NDArray[np.int64]) -> Any:
+    if isinstance(observations, dict):
+        return {key: value[rows] for key, value in observations.items()}
+    return observations[rows]
+
+
+def joined_observations(batches: Sequence[Any]) -> Any:
+    """Batches of observations as one.
+
+    :param batches: arrays, or dictionaries of arrays
+    """
+    if isinstance(batches[0], dict):
+        return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    return np.concatenate(batches)
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Situations in which some action was thought to fail, or did.
+
+    :param tasks: the tasks that were scored
+    :param episode: of each visit, shape (visits,); episodes of a task are neighbours
+    :param situations: one batch per step in which there were any, in the order of ``episode``
+    :param failure: c of each action, shape (visits, actions)
+    """
+
+    tasks: Tasks
+    episode: NDArray[np.int64]
+    situations: list[Situations]
+    failure: NDArray[np.float64]
