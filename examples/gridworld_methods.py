@@ -69,7 +69,7 @@ def _forecast(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
 def _cvar(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
     env = _env(pool, n_envs, seed)
     model = sf.CVaRPPO(
-        "MlpPolicy", env, alpha=0.05, weight=1.0, failure_penalty=1.0, seed=seed + 1, device="cpu", **PPO_SETTINGS
+        "MlpPolicy", env, alpha=0.02, weight=0.1, failure_penalty=1.0, seed=seed + 1, device="cpu", **PPO_SETTINGS
     )
     model.set_parameters(PPO.load(base, device="cpu").get_parameters(), exact_match=True, device="cpu")
     return model
@@ -77,8 +77,9 @@ def _cvar(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
 
 def _forecast_episodes(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
     """Ours, told nothing but the cost of each step; its scoring and probing are part of the budget of steps, see ``Budget``."""
-    scorer = sf.EpisodeScorer(pool, probes=200, seed=seed, n_envs=256)
-    return _tuned(scorer=scorer, eval_size=len(pool) // 20, forecast_coef=1.0, full_every=10)(base, pool, n_envs, seed)
+    # few environments side by side: each steps on until the last episode of a scoring has ended, and all steps count
+    scorer = sf.EpisodeScorer(pool, probes=200, seed=seed, n_envs=32)
+    return _tuned(scorer=scorer, eval_size=len(pool) // 20, forecast_coef=1.0, full_every=20)(base, pool, n_envs, seed)
 
 
 METHODS: dict[str, Make] = {

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import platform
-import statistics
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ from gridworld_methods import LABELS
 from rich.console import Console
 from rich.table import Table
 from stable_baselines3 import PPO
+from study_tools import Columns, markdown_table, medians, read_json, write_json
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
@@ -23,7 +20,7 @@ from sb3_forecast.plots import tail_comparison, training_curves
 from sb3_forecast.scorers.policies import Actor
 
 #: column -> how to read it from a result, and how to print it
-COLUMNS: dict[str, tuple[tuple[str, ...], str]] = {
+COLUMNS: Columns = {
     "forecast error": (("error", "mean_abs"), "{:.3f}"),
     "/ scale": (("error_in_scale", "mean_abs"), "{:.1f}"),
     "signed": (("error", "signed"), "{:+.3f}"),
@@ -34,38 +31,6 @@ COLUMNS: dict[str, tuple[tuple[str, ...], str]] = {
     "rare success": (("rare_success",), "{:.3f}"),
     "seconds": (("seconds",), "{:.0f}"),
 }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's object."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that a stopped run leaves the old file or the new one, never half of it."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _value(result: dict[str, Any], keys: Sequence[str]) -> float:
-    value: Any = result
-    for key in keys:
-        value = value[key]
-    return float("nan") if value is None else float(value)
-
-
-def _cells(results: list[dict[str, Any]]) -> list[str]:
-    """Median and, for several seeds, the range of every column."""
-    cells = []
-    for keys, form in COLUMNS.values():
-        values = [_value(result, keys) for result in results]
-        text = form.format(statistics.median(values))
-        if len(values) > 1:
-            text += f" [{form.format(min(values))}, {form.format(max(values))}]"
-        cells.append(text)
-    return cells
 
 
 def write_report(
@@ -86,13 +51,13 @@ def write_report(
     table.add_column("", no_wrap=True)
     for name in results:
         table.add_column(LABELS[name], justify="right", min_width=7)
-    for column, (keys, form) in COLUMNS.items():
-        table.add_row(column, *(form.format(statistics.median(_value(r, keys) for r in rows)) for rows in results.values()))
-    lines = ["| method | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [f"| {LABELS[name]} | " + " | ".join(_cells(rows)) + " |" for name, rows in results.items()]
+    middle = {name: medians(rows, COLUMNS) for name, rows in results.items()}
+    for column, (_, form) in COLUMNS.items():
+        table.add_row(column, *(form.format(values[column]) for values in middle.values()))
     # seven methods side by side need this much; a narrower terminal wraps
     (console if console.width >= 112 else Console(width=112)).print(table)
-    (output / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    labelled = {LABELS[name]: rows for name, rows in results.items()}
+    (output / "table.md").write_text(markdown_table(labelled, COLUMNS), encoding="utf-8")
     versions = {package: version(package) for package in ("stable-baselines3", "gymnasium", "minigrid", "torch", "numpy")}
     write_json(
         output / "report.json",
@@ -100,10 +65,7 @@ def write_report(
             "command": command,
             "settings": {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()},
             "versions": {"python": platform.python_version(), **versions},
-            "medians": {
-                name: {column: statistics.median(_value(r, keys) for r in rows) for column, (keys, _) in COLUMNS.items()}
-                for name, rows in results.items()
-            },
+            "medians": middle,
             "seeds": {str(seed): {name: rows[i] for name, rows in results.items()} for i, seed in enumerate(seeds)},
         },
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gridworld_report import read_json, write_json
 from password_methods import LABELS
 from rich.console import Console
 from rich.table import Table
+from study_tools import read_json, write_json
 
 from sb3_forecast import ForecastReport
 from sb3_forecast.plots import tail_comparison

@@ -23,12 +23,13 @@ from typing import Any
 import torch as th
 import tyro
 from gridworld_methods import DEFAULT_METHODS, METHODS, PPO_SETTINGS
-from gridworld_report import read_json, write_json, write_report
+from gridworld_report import write_report
 from rich.console import Console
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecMonitor
+from study_tools import Budget, claim_folder, save_atomically, write_json
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
@@ -116,20 +117,6 @@ class Curves(BaseCallback):
         self.rollouts += 1
 
 
-class Budget(BaseCallback):
-    """Ends the training when its own steps and those of a scorer that plays episodes have used up a budget."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-
-    def _on_step(self) -> bool:
-        objective = self.model.objective if isinstance(self.model, sf.ForecastPPO) else None
-        scorer = None if objective is None else objective.scorer
-        played = scorer.steps_played if isinstance(scorer, sf.EpisodeScorer) else 0
-        return self.num_timesteps + played < self.steps
-
-
 def run_seed(args: Arguments, seed: int, progress_bar: bool) -> int:
     """Train and evaluate every method for one seed; finished parts are kept and not repeated.
 
@@ -180,18 +167,17 @@ def run_seed(args: Arguments, seed: int, progress_bar: bool) -> int:
     return seed
 
 
-def save_atomically(model: PPO, path: Path) -> None:
-    """Save next to the target first, so that a stopped run leaves a whole file or none."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        model.save(file)
-    os.replace(partial, path)
-
-
 def run_seed_alone(args: Arguments, seed: int) -> int:
     """:func:`run_seed` in a process of its own, with one thread."""
     th.set_num_threads(1)
     return run_seed(args, seed, progress_bar=False)
+
+
+#: settings that results in one folder must share
+SAME = (
+    "family", "rare_fraction", "total_timesteps", "fine_tune_timesteps", "pool_size", "held_out_size", "eval_size", "deploy_size", "k",
+    "splits", "n_envs",
+)  # fmt: skip
 
 
 def main(args: Arguments) -> None:
@@ -202,24 +188,7 @@ def main(args: Arguments) -> None:
     console = Console()
     seeds = list(range(args.first_seed, args.first_seed + args.seeds))
     settings = {**asdict(args), "output": str(args.output)}
-    known = args.output / "settings.json"
-    same = (
-        "family",
-        "rare_fraction",
-        "total_timesteps",
-        "fine_tune_timesteps",
-        "pool_size",
-        "held_out_size",
-        "eval_size",
-        "deploy_size",
-        "k",
-        "splits",
-        "n_envs",
-    )
-    if known.exists() and any(read_json(known)[key] != settings[key] for key in same):
-        raise ValueError(f"output={args.output} holds results of other settings; choose another folder, or delete it")
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_json(known, settings)
+    claim_folder(args.output, settings, SAME)
     if args.jobs == 1:
         for seed in seeds:
             console.rule(f"seed {seed}")

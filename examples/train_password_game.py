@@ -23,8 +23,9 @@ import numpy as np
 import torch as th
 import tyro
 from password_methods import COEFFICIENTS, LABELS, Budget, arguments
-from password_report import read_json, write_json, write_report
+from password_report import write_report
 from rich.console import Console
+from study_tools import claim_folder, write_json
 from transformers import TrainingArguments
 
 import sb3_forecast as sf
@@ -265,11 +266,7 @@ def main(args: Arguments) -> None:
     seeds = list(range(args.first_seed, args.first_seed + args.seeds))
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(args).items()}
     settings["output"] = str(args.output)
-    known = args.output / "settings.json"
-    if known.exists() and any(read_json(known)[key] != settings[key] for key in _SAME):
-        raise ValueError(f"output={args.output} holds results of other settings; choose another folder, or delete it")
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_json(known, settings)
+    claim_folder(args.output, settings, _SAME)
     if args.jobs == 1:
         for seed in seeds:
             run_seed(args, seed, args.progress_bar)

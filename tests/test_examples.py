@@ -34,6 +34,26 @@ def test_train_gridworld(tmp_path):
     assert "holds results of other settings" in other.stderr
 
 
+def test_train_cart_pole(tmp_path):
+    script = str(EXAMPLES / "train_cart_pole.py")
+    tiny = [
+        "--total-timesteps", "16384", "--fine-tune-timesteps", "60000", "--pool-size", "300", "--held-out-size", "200", "--eval-size", "50",
+        "--deploy-size", "150", "--splits", "10", "--rare-fraction", "0.05", "--no-progress-bar",
+    ]  # fmt: skip
+    output = tmp_path / "out"
+    assert "rare success" in run(script, *tiny, "--output", str(output)).stdout
+    table = (output / "table.md").read_text()
+    assert all(name in table for name in ("checkpoint", "PPO goes on", "PPO-Lagrangian", "CVaR-PPO", "ForecastPPO"))
+    report = json.loads((output / "report.json").read_text())
+    ours = report["results"]["ForecastPPO, learned survival"][0]
+    # its scoring and probing are part of the same budget of steps
+    assert ours["updates"] < report["results"]["PPO goes on"][0]["updates"]
+    assert (output / "forecast.png").stat().st_size > 10_000
+    wrong = run(script, *tiny, "--methods", "magic", "--output", str(tmp_path / "none"), check=False)
+    assert "methods=['magic'] are unknown" in wrong.stderr
+    assert not (tmp_path / "none").exists()
+
+
 def test_register_family(tmp_path):
     """The example runs, and its family is one for the study, with no further code."""
     script = EXAMPLES / "register_family.py"
