@@ -103,7 +103,7 @@ def run(args: Evaluate, console: Console) -> None:
         if not args.vec_normalize.exists():
             raise ValueError(f"vec_normalize={args.vec_normalize} does not exist; pass what VecNormalize.save() wrote")
         # scorers use the statistics of the model's own environment
-        statistics = VecNormalize.load(str(args.vec_normalize), pool.make_vec_env(1))
+        statistics = VecNormalize.load(str(args.vec_normalize), pool.make_vec_env(model.n_envs))
         statistics.training = False
         model.set_env(statistics)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sb3_contrib import QRDQN, TQC, TRPO, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
@@ -105,3 +106,31 @@ def test_the_algorithm_is_found(tmp_path, pool):
         assert type(load_model(tmp_path / "model.zip")) is type(model)
     assert isinstance(load_model(tmp_path / "model.zip", "tqc"), TQC)
     assert np.isfinite(models[0].predict(grid.reset())[0]).all()
+
+
+def test_statistics_of_vec_normalize(pool, capsys, tmp_path):
+    env = VecNormalize(sfe.GridVecEnv(pool, 8), norm_reward=False)
+    model = PPO("MlpPolicy", env, seed=0, **SMALL_PPO).learn(2 * 8 * SMALL_PPO["n_steps"])
+    model.save(tmp_path / "model.zip")
+    env.save(str(tmp_path / "stats.pkl"))
+    given = (tmp_path / "model.zip", "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", 40, "--json", "--seed", 4)
+    status, out, _ = evaluate(capsys, *given, "--vec-normalize", tmp_path / "stats.pkl")
+    assert status == 0
+    scores = sf.ExactScorer(sfe.TaskPool("ThinIce-8x8", 40, seed=4)).score(model).numpy()
+    expected = float(sf.GumbelTail.fit(scores).forecast(1e6))
+    assert json.loads(out)["worst_score"] == pytest.approx(expected)
+    _, without, _ = evaluate(capsys, *given)
+    assert json.loads(without)["worst_score"] != pytest.approx(expected)
+    status, _, error = evaluate(capsys, *given, "--vec-normalize", tmp_path / "none.pkl")
+    assert status == 2
+    assert "does not exist" in error
+
+
+def test_cart_poles_have_scores_by_their_physics(capsys, tmp_path):
+    tasks = sfe.CartPoleTasks(20, seed=4)
+    PPO("MlpPolicy", tasks.make_vec_env(8), seed=0, **SMALL_PPO).save(tmp_path / "model.zip")
+    status, out, _ = evaluate(
+        capsys, tmp_path / "model.zip", "--env-id", "SB3Forecast/CartPole-v0", "--eval-size", 20, "--json"
+    )
+    assert status == 0
+    assert "SurvivalScorer scores" in json.loads(out)["source"]

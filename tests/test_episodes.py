@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
 
@@ -339,3 +340,22 @@ def test_saved_scorers_come_back(pool, agent, learnt, tmp_path):
         back.score(agent, np.array([0]))
     with pytest.raises(ValueError, match="env normalises observations, but the cost model needs them as they are"):
         sf.EpisodeScorer(pool, env=VecNormalize(pool.make_vec_env(4)))
+
+
+def test_probes_take_no_action_that_is_masked():
+    pool = sfe.TaskPool("Vault-8x8", 30, seed=0)
+    model = MaskablePPO("MlpPolicy", sfe.GridVecEnv(pool, 4), n_steps=16, batch_size=32, seed=0, device="cpu")
+    scorer = sf.EpisodeScorer(pool, probes=20, seed=0, n_envs=10)
+    env, allowed, step = scorer.env, [], scorer.env.step_async
+
+    def watch(actions):
+        allowed.append(env.action_masks()[np.arange(10), actions])
+        step(actions)
+
+    env.step_async = watch
+    scorer.learn(model)
+    assert np.concatenate(allowed).all()
+    assert len(allowed) > 10
+    # the masks do forbid something
+    env.reset()
+    assert not env.action_masks().all()

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 
 import sb3_forecast as sf
+import sb3_forecast_envs as sfe
+from sb3_forecast.zoo import convert_params, sample_forecast_ppo
 
 SHORT = [
     "--env", "SB3Forecast/ThinIce-8x8-v0", "--device", "cpu", "--seed", "1", "--verbose", "0", "--vec-env", "dummy",
@@ -58,3 +61,16 @@ def test_help_and_registration(capsys):
     assert ours.HYPERPARAMS.exists()
     with pytest.raises(SystemExit, match="command 'trian' is unknown"):
         ours.main(["trian"])
+
+
+def test_a_finished_trial_gives_its_arguments_again(pool):
+    """What RL Zoo's --trial-id does: parameters as the storage has them, turned into arguments."""
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    sampled = sample_forecast_ppo(trial, 3, 4, {})
+    converted = convert_params(dict(trial.params))
+    own = ("forecast_coef", "drawn_share", "gradient_every", "p_floor")
+    assert {name: converted[name] for name in own} == {name: sampled[name] for name in own}
+    assert not any(name.startswith("log10") for name in converted)
+    settings = {name: value for name, value in converted.items() if name != "n_timesteps"}
+    model = sf.ForecastPPO("MlpPolicy", sfe.GridVecEnv(pool, 4), eval_size=30, **settings)
+    assert model.forecast_coef == sampled["forecast_coef"]
