@@ -122,9 +122,16 @@ def algorithms() -> list[tuple[str, str, str, str]]:
         def injected(algorithm: Any = algorithm, policy: str = policy) -> str:
             settings = {"n_steps": 16} if algorithm in (A2C, PPO, TRPO, MaskablePPO, RecurrentPPO) else {}
             learner = algorithm(policy, pool.make_vec_env(8 if settings else 1), device="cpu", seed=0, **settings)
-            objective = sf.ForecastObjective(sf.ExactScorer(pool), sf.ForecastLoss(20, 3, 8))
+            by_episodes = algorithm is RecurrentPPO
+            scorer: Any = (
+                sf.EpisodeScorer(pool, probes=60, n_envs=20, warm_up_rounds=1, warm_up_failures=3)
+                if by_episodes
+                else sf.ExactScorer(pool)
+            )
+            objective = sf.ForecastObjective(scorer, sf.ForecastLoss(20, 3, 8))
             learner.learn(256, callback=sf.ForecastCallback(objective, forecast_coef=0.3))
-            return "trained"
+            assert objective.drawn
+            return "trained, by learned survival" if by_episodes else "trained"
 
         rows.append(
             (

@@ -48,7 +48,7 @@ class Arguments:
     rare_fraction: float = 0.002
     """Mass of the rare mode."""
     methods: tuple[str, ...] = field(default=DEFAULT_METHODS)
-    """Which methods to compare; those that are told nothing but costs are ppo, ppo_lagrangian, cvar_ppo and forecast_episodes."""
+    """Which methods to compare; those that are told nothing but costs are ppo, ppo_lagrangian_10, cvar_ppo and forecast_episodes."""
     total_timesteps: int = 1_500_000
     """Environment steps of the base agent."""
     fine_tune_timesteps: int = 100 * 8192
