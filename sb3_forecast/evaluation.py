@@ -19,7 +19,15 @@ from rich.table import Table
 from sb3_forecast.estimators import Method
 from sb3_forecast.evaluation_splits import split_indices
 from sb3_forecast.partitions import check_partition
-from sb3_forecast.scorers import ExactScorer, FailureScorer, FrequencyScorer, make_measuring_scorer
+from sb3_forecast.scorers import (
+    EpisodeScorer,
+    ExactScorer,
+    FailureScorer,
+    FrequencyScorer,
+    SurvivalScorer,
+    make_measuring_scorer,
+)
+from sb3_forecast.scorers.playing import play
 from sb3_forecast.scores import failure_probability, log_failure_probability
 from sb3_forecast.tails import GumbelTail
 
@@ -60,7 +68,7 @@ class ForecastReport:
     :param mean_failure: mean failure probability
     :param rare_worst_failure: largest in the rare mode; NaN without rare tasks
     :param rare_mean_failure: mean in the rare mode; NaN without rare tasks
-    :param success: mean success probability; NaN if the scorer does not know it
+    :param success: mean success probability, counted in one episode per task if the scorer knows of failures only; NaN if nothing tells it
     :param rare_success: mean success probability in the rare mode; NaN if unknown or without rare tasks
     :param scores: score of every task, shape (N,); for plots, not in the JSON
     :param rare: which tasks are rare, shape (N,); for plots, not in the JSON
@@ -168,6 +176,16 @@ def _summary(errors: NDArray[np.float64]) -> ErrorSummary:
     return ErrorSummary(float(np.abs(errors).mean()), float(np.median(np.abs(errors))), float(errors.mean()))
 
 
+def _success(tasks: FailureScorer, model: Any, pool: Any, seed: int) -> NDArray[np.float64]:
+    """Share of successful episodes of each task, shape (N,), if need be of a single episode; NaN if the scorer plays none."""
+    if isinstance(tasks, FrequencyScorer):
+        return tasks.success()
+    if not isinstance(tasks, (SurvivalScorer, EpisodeScorer)) or "frequency" not in pool.scorers:
+        return np.full(tasks.n_tasks, np.nan)
+    env = tasks.env if isinstance(tasks, EpisodeScorer) else pool.make_vec_env(min(64, len(pool)))
+    return play(model, env, np.arange(len(pool)), seed).success
+
+
 def evaluate_forecast(
     model: Any,
     pool: Any,
@@ -211,7 +229,7 @@ def evaluate_forecast(
         scores, success = outcomes.psi, outcomes.success
     else:
         scores = tasks.score(model).numpy()
-        success = tasks.success() if isinstance(tasks, FrequencyScorer) else np.full(n_tasks, np.nan)
+        success = _success(tasks, model, pool, seed)
     splits = split_indices(n_tasks, eval_size, deploy_size, n_splits, seed)
     tail = GumbelTail.fit(scores[splits[:, :eval_size]], k, method)
     forecast = tail.forecast(deploy_size)
