@@ -114,7 +114,7 @@ LABELS = {
     "mean_failure_bare": "mean failure, bare",
     "mean_failure_equipped": "mean failure, equipped",
     "forecast": "ForecastPPO",
-    "ppo_lagrangian_10": "PPO-Lagrangian",
+    "ppo_lagrangian_10": "PPO-Lagrangian, from 10",
     "cvar_ppo": "CVaR-PPO",
     "forecast_episodes": "ForecastPPO, model-free",
 }

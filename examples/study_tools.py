@@ -55,17 +55,24 @@ def claim_folder(output: Path, settings: dict[str, Any], same: Sequence[str]) ->
 
 
 class Budget(BaseCallback):
-    """Ends the training when its own steps and those of a scorer that plays episodes have used up a budget."""
+    """Ends the training when its own steps and those of a scorer that plays episodes have used up a budget.
+
+    The last rollout is cut short and not trained on, as in SB3, for every method alike.
+    """
 
     def __init__(self, steps: int) -> None:
         super().__init__()
         self.steps = steps
 
-    def _on_step(self) -> bool:
+    @property
+    def played(self) -> int:
+        """Environment steps of the scorer so far."""
         objective = self.model.objective if isinstance(self.model, sf.ForecastPPO) else None
         scorer = None if objective is None else objective.scorer
-        played = scorer.steps_played if isinstance(scorer, sf.EpisodeScorer) else 0
-        return self.num_timesteps + played < self.steps
+        return scorer.steps_played if isinstance(scorer, sf.EpisodeScorer) else 0
+
+    def _on_step(self) -> bool:
+        return self.num_timesteps + self.played < self.steps
 
 
 def value_of(result: dict[str, Any], keys: Sequence[str]) -> float:

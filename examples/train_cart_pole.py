@@ -181,10 +181,12 @@ def run_seed(args: Arguments, seed: int) -> None:
         env = VecMonitor(pool.make_vec_env(args.n_envs, 10_000 * seed + 5_000))
         model = METHODS[method](base, pool, env, seed)
         model.set_logger(configure(str(folder / method), ["tensorboard"]))
-        model.learn(args.fine_tune_timesteps, callback=Budget(args.fine_tune_timesteps), progress_bar=args.progress_bar)
+        budget = Budget(args.fine_tune_timesteps)
+        model.learn(args.fine_tune_timesteps, callback=budget, progress_bar=args.progress_bar)
         seconds = time.perf_counter() - start
         save_atomically(model, folder / f"{method}.zip")
-        extra: dict[str, Any] = {"seconds": seconds, "updates": model.num_timesteps // (args.n_envs * PPO_SETTINGS["n_steps"])}
+        steps = model.num_timesteps + budget.played
+        extra: dict[str, Any] = {"seconds": seconds, "steps": steps, "updates": model._n_updates // PPO_SETTINGS["n_epochs"]}
         if isinstance(model, sf.ForecastPPO) and model.objective is not None:
             scorer = model.objective.scorer
             assert isinstance(scorer, sf.EpisodeScorer)

@@ -97,7 +97,12 @@ def save_training(model: BaseAlgorithm, folder: str | pathlib.Path) -> pathlib.P
     try:
         partial.mkdir(parents=True)
         model.save(partial / MODEL_FILE)
-        state = {"environment": _pickled(_environment_state(model.get_env())), "random": _random_state()}
+        state = {
+            "environment": _pickled(_environment_state(model.get_env())),
+            "random": _random_state(),
+            # what RecurrentPPO remembers of the running episodes; its own save leaves it out
+            "memory": vars(model).get("_last_lstm_states"),
+        }
         (partial / TRAINING_FILE).write_bytes(cloudpickle.dumps(state))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
@@ -148,6 +153,8 @@ def resume_training(
     model = algorithm.load(path / MODEL_FILE, env=env, device=device, force_reset=not exact)
     if exact:
         _restore_environment(model.get_env(), cloudpickle.loads(state["environment"]))
+        if state["memory"] is not None:
+            vars(model)["_last_lstm_states"] = state["memory"]
     else:
         warnings.warn(
             "the environments of the run could not be saved: the resumed run starts new episodes, and will differ",

@@ -214,7 +214,7 @@ def make_pool(env_id: str, n_tasks: int, seed: int, failed: str | None = None) -
         except ImportError as error:
             raise ValueError(f"env_id={env_id!r}: module {module!r} cannot be imported ({error})") from error
     family = name.removeprefix("SB3Forecast/").removesuffix("-v0")
-    if family == "CartPole" and failed is None:
+    if name == "SB3Forecast/CartPole-v0" and failed is None:
         return sfe.CartPoleTasks(n_tasks, seed)
     if name.startswith("SB3Forecast/") and failed is None:
         return sfe.TaskPool(family, n_tasks, seed)

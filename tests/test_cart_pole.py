@@ -5,6 +5,7 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env
@@ -22,24 +23,30 @@ def untrained(**arguments: object) -> PPO:
     return PPO("MlpPolicy", POOL.make_vec_env(4), n_steps=16, batch_size=32, seed=0, device="cpu", **arguments)
 
 
-def test_the_batch_equals_gymnasiums_cart_pole_step_by_step() -> None:
+@pytest.mark.parametrize("balancing", [False, True])
+def test_the_batch_equals_gymnasiums_cart_pole_step_by_step(balancing: bool) -> None:
     batch = POOL.make_vec_env(5, seed=7)
     singles = DummyVecEnv([POOL.make_env] * 5)
     singles.seed(7)
     rng = np.random.default_rng(0)
-    np.testing.assert_allclose(batch.reset(), singles.reset(), rtol=1e-6, atol=1e-7)
-    ended = 0
-    for _ in range(150):
-        actions = rng.integers(2, size=5)
+    seen = batch.reset()
+    np.testing.assert_allclose(seen, singles.reset(), rtol=1e-6, atol=1e-7)
+    ends: list[str] = []
+    for _ in range(400 if balancing else 150):
+        # push to the side to which the pole leans and turns
+        actions = (seen[:, 2] / 5.0 + 0.25 * seen[:, 3] > 0.0).astype(np.int64) if balancing else rng.integers(2, size=5)
         ours, theirs = batch.step(actions), singles.step(actions)
-        np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(ours[1], theirs[1], atol=1e-7)
+        seen = ours[0]
+        np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(ours[1], theirs[1], atol=1e-6)
         np.testing.assert_array_equal(ours[2], theirs[2])
-        for mine, his in zip(ours[3], theirs[3], strict=True):
+        for done, mine, his in zip(ours[2], ours[3], theirs[3], strict=True):
             assert {key: mine[key] for key in ("task", "cost")} == {key: his[key] for key in ("task", "cost")}
             assert mine.get("is_success") == his.get("is_success")
-        ended += int(ours[2].sum())
-    assert ended > 10
+            if done:
+                np.testing.assert_allclose(mine["terminal_observation"], his["terminal_observation"], rtol=1e-4, atol=1e-5)
+                ends.append("failure" if mine["cost"] else "success" if mine["is_success"] else "neither")
+    assert set(ends) >= ({"success", "neither"} if balancing else {"failure"})
 
 
 def test_success_is_standing_near_the_goal_when_time_is_up() -> None:
@@ -81,20 +88,40 @@ def test_a_pole_is_given_up_only_if_no_sequence_of_decisions_saves_it() -> None:
     assert 0.1 < true.mean() < 0.9
 
 
-def test_survival_scores_agree_with_counting() -> None:
-    # a policy whose failures are neither rare nor certain
-    model = sf.ForecastPPO("MlpPolicy", POOL.make_vec_env(16, seed=1), forecast_coef=0.0, n_steps=64, seed=0, device="cpu")
-    model.learn(20_000)
-    scorer = sf.SurvivalScorer(POOL, episodes=60, seed=1)
-    p = -np.expm1(scorer.log_survival(model).numpy()).mean(axis=1)
-    count = 60
-    counted = play(model, POOL.make_vec_env(240), np.repeat(np.arange(len(POOL)), count), seed=2).failed.reshape(-1, count)
-    assert 0.02 < counted.mean() < 0.98
-    error = p.mean() - counted.mean()
-    assert abs(error) < 4.0 * np.sqrt(counted.mean(axis=1).var() / count + p.mean() * (1 - p.mean()) / counted.size) + 0.005
-    assert np.corrcoef(p, counted.mean(axis=1))[0, 1] > 0.95
-    scores = scorer.score(model)
-    assert scores.isfinite().all()
+def test_survival_scores_are_unbiased(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the sum over all sequences of decisions, of short episodes that begin in trouble."""
+    horizon = 8
+    for owner, name, value in (
+        (cp, "HORIZON", horizon),
+        (cp, "LOOKAHEAD", 3),
+        (cp.CartPoleSimulation, "horizon", horizon),
+    ):
+        monkeypatch.setattr(owner, name, value)
+    pool = sfe.CartPoleTasks(12, seed=0, rare_fraction=0.3)
+    rng = np.random.default_rng(0)
+    pool.parameters[:, cp.START] = rng.normal(0.0, [0.5, 0.5, 0.15, 0.6], size=(12, 4))
+    pool.parameters[:3, cp.START.start] = [2.2, -2.2, 2.3]
+    model = untrained()
+
+    def failing(state: NDArray[np.float64], tasks: NDArray[np.float64], decision: int) -> NDArray[np.float64]:
+        if decision == horizon:
+            return np.zeros(len(state))
+        seen = th.as_tensor(cp.observe(state, tasks, np.full(len(state), decision)))
+        with th.no_grad():
+            pi = model.policy.get_distribution(seen).distribution.probs.double().numpy()
+        total = np.zeros(len(state))
+        for action in (0, 1):
+            after = cp.advance(state, tasks, np.full(len(state), action))
+            later = np.where(cp.fallen(after), 1.0, failing(after, tasks, decision + 1))
+            total += pi[:, action] * later
+        return total
+
+    exact = failing(pool.parameters[:, cp.START], pool.parameters, 0)
+    sampled = -np.expm1(sf.SurvivalScorer(pool, episodes=4000, seed=1).log_survival(model).numpy())
+    error = sampled.mean(axis=1) - exact
+    assert (np.abs(error) < 4.5 * sampled.std(axis=1) / np.sqrt(4000) + 1e-6).all()
+    assert ((exact > 0.02) & (exact < 0.98)).sum() >= 6
+    assert sf.SurvivalScorer(pool, episodes=5).score(model).isfinite().all()
 
 
 # a cost model after so few steps is not to be trusted, and says so
@@ -150,8 +177,8 @@ def test_arguments_are_checked() -> None:
         sfe.CartPoleTasks(1, seed=-1)
     with pytest.raises(ValueError, match="rare_fraction=2"):
         sfe.CartPoleTasks(1, seed=0, rare_fraction=2.0)
-    with pytest.raises(ValueError, match="no pool to choose tasks from"):
-        sfe.CartPoleTaskEnv().set_next_task(0)
+    with pytest.raises(ValueError, match="task=4000 is not in the pool"):
+        sfe.CartPoleTaskEnv().set_next_task(4000)
     with pytest.raises(ValueError, match="no task"):
         POOL.subset([])
 

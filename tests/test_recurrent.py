@@ -102,3 +102,13 @@ def test_the_callback_trains_them(few):
     first, again, without = learn(1.0), learn(1.0), learn(0.0)
     assert th.equal(first, again)
     assert not th.equal(first, without)
+
+
+def test_resuming_remembers(few, tmp_path):
+    """The running episodes' memory is part of a checkpoint."""
+    whole = RecurrentPPO("MlpLstmPolicy", sfe.GridVecEnv(few, 4), **SETTINGS)
+    whole.learn(4 * 128, callback=sf.TrainingCheckpoints(tmp_path, every=2))
+    again = sf.resume_training(RecurrentPPO, tmp_path / "checkpoint-256", sfe.GridVecEnv(few, 4), device="cpu")
+    again.learn(2 * 128, reset_num_timesteps=False)
+    for first, second in zip(whole.policy.parameters(), again.policy.parameters(), strict=True):
+        assert th.equal(first, second)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sb3_forecast_envs import cart_pole as cp
 from sb3_forecast_envs.batched import ENDED, FAILURE, RUNNING, SUCCESS, BatchedVecEnv
+from sb3_forecast_envs.gridworld import DEFAULT_SEED, DEFAULT_TASKS
 from sb3_forecast_envs.sampling import TaskSampler
 
 
@@ -21,23 +22,21 @@ class CartPoleTaskEnv(CartPoleEnv):
     ``reset(options={"task": i})`` plays task i of the pool; other resets draw one. Every step's ``info`` has ``task`` and ``cost`` (1.0 on
     the failing step); the last also ``is_success``.
 
-    :param pool: the tasks; ``None`` draws a new one at each reset
-    :param rare_fraction: mass of the rare mode, without a pool
+    :param pool: the tasks; ``None`` for a default pool of 4000 tasks with seed 0
     :param render_mode: ``"human"``, ``"rgb_array"`` or ``None``
     """
 
     def __init__(
         self,
         pool: cp.CartPoleTasks | None = None,
-        rare_fraction: float = cp.RARE_FRACTION,
         render_mode: str | None = None,
     ) -> None:
         super().__init__(render_mode=render_mode)
-        self.pool, self.rare_fraction = pool, rare_fraction
-        self.sampler = None if pool is None else TaskSampler(len(pool))
+        self.pool = cp.CartPoleTasks(DEFAULT_TASKS, DEFAULT_SEED) if pool is None else pool
+        self.sampler = TaskSampler(len(self.pool))
         self.theta_threshold_radians, self.x_threshold = cp.MAX_ANGLE, cp.MAX_POSITION
         self.observation_space = cp.OBSERVATION_SPACE
-        self.task, self.decision = -1, 0
+        self.task, self.decision = 0, 0
         self.parameters = np.zeros(11)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -50,11 +49,8 @@ class CartPoleTaskEnv(CartPoleEnv):
         """
         # not CartPole's own reset: it would draw a start that is not the task's
         gym.Env.reset(self, seed=seed)
-        if self.pool is None or self.sampler is None:
-            self.parameters, _ = cp.draw_task(self.np_random, self.rare_fraction)
-        else:
-            self.task = self.sampler.start(self.np_random, options or {})
-            self.parameters = self.pool.parameters[self.task]
+        self.task = self.sampler.start(self.np_random, options or {})
+        self.parameters = self.pool.parameters[self.task]
         self.gravity, self.length, self.masspole, self.masscart = map(float, self.parameters[: cp.MOTOR])
         self.total_mass, self.polemass_length = self.masspole + self.masscart, self.masspole * self.length
         self.state = self.parameters[cp.START].copy()
@@ -95,16 +91,11 @@ class CartPoleTaskEnv(CartPoleEnv):
 
     def set_next_task(self, task: int | None) -> None:
         """The task of the next reset; ``None`` to draw it."""
-        self._sampler().set_next(task)
+        self.sampler.set_next(task)
 
     def set_task_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
         """Start a share of the episodes on tasks drawn in proportion to weights; see :class:`TaskSampler`."""
-        self._sampler().set_weights(weights, share)
-
-    def _sampler(self) -> TaskSampler:
-        if self.sampler is None:
-            raise ValueError("the environment has no pool to choose tasks from; make it with CartPoleTasks(...).make_env()")
-        return self.sampler
+        self.sampler.set_weights(weights, share)
 
 
 class CartPoleVecEnv(BatchedVecEnv):

@@ -343,7 +343,7 @@ class EpisodeScorer:
             chosen = np.flatnonzero(row >= 0)
             if not len(chosen):
                 continue
-            seen = Situations.joined(visits.situations).take(chosen)
+            seen = Situations.chosen(visits.situations, chosen)
             with actor.evaluating():
                 log_pi, _ = actor.consider(seen, own_normalisation(model, self.env))
             steps = log_survival_of_step(log_pi, th.from_numpy(visits.failure[chosen]))

@@ -113,7 +113,9 @@ class Actor:
             # the network wants layers first
             hidden, cell = th.as_tensor(situations.memory, device=self.policy.device).permute(1, 2, 0, 3).contiguous()
             starts = th.zeros(len(situations.memory), device=self.policy.device)
-            distribution, left = self.policy.get_distribution(batch, (hidden, cell), starts)
+            # cuDNN has no gradient of recurrent networks in evaluation mode
+            with th.backends.cudnn.flags(enabled=not th.is_grad_enabled()):
+                distribution, left = self.policy.get_distribution(batch, (hidden, cell), starts)
             after = th.stack(left).permute(2, 0, 1, 3).contiguous().detach().cpu().numpy()
         elif self.masked:
             distribution = self.policy.get_distribution(batch, action_masks=situations.masks)

@@ -36,6 +36,25 @@ class Situations:
             None if self.memory is None else self.memory[rows],
         )
 
+    def __len__(self) -> int:
+        first = next(iter(self.observations.values())) if isinstance(self.observations, dict) else self.observations
+        return len(first)
+
+    @staticmethod
+    def chosen(parts: Sequence[Situations], rows: NDArray[np.int64]) -> Situations:
+        """Some rows of several batches, without joining all of them.
+
+        :param parts: the batches
+        :param rows: which, counted through the batches, ascending, at least one
+        """
+        cuts = np.searchsorted(rows, np.cumsum([0, *(len(part) for part in parts)]))
+        first, taken = 0, []
+        for part, begin, end in zip(parts, cuts[:-1], cuts[1:], strict=True):
+            if end > begin:
+                taken.append(part.take(rows[begin:end] - first))
+            first += len(part)
+        return Situations.joined(taken)
+
     @staticmethod
     def joined(parts: Sequence[Situations]) -> Situations:
         """Batches as one.
