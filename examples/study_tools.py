@@ -48,7 +48,7 @@ def claim_folder(output: Path, settings: dict[str, Any], same: Sequence[str]) ->
     :raises ValueError: if the folder holds results of other settings
     """
     known = output / "settings.json"
-    if known.exists() and any(read_json(known)[key] != settings[key] for key in same):
+    if known.exists() and any(read_json(known).get(key) != settings[key] for key in same):
         raise ValueError(f"output={output} holds results of other settings; choose another folder, or delete it")
     output.mkdir(parents=True, exist_ok=True)
     write_json(known, settings)
@@ -58,11 +58,14 @@ class Budget(BaseCallback):
     """Ends the training when its own steps and those of a scorer that plays episodes have used up a budget.
 
     The last rollout is cut short and not trained on, as in SB3, for every method alike.
+
+    :param steps: the budget
+    :param count_scoring: whether steps of scoring and probing use it up
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, count_scoring: bool = True) -> None:
         super().__init__()
-        self.steps = steps
+        self.steps, self.count_scoring = steps, count_scoring
 
     @property
     def played(self) -> int:
@@ -72,7 +75,7 @@ class Budget(BaseCallback):
         return scorer.steps_played if isinstance(scorer, sf.EpisodeScorer) else 0
 
     def _on_step(self) -> bool:
-        return self.num_timesteps + self.played < self.steps
+        return self.num_timesteps + (self.played if self.count_scoring else 0) < self.steps
 
 
 def value_of(result: dict[str, Any], keys: Sequence[str]) -> float:

@@ -110,6 +110,8 @@ class Arguments:
     """Environment steps of the base agent."""
     fine_tune_timesteps: int = 300 * 8192
     """Further environment steps of every method, those of scoring and probing included."""
+    count_scoring: bool = True
+    """Whether the steps of scoring and probing use up fine_tune_timesteps; if not, all methods get the same updates."""
     pool_size: int = 8000
     """Training tasks."""
     held_out_size: int = 8000
@@ -181,7 +183,7 @@ def run_seed(args: Arguments, seed: int) -> None:
         env = VecMonitor(pool.make_vec_env(args.n_envs, 10_000 * seed + 5_000))
         model = METHODS[method](base, pool, env, seed)
         model.set_logger(configure(str(folder / method), ["tensorboard"]))
-        budget = Budget(args.fine_tune_timesteps)
+        budget = Budget(args.fine_tune_timesteps, args.count_scoring)
         model.learn(args.fine_tune_timesteps, callback=budget, progress_bar=args.progress_bar)
         seconds = time.perf_counter() - start
         save_atomically(model, folder / f"{method}.zip")

@@ -53,6 +53,8 @@ class Arguments:
     """Environment steps of the base agent."""
     fine_tune_timesteps: int = 100 * 8192
     """Further steps of every method, those of a scorer that plays episodes included."""
+    count_scoring: bool = True
+    """Whether the steps of scoring and probing use up fine_tune_timesteps; if not, all methods get the same updates."""
     pool_size: int = 50_000
     """Training tasks, whose scores the forecast objective caches."""
     held_out_size: int = 12_000
@@ -160,10 +162,14 @@ def run_seed(args: Arguments, seed: int, progress_bar: bool) -> int:
         model = METHODS[method](base, pool, args.n_envs, seed)
         model.set_logger(configure(str(folder / method), ["tensorboard"]))
         curves = Curves(curve_scorer)
-        model.learn(args.fine_tune_timesteps, callback=[curves, Budget(args.fine_tune_timesteps)], progress_bar=progress_bar)
+        budget = Budget(args.fine_tune_timesteps, args.count_scoring)
+        model.learn(args.fine_tune_timesteps, callback=[curves, budget], progress_bar=progress_bar)
         curves.measure()
         save_atomically(model, folder / f"{method}.zip")
-        write_json(result, evaluate(model, time.perf_counter() - start, curves.points))
+        write_json(
+            result,
+            {**evaluate(model, time.perf_counter() - start, curves.points), "steps": model.num_timesteps + budget.played},
+        )
     return seed
 
 
@@ -176,7 +182,7 @@ def run_seed_alone(args: Arguments, seed: int) -> int:
 #: settings that results in one folder must share
 SAME = (
     "family", "rare_fraction", "total_timesteps", "fine_tune_timesteps", "pool_size", "held_out_size", "eval_size", "deploy_size", "k",
-    "splits", "n_envs",
+    "splits", "n_envs", "count_scoring",
 )  # fmt: skip
 
 

@@ -49,6 +49,11 @@ def test_train_cart_pole(tmp_path):
     # its scoring and probing are part of the same budget of steps
     assert ours["updates"] < report["results"]["PPO goes on"][0]["updates"]
     assert (output / "forecast.png").stat().st_size > 10_000
+    free = tmp_path / "free"
+    run(script, *tiny, "--methods", "forecast", "--no-count-scoring", "--output", str(free))
+    ours = json.loads((free / "report.json").read_text())["results"]["ForecastPPO, learned survival"][0]
+    assert ours["updates"] == report["results"]["PPO goes on"][0]["updates"]
+    assert ours["steps"] > 60000
     wrong = run(script, *tiny, "--methods", "magic", "--output", str(tmp_path / "none"), check=False)
     assert "methods=['magic'] are unknown" in wrong.stderr
     assert not (tmp_path / "none").exists()
