@@ -89,7 +89,10 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if given[0] not in ("train", "enjoy"):
         raise SystemExit(f"command {given[0]!r} is unknown; use train or enjoy (for plots: python -m rl_zoo3.cli)")
-    register()
+    try:
+        register()
+    except ImportError as error:
+        raise SystemExit(str(error)) from error
     if (
         given[0] == "train"
         and not any(word.startswith(("-conf", "--conf-file")) for word in given)
