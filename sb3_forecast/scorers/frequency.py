@@ -100,17 +100,21 @@ class FrequencyScorer:
 
         :raises RuntimeError: before any
         """
-        if self.last is None:
-            raise RuntimeError("nothing was played yet; call score(model) first")
-        share: NDArray[np.float64] = self.last.failed.reshape(-1, self.episodes).mean(axis=1)
-        return share
+        return self._share(self._played().failed)
 
     def success(self) -> NDArray[np.float64]:
         """Share of successful episodes of each task of the last :meth:`score`; NaN where the environment does not tell.
 
         :raises RuntimeError: before any
         """
+        return self._share(self._played().success)
+
+    def _played(self) -> Episodes:
         if self.last is None:
             raise RuntimeError("nothing was played yet; call score(model) first")
-        share: NDArray[np.float64] = self.last.success.reshape(-1, self.episodes).mean(axis=1)
+        return self.last
+
+    def _share(self, outcomes: NDArray[Any]) -> NDArray[np.float64]:
+        """Mean over a task's episodes, shape (tasks,)."""
+        share: NDArray[np.float64] = outcomes.reshape(-1, self.episodes).mean(axis=1)
         return share
