@@ -72,6 +72,7 @@ class ForecastReport:
     :param rare_success: mean success probability in the rare mode; NaN if unknown or without rare tasks
     :param scores: score of every task, shape (N,); for plots, not in the JSON
     :param rare: which tasks are rare, shape (N,); for plots, not in the JSON
+    :param warnings: reasons not to trust scores that were learnt; none for others
     """
 
     eval_size: int
@@ -96,6 +97,7 @@ class ForecastReport:
     rare_success: float
     scores: NDArray[np.float64] = field(repr=False)
     rare: NDArray[np.bool_] = field(repr=False)
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """All but the arrays; numbers that do not exist are ``None``."""
@@ -116,6 +118,7 @@ class ForecastReport:
         for name in ("error", "error_in_scale", "error_log10"):
             values[name] = ErrorSummary(**{key: math.nan if value is None else value for key, value in content[name].items()})
         values = {name: math.nan if value is None else value for name, value in values.items()}
+        values["warnings"] = tuple(content.get("warnings", ()))
         return cls(**values, scores=scores, rare=rare)
 
     def to_json(self, path: str | pathlib.Path | None = None) -> str:
@@ -150,7 +153,10 @@ class ForecastReport:
         ):
             table.add_row(name, value)
         text = io.StringIO()
-        Console(width=90, file=text).print(table)
+        console = Console(width=90, file=text)
+        console.print(table)
+        for warning in self.warnings:
+            console.print(f"Warning: {warning}", markup=False)
         return text.getvalue()
 
     def plot(self, path: str | pathlib.Path | None = None) -> Figure:
@@ -269,4 +275,5 @@ def evaluate_forecast(
         rare_success=of_rare(success, np.mean),
         scores=scores,
         rare=rare,
+        warnings=tuple(tasks.warnings(scores, k)) if isinstance(tasks, EpisodeScorer) else (),
     )

@@ -1,5 +1,7 @@
 """Learned survival: labels, cost model, scores against the exact ones, gradient, warm-up, resuming, trust."""
 
+import copy
+import json
 import pickle
 import warnings
 
@@ -176,6 +178,20 @@ def test_another_pool_by_the_same_model(agent, learnt):
     exact = sf.evaluate_forecast(agent, held, 60, 50, k=5)
     assert report.scorer == "EpisodeScorer"
     assert report.mean_failure == pytest.approx(exact.mean_failure, rel=0.25)
+    assert exact.warnings == ()
+
+
+def test_reports_say_what_speaks_against_their_scores(agent, pool, learnt):
+    """Also of other tasks, by what was seen of the cost model on its own."""
+    doubtful = copy.deepcopy(learnt)
+    for _ in range(10):
+        # ten rounds in which a third of the failures were foreseen
+        doubtful.trust.add(np.array([0.9, 0.0, 0.0]), np.ones(3, dtype=bool), 0.1, probing=True)
+    report = sf.evaluate_forecast(agent, pool, 60, 20, k=5, scorer=doubtful.on(pool, episodes=5))
+    assert any("it saw only 33% of the failures coming" in warning for warning in report.warnings)
+    assert "Warning: it saw only 33%" in report.summary()
+    content = json.loads(report.to_json())
+    assert sf.ForecastReport.from_dict(content, report.scores, report.rare).warnings == report.warnings
 
 
 class Dictionary(gym.Wrapper):

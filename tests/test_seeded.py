@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from minigrid.wrappers import FlatObsWrapper, FullyObsWrapper, ImgObsWrapper
 from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_forecast as sf
@@ -215,3 +216,42 @@ def test_costs_that_are_not_reported():
 def test_bad_input(build, message, make):
     with pytest.raises(ValueError, match=message):
         build(make)
+
+
+class SixValues(gym.Env):
+    """As Safety-Gymnasium's environments: the cost is a value of its own. Action 1 costs, from the third step on."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        cost = float(action == 1 and self.steps >= 3)
+        return np.full(1, self.steps / 5, dtype=np.float32), 1.0, cost, False, self.steps >= 5, {"note": 7}
+
+
+def test_a_cost_beside_the_reward():
+    env = sfe.CostInInfo(SixValues())
+    env.reset(seed=0)
+    costs = []
+    for _ in range(5):
+        _, reward, terminated, truncated, info = env.step(1)
+        assert (reward, terminated, info["note"]) == (1.0, False, 7)
+        costs.append(info["cost"])
+    assert costs == [0.0, 0.0, 1.0, 1.0, 1.0]
+    assert truncated
+    check_env(sfe.CostInInfo(SixValues()))
+    tasks = sfe.SeededTasks(lambda: sfe.CostInInfo(SixValues()), n_tasks=4)
+    model = PPO("MlpPolicy", tasks.make_vec_env(2), n_steps=16, batch_size=32, seed=0, device="cpu")
+    frequency = sf.FrequencyScorer(tasks, episodes=50).failures(model) / 50
+    # one of three moves at random
+    assert (np.abs(frequency - 0.875) < 0.2).all()
+    five = sfe.CostInInfo(gym.make("CartPole-v1"))
+    five.reset(seed=0)
+    with pytest.raises(ValueError, match="returned 5 values"):
+        five.step(0)

@@ -22,6 +22,7 @@ from sb3_forecast_envs.cells import (
     WALL,
     Cell,
 )
+from sb3_forecast_envs.cost_in_info import CostInInfo
 from sb3_forecast_envs.families import Bridge, Decoy, ThinIce, Vault, Wind
 from sb3_forecast_envs.gridworld import GridWorldEnv, build_grid, render_state
 from sb3_forecast_envs.minigrid_states import Step, ended_early, ended_without_reward
@@ -60,6 +61,7 @@ __all__ = [
     "CartPoleTasks",
     "CartPoleVecEnv",
     "Cell",
+    "CostInInfo",
     "Decoy",
     "FamilyOptions",
     "GridVecEnv",

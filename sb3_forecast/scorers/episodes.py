@@ -125,7 +125,10 @@ class EpisodeScorer:
         """
         count = self.episodes if episodes is None else episodes
         n_envs = self.env.num_envs
-        return EpisodeScorer(pool, count, seed, env, n_envs, self.tau, self.delay, 0, 0, 0, cost_model=self.cost_model)
+        other = EpisodeScorer(pool, count, seed, env, n_envs, self.tau, self.delay, 0, 0, 0, cost_model=self.cost_model)
+        # what is known of the cost model, is known of it there
+        other.trust = self.trust
+        return other
 
     def observe(
         self, model: Any, costs: NDArray[np.float64], dones: NDArray[np.bool_], observations: list[Any] | None = None
