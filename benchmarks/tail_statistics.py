@@ -27,8 +27,8 @@ from scipy import stats
 
 import sb3_forecast as sf
 from benchmarks.memory import PeakMemory
-from sb3_forecast.estimators import bootstrap_tops, jones_forecast, log_positions
-from sb3_forecast.losses import Partitions
+from sb3_forecast.statistics.estimators import bootstrap_tops, jones_forecast, log_positions
+from sb3_forecast.training.losses import Partitions
 
 
 def timed(function: Callable[[], object], repeats: int) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import sb3_forecast_envs as sfe
 from sb3_forecast import GumbelTail
-from sb3_forecast.tail_plots import return_level_plot, spacing_plot, stability_plot, tail_plot
+from sb3_forecast.statistics.plots import return_level_plot, spacing_plot, stability_plot, tail_plot
 
 
 def families(path: Path) -> None:

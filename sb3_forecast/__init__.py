@@ -1,38 +1,97 @@
 """Forecast how often an agent will fail at deployment scale, and train it so that the forecast can be trusted."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sb3_forecast import conformal
-from sb3_forecast.bias import BiasConstants, bias_constants
-from sb3_forecast.callbacks import ForecastCallback
-from sb3_forecast.checkpoints import TrainingCheckpoints, resume_training, save_training
-from sb3_forecast.conformal import exceedance_probability
-from sb3_forecast.cvar import CVaRPPO
-from sb3_forecast.decomposition import Decomposition, decompose
-from sb3_forecast.diagnostics import Diagnostics, forward_stop_k, missed_mode, stability_scan
-from sb3_forecast.eval_callback import ForecastEvalCallback
-from sb3_forecast.evaluation import ForecastReport, evaluate_forecast
-from sb3_forecast.exact_partitions import ExpectedSquaredError
-from sb3_forecast.lagrangian import PPOLagrangian
-from sb3_forecast.large_pools import LargePoolScores, score_large_pool
-from sb3_forecast.losses import ForecastLoss, MeanFailureLoss
-from sb3_forecast.objective import ForecastObjective
-from sb3_forecast.partitions import PartitionRanks, sample_partitions
-from sb3_forecast.ppo import ForecastPPO
-from sb3_forecast.recording import Recording, record_worst
-from sb3_forecast.scorers import EpisodeScorer, ExactScorer, FailureScorer, FrequencyScorer, SurvivalScorer
-from sb3_forecast.scorers.playing import Episodes, play
-from sb3_forecast.scores import (
-    failure_probability,
-    failure_score,
-    failure_score_from_log_survival,
-    log_failure_probability,
-    log_survival_probability,
-)
-from sb3_forecast.tails import GumbelTail
 from sb3_forecast.version import __version__
-from sb3_forecast.wrappers import CostPenalty
+
+if TYPE_CHECKING:
+    from sb3_forecast import lm as lm
+    from sb3_forecast.baselines.cost_penalty import CostPenalty
+    from sb3_forecast.baselines.cvar_ppo import CVaRPPO
+    from sb3_forecast.baselines.mean_failure import MeanFailureLoss
+    from sb3_forecast.baselines.ppo_lagrangian import PPOLagrangian
+    from sb3_forecast.measuring.eval_callback import ForecastEvalCallback
+    from sb3_forecast.measuring.evaluate import evaluate_forecast
+    from sb3_forecast.measuring.recording import Recording, record_worst
+    from sb3_forecast.measuring.report import ForecastReport
+    from sb3_forecast.scorers.exact import ExactScorer
+    from sb3_forecast.scorers.frequency import FrequencyScorer
+    from sb3_forecast.scorers.large_pools import LargePoolScores, score_large_pool
+    from sb3_forecast.scorers.learned.scorer import EpisodeScorer
+    from sb3_forecast.scorers.playing import Episodes, play
+    from sb3_forecast.scorers.protocols import FailureScorer, Measurement
+    from sb3_forecast.scorers.survival import SurvivalScorer
+    from sb3_forecast.statistics import conformal
+    from sb3_forecast.statistics.bias import BiasConstants, bias_constants
+    from sb3_forecast.statistics.conformal import exceedance_probability
+    from sb3_forecast.statistics.decomposition import Decomposition, decompose
+    from sb3_forecast.statistics.diagnostics import Diagnostics, forward_stop_k, missed_mode, stability_scan
+    from sb3_forecast.statistics.exact_partitions import ExpectedSquaredError
+    from sb3_forecast.statistics.partitions import PartitionRanks, sample_partitions
+    from sb3_forecast.statistics.scores import (
+        failure_probability,
+        failure_score,
+        failure_score_from_log_survival,
+        log_failure_probability,
+        log_survival_probability,
+    )
+    from sb3_forecast.statistics.tails import GumbelTail
+    from sb3_forecast.training.callback import ForecastCallback
+    from sb3_forecast.training.checkpoints import TrainingCheckpoints, resume_training, save_training
+    from sb3_forecast.training.forecast_ppo import ForecastPPO
+    from sb3_forecast.training.losses import ForecastLoss
+    from sb3_forecast.training.objective import ForecastObjective
+
+#: where each public name is defined; imported when it is first used, so that `import sb3_forecast` costs next to nothing
+_DEFINED_IN = {
+    "CostPenalty": "sb3_forecast.baselines.cost_penalty",
+    "CVaRPPO": "sb3_forecast.baselines.cvar_ppo",
+    "MeanFailureLoss": "sb3_forecast.baselines.mean_failure",
+    "PPOLagrangian": "sb3_forecast.baselines.ppo_lagrangian",
+    "ForecastEvalCallback": "sb3_forecast.measuring.eval_callback",
+    "evaluate_forecast": "sb3_forecast.measuring.evaluate",
+    "Recording": "sb3_forecast.measuring.recording",
+    "record_worst": "sb3_forecast.measuring.recording",
+    "ForecastReport": "sb3_forecast.measuring.report",
+    "ExactScorer": "sb3_forecast.scorers.exact",
+    "FrequencyScorer": "sb3_forecast.scorers.frequency",
+    "LargePoolScores": "sb3_forecast.scorers.large_pools",
+    "score_large_pool": "sb3_forecast.scorers.large_pools",
+    "EpisodeScorer": "sb3_forecast.scorers.learned.scorer",
+    "Episodes": "sb3_forecast.scorers.playing",
+    "play": "sb3_forecast.scorers.playing",
+    "FailureScorer": "sb3_forecast.scorers.protocols",
+    "Measurement": "sb3_forecast.scorers.protocols",
+    "SurvivalScorer": "sb3_forecast.scorers.survival",
+    "BiasConstants": "sb3_forecast.statistics.bias",
+    "bias_constants": "sb3_forecast.statistics.bias",
+    "exceedance_probability": "sb3_forecast.statistics.conformal",
+    "Decomposition": "sb3_forecast.statistics.decomposition",
+    "decompose": "sb3_forecast.statistics.decomposition",
+    "Diagnostics": "sb3_forecast.statistics.diagnostics",
+    "forward_stop_k": "sb3_forecast.statistics.diagnostics",
+    "missed_mode": "sb3_forecast.statistics.diagnostics",
+    "stability_scan": "sb3_forecast.statistics.diagnostics",
+    "ExpectedSquaredError": "sb3_forecast.statistics.exact_partitions",
+    "PartitionRanks": "sb3_forecast.statistics.partitions",
+    "sample_partitions": "sb3_forecast.statistics.partitions",
+    "failure_probability": "sb3_forecast.statistics.scores",
+    "failure_score": "sb3_forecast.statistics.scores",
+    "failure_score_from_log_survival": "sb3_forecast.statistics.scores",
+    "log_failure_probability": "sb3_forecast.statistics.scores",
+    "log_survival_probability": "sb3_forecast.statistics.scores",
+    "GumbelTail": "sb3_forecast.statistics.tails",
+    "ForecastCallback": "sb3_forecast.training.callback",
+    "TrainingCheckpoints": "sb3_forecast.training.checkpoints",
+    "resume_training": "sb3_forecast.training.checkpoints",
+    "save_training": "sb3_forecast.training.checkpoints",
+    "ForecastPPO": "sb3_forecast.training.forecast_ppo",
+    "ForecastLoss": "sb3_forecast.training.losses",
+    "ForecastObjective": "sb3_forecast.training.objective",
+}
+#: public modules
+_MODULES = {"conformal": "sb3_forecast.statistics.conformal", "lm": "sb3_forecast.lm"}
 
 __all__ = [
     "BiasConstants",
@@ -55,6 +114,7 @@ __all__ = [
     "GumbelTail",
     "LargePoolScores",
     "MeanFailureLoss",
+    "Measurement",
     "PPOLagrangian",
     "PartitionRanks",
     "Recording",
@@ -84,7 +144,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``sb3_forecast.lm`` on demand: it needs the extra ``lm``, which nothing else does."""
-    if name == "lm":
-        return importlib.import_module("sb3_forecast.lm")
+    """A public name, imported now."""
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    if name in _DEFINED_IN:
+        value = getattr(importlib.import_module(_DEFINED_IN[name]), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES])

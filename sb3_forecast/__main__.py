@@ -1,23 +1,15 @@
-"""Forecasts from the command line; of files of scores and of saved models; try `python -m sb3_forecast evaluate --help`."""
+"""Forecast failures: from a file of scores (`forecast`), or from a saved model (`evaluate`)."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 
-from sb3_forecast import cli_evaluate, cli_forecast
-from sb3_forecast.cli_evaluate import Evaluate
-from sb3_forecast.cli_forecast import Forecast
+from sb3_forecast.cli.commands import Evaluate, Forecast, Version
 from sb3_forecast.version import __version__
-
-
-@dataclass(frozen=True)
-class Version:
-    """Print the version."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,9 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         if isinstance(command, Evaluate):
-            cli_evaluate.run(command, Console())
+            from sb3_forecast.cli import evaluate
+
+            evaluate.run(command, Console())
         else:
-            cli_forecast.run(command, Console())
+            from sb3_forecast.cli import forecast
+
+            forecast.run(command, Console())
     except ValueError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         return 2

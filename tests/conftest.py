@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ from stable_baselines3 import PPO
 
 import sb3_forecast_envs as sfe
 
-# the order of float32 sums, and so a trained agent, depends on the number of threads: the tests use one everywhere
-th.set_num_threads(1)
+# the tests run side by side: one thread each, unless `make test-kernels` asks for another number
+th.set_num_threads(int(os.environ.get("SB3_FORECAST_TEST_THREADS", "1")))
 
 # numba keeps compiled functions, and looks only at the file that a function is in, not at those that it calls
-for _folder in ("envs/sb3_forecast_envs", "sb3_forecast/scorers"):
-    _source = Path(__file__).parent.parent / _folder
-    _changed = max(path.stat().st_mtime for path in _source.rglob("*.py"))
-    for _compiled in [*_source.rglob("*.nbi"), *_source.rglob("*.nbc")]:
-        if _compiled.stat().st_mtime < _changed:
-            _compiled.unlink()
+_ROOT = Path(__file__).parent.parent
+_KERNELS = [
+    _ROOT / "sb3_forecast" / "jit.py",
+    *(_ROOT / "envs").rglob("*.py"),
+    *(_ROOT / "sb3_forecast" / "scorers").rglob("*.py"),
+]
+_CHANGED = max(path.stat().st_mtime for path in _KERNELS)
+for _compiled in [*_ROOT.glob("envs/**/*.nb[ic]"), *_ROOT.glob("sb3_forecast/**/*.nb[ic]")]:
+    if _compiled.stat().st_mtime < _CHANGED:
+        _compiled.unlink(missing_ok=True)
 
 SMALL_PPO: dict[str, Any] = {"n_steps": 16, "batch_size": 64, "n_epochs": 2, "learning_rate": 1e-3, "device": "cpu"}
 
@@ -37,6 +42,16 @@ def vectors() -> dict[str, dict[str, Any]]:
 def pool() -> sfe.TaskPool:
     """300 tasks, about a tenth of them rare."""
     return sfe.TaskPool("ThinIce-8x8", 300, seed=1, rare_fraction=0.1)
+
+
+@pytest.fixture
+def clumsy(pool: sfe.TaskPool) -> PPO:
+    """An agent that takes every action with the same probability, whatever it sees: the same on every machine, and it fails often."""
+    model = PPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=0), seed=0, **SMALL_PPO)
+    with th.no_grad():
+        model.policy.action_net.weight.zero_()
+        model.policy.action_net.bias.zero_()
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,10 @@
 import gymnasium as gym
 
 from sb3_forecast_envs.batched import BatchedVecEnv
-from sb3_forecast_envs.cart_pole import CartPoleTasks
-from sb3_forecast_envs.cart_pole_env import CartPoleTaskEnv, CartPoleVecEnv
-from sb3_forecast_envs.cells import (
+from sb3_forecast_envs.cart_pole.env import CartPoleTaskEnv, CartPoleVecEnv
+from sb3_forecast_envs.cart_pole.pool import CartPoleTasks
+from sb3_forecast_envs.cost_in_info import CostInInfo
+from sb3_forecast_envs.gridworld.cells import (
     CLOSED_DOOR,
     CONTINUES,
     DECOY,
@@ -22,22 +23,22 @@ from sb3_forecast_envs.cells import (
     WALL,
     Cell,
 )
-from sb3_forecast_envs.cost_in_info import CostInInfo
-from sb3_forecast_envs.families import Bridge, Decoy, ThinIce, Vault, Wind
-from sb3_forecast_envs.gridworld import GridWorldEnv, build_grid, render_state
-from sb3_forecast_envs.minigrid_states import Step, ended_early, ended_without_reward
-from sb3_forecast_envs.pictures import draw_tasks, failure_map
-from sb3_forecast_envs.pools import TaskPool, TaskStream
-from sb3_forecast_envs.registration import register_family
-from sb3_forecast_envs.seeded import SeededTasks
-from sb3_forecast_envs.tasks import FAMILIES, FamilyOptions, Task, TaskFamily, make_family
-from sb3_forecast_envs.vec_env import GridVecEnv
+from sb3_forecast_envs.gridworld.env import GridWorldEnv, build_grid, render_state
+from sb3_forecast_envs.gridworld.families import Bridge, Decoy, ThinIce, Vault, Wind
+from sb3_forecast_envs.gridworld.family import FAMILIES, FamilyOptions, Task, TaskFamily, make_family
+from sb3_forecast_envs.gridworld.pictures import draw_tasks, failure_map
+from sb3_forecast_envs.gridworld.pool import TaskPool, TaskStream
+from sb3_forecast_envs.gridworld.vec_env import GridVecEnv
+from sb3_forecast_envs.pool import Makers, Pool
+from sb3_forecast_envs.registration import make_pool, register_family
+from sb3_forecast_envs.seeded.exploration import Step, ended_early, ended_without_reward
+from sb3_forecast_envs.seeded.pool import SeededTasks
 
 for _family in (ThinIce, Bridge, Decoy, Vault, Wind):
     for _size in (8, 12):
         register_family(_family(_size))
 
-gym.register("SB3Forecast/CartPole-v0", entry_point="sb3_forecast_envs.cart_pole_env:CartPoleTaskEnv")
+gym.register("SB3Forecast/CartPole-v0", entry_point="sb3_forecast_envs.cart_pole.env:CartPoleTaskEnv")
 
 __all__ = [
     "CLOSED_DOOR",
@@ -66,6 +67,8 @@ __all__ = [
     "FamilyOptions",
     "GridVecEnv",
     "GridWorldEnv",
+    "Makers",
+    "Pool",
     "SeededTasks",
     "Step",
     "Task",
@@ -81,6 +84,7 @@ __all__ = [
     "ended_without_reward",
     "failure_map",
     "make_family",
+    "make_pool",
     "register_family",
     "render_state",
 ]

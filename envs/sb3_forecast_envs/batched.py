@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -15,23 +15,14 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
+from sb3_forecast_envs.outcomes import FAILURE, SUCCESS, TRUNCATED
+from sb3_forecast_envs.pool import Pool
 from sb3_forecast_envs.sampling import TaskSampler
 
-#: what a step can come to: nothing yet, success, failure, the time limit, an end that is neither success nor failure
-RUNNING, SUCCESS, FAILURE, TRUNCATED, ENDED = range(5)
+PoolT = TypeVar("PoolT", bound=Pool)
 
 
-class Pool(Protocol):
-    """A pool of tasks, as far as environments need it."""
-
-    @property
-    def key(self) -> str:
-        """What tells these tasks from others."""
-
-    def __len__(self) -> int: ...
-
-
-class BatchedVecEnv(VecEnv, ABC):
+class BatchedVecEnv(VecEnv, ABC, Generic[PoolT]):
     """An SB3 ``VecEnv`` whose environments play a pool's tasks, and draw them as single environments with the same seeds would.
 
     Each environment draws its tasks from its own generator, seeded ``seed + i`` as SB3 seeds a ``DummyVecEnv``. Every step's ``info`` has
@@ -51,7 +42,7 @@ class BatchedVecEnv(VecEnv, ABC):
 
     def __init__(
         self,
-        pool: Pool,
+        pool: PoolT,
         n_envs: int,
         observation_space: spaces.Space[Any],
         n_actions: int,
@@ -60,7 +51,7 @@ class BatchedVecEnv(VecEnv, ABC):
     ) -> None:
         if n_envs < 1:
             raise ValueError(f"n_envs={n_envs} steps nothing; use n_envs >= 1")
-        self.pool: Any = pool
+        self.pool = pool
         # read by VecEnv.__init__ through get_attr
         self.render_mode = render_mode
         super().__init__(n_envs, observation_space, spaces.Discrete(n_actions))

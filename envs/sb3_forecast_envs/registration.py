@@ -1,13 +1,20 @@
-"""Registering families: one call, and the id works in Gymnasium, in ``TaskPool`` and in everything built on it."""
+"""Ids: registering families, and making the pool that belongs to an id."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from minigrid.core.world_object import WorldObj
 
-from sb3_forecast_envs.rules import make_rules
-from sb3_forecast_envs.tasks import REGISTERED, TaskFamily
+from sb3_forecast_envs.cart_pole.pool import CartPoleTasks
+from sb3_forecast_envs.gridworld.family import REGISTERED, TaskFamily
+from sb3_forecast_envs.gridworld.pool import TaskPool
+from sb3_forecast_envs.gridworld.rules import make_rules
+from sb3_forecast_envs.pool import Pool
+from sb3_forecast_envs.seeded.pool import SeededTasks
 
 NAMESPACE = "SB3Forecast"
 
@@ -31,8 +38,28 @@ def register_family(family: TaskFamily) -> str:
     _check_deterministic(family)
     REGISTERED[family.id] = family
     if id_ not in gym.registry:
-        gym.register(id_, entry_point="sb3_forecast_envs.gridworld:GridWorldEnv", kwargs={"family": family})
+        gym.register(id_, entry_point="sb3_forecast_envs.gridworld.env:GridWorldEnv", kwargs={"family": family})
     return id_
+
+
+def make_pool(env_id: str, n_tasks: int, seed: int, failed: Callable[[Any], bool] | None = None) -> Pool | None:
+    """The tasks of an environment: what the command line asks for.
+
+    A family's id makes its tasks, any other registered id becomes tasks by reset seeds.
+
+    :param env_id: Gymnasium id
+    :param n_tasks: number of tasks
+    :param seed: seed of the tasks
+    :param failed: what counts as failure, see :class:`SeededTasks`; ``None`` for what the environment says itself
+    :return: the pool; ``None`` if the id is not registered
+    """
+    if env_id not in gym.registry and not env_id.startswith(f"{NAMESPACE}/"):
+        return None
+    if failed is None and env_id == f"{NAMESPACE}/CartPole-v0":
+        return CartPoleTasks(n_tasks, seed)
+    if failed is None and env_id.startswith(f"{NAMESPACE}/"):
+        return TaskPool(env_id, n_tasks, seed)
+    return SeededTasks(env_id, n_tasks, failed, first_seed=seed * 1_000_000)
 
 
 def _check_cells(family: TaskFamily) -> None:

@@ -8,15 +8,15 @@ if _MISSING:
 
 from sb3_forecast.lm.baselines import RefusalPenalty, WorstScoresLoss  # noqa: E402  # after the message about missing packages
 from sb3_forecast.lm.examples import PadOnTheRight, training_rows  # noqa: E402
-from sb3_forecast.lm.game import Example, PasswordGame, primary_examples  # noqa: E402
 from sb3_forecast.lm.generation import generate_replies  # noqa: E402
+from sb3_forecast.lm.password_game.game import Example, PasswordGame, primary_examples  # noqa: E402
+from sb3_forecast.lm.password_game.players import load_player, with_adapter  # noqa: E402
+from sb3_forecast.lm.password_game.primary import primary_accuracy  # noqa: E402
+from sb3_forecast.lm.password_game.smollm2 import smollm2  # noqa: E402
+from sb3_forecast.lm.password_game.tiny import TinyRecipe, tiny_model  # noqa: E402
 from sb3_forecast.lm.penalty import ForecastPenalty, ShardedScorer  # noqa: E402
-from sb3_forecast.lm.players import load_player, with_adapter  # noqa: E402
-from sb3_forecast.lm.primary import primary_accuracy  # noqa: E402
 from sb3_forecast.lm.sampling import SampledLeak, SampledReplies  # noqa: E402
 from sb3_forecast.lm.scorer import LMFailureScorer  # noqa: E402
-from sb3_forecast.lm.smollm2 import smollm2  # noqa: E402
-from sb3_forecast.lm.tiny import TinyRecipe, tiny_model  # noqa: E402
 from sb3_forecast.lm.trainer import ForecastTrainer, last_whole_checkpoint  # noqa: E402
 
 __all__ = [

@@ -9,8 +9,8 @@ import numpy as np
 import torch as th
 
 from sb3_forecast.lm.drawn import add_reply_gradient
-from sb3_forecast.losses import LossTerms, Partitions
-from sb3_forecast.scores import log_failure_probability
+from sb3_forecast.statistics.scores import log_failure_probability
+from sb3_forecast.training.losses import LossTerms, Partitions
 
 Measure = Literal["score", "log_p"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch as th
 
 from sb3_forecast.lm.examples import PadOnTheRight
-from sb3_forecast.objective import ForecastObjective
+from sb3_forecast.training.objective import ForecastObjective
 
 
 class DrawnReplies:

@@ -10,9 +10,10 @@ import torch as th
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from sb3_forecast.callbacks import forecast_metrics
 from sb3_forecast.lm.scorer import LMFailureScorer
-from sb3_forecast.objective import ForecastObjective
+from sb3_forecast.scorers.protocols import Scorer
+from sb3_forecast.training.callback import forecast_metrics
+from sb3_forecast.training.objective import ForecastObjective
 
 
 class Penalty(Protocol):
@@ -74,21 +75,19 @@ class ForecastPenalty:
         self.objective.load_state_dict({**state, "task_weights": state["task_weights"].numpy()})
 
 
-class ShardedScorer:
+class ShardedScorer(Scorer):
     """A scorer whose work is shared among the processes of ``torch.distributed``; without any, the scorer itself.
 
     :param scorer: what scores a process's share
     """
 
-    supports_partial = True
-
     def __init__(self, scorer: LMFailureScorer) -> None:
         self.scorer = scorer
+        self.n_tasks = scorer.n_tasks
 
     @property
-    def n_tasks(self) -> int:
-        """Number of prompts N."""
-        return self.scorer.n_tasks
+    def key(self) -> None:
+        """None: prompts are not compared."""
 
     def score(self, model: Any, tasks: NDArray[np.int64] | None = None) -> th.Tensor:
         """As :meth:`LMFailureScorer.score`; every process gets all scores."""

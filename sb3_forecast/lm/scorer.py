@@ -18,6 +18,7 @@ from sb3_forecast.lm.prompts import encode_prompt
 from sb3_forecast.lm.rows import Batch, PromptRow, packed_batch, plain_batch
 from sb3_forecast.lm.trie_scores import log_probabilities, scores, step_log_probabilities
 from sb3_forecast.lm.tries import build_trie
+from sb3_forecast.scorers.protocols import Scorer
 
 Auto = Literal["auto"]
 
@@ -25,7 +26,7 @@ Auto = Literal["auto"]
 _TOLERANCE = {th.float64: 1e-6, th.float32: 1e-3, th.float16: 0.05, th.bfloat16: 0.25}
 
 
-class LMFailureScorer:
+class LMFailureScorer(Scorer):
     """Scores of prompts under a language model: psi of the probability that the reply begins with one of the stems.
 
     The stems of a prompt share one row of the batch, each blind to the others (``packed``), and the layers below the first
@@ -45,8 +46,6 @@ class LMFailureScorer:
         output is not finite
     """
 
-    supports_partial = True
-
     def __init__(
         self,
         model: Any,
@@ -65,6 +64,7 @@ class LMFailureScorer:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.rows = _encode(tokenizer, prompts, targets)
+        self.n_tasks = len(self.rows)
         self._check_length(model, prompts)
         self.tokens_scored = self.tokens_trained = 0
         self._hidden: dict[tuple[int, int], th.Tensor] = {}
@@ -85,9 +85,8 @@ class LMFailureScorer:
         self.tokens_scored = self.tokens_trained = 0
 
     @property
-    def n_tasks(self) -> int:
-        """Number of prompts N."""
-        return len(self.rows)
+    def key(self) -> None:
+        """None: prompts are not compared."""
 
     def _check_length(self, model: Any, prompts: Sequence[Any]) -> None:
         longest = max(range(self.n_tasks), key=lambda i: self.rows[i].length(packed=False))

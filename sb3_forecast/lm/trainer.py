@@ -15,14 +15,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from sb3_forecast.estimators import Method
-from sb3_forecast.injection import add_clipped
 from sb3_forecast.lm.drawn import DrawnReplies
 from sb3_forecast.lm.penalty import ForecastPenalty, Penalty, ShardedScorer
 from sb3_forecast.lm.scorer import LMFailureScorer
-from sb3_forecast.losses import ForecastLoss, Kind
-from sb3_forecast.objective import ForecastObjective, PoolLoss
-from sb3_forecast.partitions import check_partition
+from sb3_forecast.statistics.names import Method
+from sb3_forecast.statistics.partitions import check_partition
+from sb3_forecast.training.injection import add_clipped
+from sb3_forecast.training.losses import ForecastLoss, Kind
+from sb3_forecast.training.objective import ForecastObjective, PoolLoss
 
 #: in every checkpoint: one without it is not whole
 STATE_FILE = "forecast_state.pt"

@@ -7,7 +7,7 @@ import math
 import torch as th
 
 from sb3_forecast.lm.rows import Batch
-from sb3_forecast.scores import failure_score, failure_score_from_log_survival
+from sb3_forecast.statistics.scores import failure_score, failure_score_from_log_survival
 
 
 def step_log_probabilities(logits: th.Tensor, batch: Batch) -> tuple[th.Tensor, th.Tensor]:

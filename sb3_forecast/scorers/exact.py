@@ -11,9 +11,9 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
+from sb3_forecast.scorers.actor import Actor
 from sb3_forecast.scorers.memo import PolicyMemo
-from sb3_forecast.scorers.policies import Actor
-from sb3_forecast.scorers.protocols import FiniteModel, SupportsExact, Tasks
+from sb3_forecast.scorers.protocols import FiniteModel, Measurement, Scorer, SupportsExact, Tasks
 from sb3_forecast.scorers.recursion import (
     ExactLogOdds,
     log_odds_and_gradients,
@@ -22,6 +22,7 @@ from sb3_forecast.scorers.recursion import (
     scores_from_outcomes,
 )
 from sb3_forecast.scorers.views import ViewIndex
+from sb3_forecast.statistics.scores import failure_probability
 
 #: views whose probabilities are remembered while a large pool is streamed
 _REMEMBERED_VIEWS = 2**15
@@ -131,7 +132,7 @@ class _Expansion:
         return score_from_log_odds(self.log_odds.index_add(0, self.task, change))
 
 
-class ExactScorer:
+class ExactScorer(Scorer):
     """P(failure) by a recursion over the reachable states of each task, in float64, differentiable.
 
     The states of a pool are enumerated once and kept if the pool has at most ``cache_tasks`` tasks (about 1.5 kB a task
@@ -148,8 +149,6 @@ class ExactScorer:
     :param cache_tasks: largest pool to keep
     :raises ValueError: if the pool does not declare ``"exact"``
     """
-
-    supports_partial = True
 
     def __init__(
         self,
@@ -176,6 +175,11 @@ class ExactScorer:
         self._kept = self._build(np.arange(self.n_tasks)) if self.n_tasks <= cache_tasks else None
         self._scored: _Scored | None = None
         self._expansion: _Expansion | None = None
+
+    @property
+    def key(self) -> str:
+        """Key of the pool."""
+        return self.pool.key
 
     def _build(self, tasks: Tasks) -> _Block:
         """Enumerate the states of some tasks, a few at a time: their full views are never in memory together."""
@@ -237,6 +241,11 @@ class ExactScorer:
         """Scores without a graph, shape (tasks,), float64; see :class:`FailureScorer`."""
         self._expansion = None
         return th.from_numpy(self.outcomes(model, tasks).psi)
+
+    def measure(self, model: Any, k: int = 10, seed: int = 0) -> Measurement:
+        """Scores, failure and success, all exact; see :meth:`Scorer.measure`."""
+        outcomes = self.outcomes(model)
+        return Measurement(outcomes.psi, failure_probability(outcomes.psi), outcomes.success)
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
         """Scores with a graph to the policy's parameters, shape (tasks,), float64; see :class:`FailureScorer`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -10,18 +10,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_forecast.scorers.playing import Episodes, play
-from sb3_forecast.scorers.protocols import Tasks, TaskSource
-from sb3_forecast.scores import failure_score
+from sb3_forecast.scorers.protocols import Counts, Measurement, Scorer, SupportsEpisodes, Tasks
+from sb3_forecast.statistics.scores import failure_score
 
 
-class SupportsEpisodes(TaskSource, Protocol):
-    """Tasks that can be played."""
-
-    def make_vec_env(self, n_envs: int) -> VecEnv:
-        """Environments side by side that play these tasks: ``reset(options={"task": i})``, ``set_next_task``, ``info["cost"]``."""
-
-
-class FrequencyScorer:
+class FrequencyScorer(Scorer):
     """Scores from how often each task fails in a number of episodes, by any model that can act.
 
     With r failures in M episodes, p is taken as (r + 1/2) / (M + 1), the mean under Jeffreys' prior: no score is infinite, and none is
@@ -37,7 +30,7 @@ class FrequencyScorer:
     :raises ValueError: if an argument is out of range, or the tasks cannot be played
     """
 
-    supports_partial = True
+    samples = True
 
     def __init__(
         self,
@@ -65,6 +58,18 @@ class FrequencyScorer:
         #: the episodes of the last :meth:`score`, task by task
         self.last: Episodes | None = None
 
+    @property
+    def key(self) -> str:
+        """Key of the pool."""
+        return self.pool.key
+
+    def measure(self, model: Any, k: int = 10, seed: int = 0) -> Measurement:
+        """Scores, shares of failed and of successful episodes, and the counts; see :meth:`Scorer.measure`."""
+        failures = self.failures(model)
+        trials = np.full(self.n_tasks, self.episodes)
+        scores = self._scores(failures)
+        return Measurement(scores, self.frequencies(), self.success(), self.warnings(scores, k), Counts(failures, trials))
+
     def failures(self, model: Any, tasks: Tasks | None = None) -> NDArray[np.int64]:
         """How many episodes of each task failed, shape (tasks,).
 
@@ -83,8 +88,11 @@ class FrequencyScorer:
         :param model: any SB3 or sb3-contrib model
         :param tasks: which tasks; ``None`` for all
         """
-        p = (self.failures(model, tasks) + 0.5) / (self.episodes + 1.0)
-        return th.from_numpy(failure_score(np.log(p)))
+        return th.from_numpy(self._scores(self.failures(model, tasks)))
+
+    def _scores(self, failures: NDArray[np.int64]) -> NDArray[np.float64]:
+        scores: NDArray[np.float64] = failure_score(np.log((failures + 0.5) / (self.episodes + 1.0)))
+        return scores
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
         """There is no gradient in counts.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_forecast.scorers.policies import Actor, Views
+from sb3_forecast.scorers.actor import Actor, Views
 from sb3_forecast.scorers.views import ViewIndex
 
 

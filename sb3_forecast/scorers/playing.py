@@ -16,7 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 from tqdm import tqdm
 
-from sb3_forecast.scorers.policies import maskable_policy
+from sb3_forecast.scorers.actor import maskable_policy
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,19 @@ def play(
     return Episodes(failed, success, returns, lengths)
 
 
+def count_success(model: BaseAlgorithm, env: VecEnv, n_tasks: int, seed: int = 0) -> NDArray[np.float64]:
+    """Success of one episode of each task, shape (n_tasks,); NaN where the environment does not say.
+
+    :param model: see :func:`play`
+    :param env: see :func:`play`
+    :param n_tasks: tasks of its pool
+    :param seed: see :func:`play`
+    """
+    return play(model, env, np.arange(n_tasks), seed).success
+
+
 @dataclass(frozen=True)
-class Step:
+class QueueStep:
     """One step of all environments of a :class:`TaskQueue`.
 
     :param episodes: which episode each environment played, -1 for one that does not count, shape (envs,)
@@ -143,7 +154,7 @@ class TaskQueue:
         """Which episode each environment plays, -1 for one that does not count."""
         return self._current.copy()
 
-    def step(self, actions: Any) -> Step:
+    def step(self, actions: Any) -> QueueStep:
         """Take a step everywhere.
 
         :param actions: one per environment
@@ -163,7 +174,7 @@ class TaskQueue:
         ended = np.flatnonzero(dones)
         self._current[ended] = self._following[ended]
         self._announce(ended)
-        return Step(played, rewards, costs, dones, infos)
+        return QueueStep(played, rewards, costs, dones, infos)
 
     def _announce(self, envs: NDArray[np.int64]) -> None:
         """Tell environments which task to play after the one that has just begun."""
@@ -194,10 +205,15 @@ def check_finite(observations: Any, rewards: NDArray[np.floating[Any]], infos: l
             )
 
 
+def normalisation_of(model: BaseAlgorithm) -> VecNormalize | None:
+    """What normalises observations in the model's own environment, if anything does."""
+    own = model.get_vec_normalize_env()
+    return own if own is not None and own.norm_obs else None
+
+
 def own_normalisation(model: BaseAlgorithm, env: VecEnv) -> VecNormalize | None:
     """The statistics of the model's own environment, where the given one has none."""
-    own = model.get_vec_normalize_env()
-    return own if own is not None and own.norm_obs and unwrap_vec_normalize(env) is None else None
+    return normalisation_of(model) if unwrap_vec_normalize(env) is None else None
 
 
 def sync_normalisation(model: BaseAlgorithm, env: VecEnv) -> None:

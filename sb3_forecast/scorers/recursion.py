@@ -11,25 +11,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
-F = TypeVar("F", bound=Callable[..., Any])
+from sb3_forecast.jit import jit
+
 F64 = NDArray[np.float64]
 
 #: an episode's walk stops once what may still happen changes failure and survival by less than this, relatively
 TOLERANCE = 1e-12
 
 
-def _jit(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
-
-
-@_jit
+@jit
 def _localise(
     task: int,
     first: NDArray[np.int64],
@@ -58,7 +54,7 @@ def _localise(
     return int(n_states)
 
 
-@_jit
+@jit
 def _widest(begin: int, end: int, first: NDArray[np.int64]) -> int:
     """Largest number of states of a task, success and failure included."""
     widest = 0
@@ -67,7 +63,7 @@ def _widest(begin: int, end: int, first: NDArray[np.int64]) -> int:
     return int(widest + 2)
 
 
-@_jit
+@jit
 def _outcomes(
     begin: int, end: int, first: NDArray[np.int64], successors: NDArray[np.int32], chances: F64, view: NDArray[np.int32], policy: F64,
     horizon: int, timeout_fails: bool, tolerance: float, failed: F64, succeeded: F64, survived: F64,
@@ -104,7 +100,7 @@ def _outcomes(
             survived[task] += alive
 
 
-@_jit
+@jit
 def _gradients(
     begin: int, end: int, first: NDArray[np.int64], successors: NDArray[np.int32], chances: F64, view: NDArray[np.int32], policy: F64,
     horizon: int, timeout_fails: bool, failed: F64, survived: F64, gradient: F64,

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_forecast.scorers.protocols import Tasks
-
 
 @dataclass(frozen=True)
 class Situations:
@@ -84,19 +82,3 @@ def joined_observations(batches: Sequence[Any]) -> Any:
     if isinstance(batches[0], dict):
         return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     return np.concatenate(batches)
-
-
-@dataclass(frozen=True)
-class Visits:
-    """Situations in which some action was thought to fail, or did.
-
-    :param tasks: the tasks that were scored
-    :param episode: of each visit, shape (visits,); episodes of a task are neighbours
-    :param situations: one batch per step in which there were any, in the order of ``episode``
-    :param failure: c of each action, shape (visits, actions)
-    """
-
-    tasks: Tasks
-    episode: NDArray[np.int64]
-    situations: list[Situations]
-    failure: NDArray[np.float64]

@@ -7,17 +7,18 @@ the policy at the visited states (figures in ``docs/gridworld.md``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
+from sb3_forecast.scorers.actor import Actor
 from sb3_forecast.scorers.memo import PolicyMemo
-from sb3_forecast.scorers.policies import Actor
-from sb3_forecast.scorers.protocols import Simulation, SupportsSurvival, Tasks
-from sb3_forecast.scores import failure_score, failure_score_from_log_survival
+from sb3_forecast.scorers.playing import count_success
+from sb3_forecast.scorers.protocols import Measurement, Scorer, Simulation, SupportsSurvival, Tasks
+from sb3_forecast.statistics.scores import failure_score, failure_score_from_log_survival
 
 
 def log_survival_of_step(log_pi: th.Tensor, failure: th.Tensor) -> th.Tensor:
@@ -35,7 +36,7 @@ def log_survival_of_step(log_pi: th.Tensor, failure: th.Tensor) -> th.Tensor:
 
 
 @dataclass(frozen=True)
-class _Visits:
+class _RiskySteps:
     """States of a simulation in which some action fails.
 
     :param episode: which episode, shape (visits,), int64
@@ -52,7 +53,7 @@ class _Visits:
     simulation: Simulation
 
 
-class SurvivalScorer:
+class SurvivalScorer(Scorer):
     """Unbiased failure scores from simulated episodes whose failing actions are known.
 
     :param pool: tasks that can be simulated with the failing actions known
@@ -62,6 +63,7 @@ class SurvivalScorer:
     """
 
     supports_partial = False
+    samples = True
 
     def __init__(self, pool: SupportsSurvival, episodes: int = 1, seed: int = 0) -> None:
         if "survival" not in pool.scorers:
@@ -75,7 +77,20 @@ class SurvivalScorer:
         self.n_actions = pool.simulation(np.array([0])).n_actions
         self.episodes = episodes
         self.generator = np.random.default_rng(seed)
-        self._visits: _Visits | None = None
+        self._visits: _RiskySteps | None = None
+
+    @property
+    def key(self) -> str:
+        """Key of the pool."""
+        return self.pool.key
+
+    def measure(self, model: Any, k: int = 10, seed: int = 0) -> Measurement:
+        """Scores, and success counted in one episode per task; see :meth:`Scorer.measure`."""
+        found = super().measure(model, k, seed)
+        if "frequency" not in self.pool.scorers:
+            return found
+        env = self.pool.make_vec_env(min(64, self.n_tasks))
+        return replace(found, success=count_success(model, env, self.n_tasks, seed))
 
     def log_survival(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
         """Sampled log survival probability of each episode, shape (tasks, episodes), float64.
@@ -91,7 +106,7 @@ class SurvivalScorer:
             self._visits = visits
         return th.from_numpy(total.reshape(len(chosen), self.episodes))
 
-    def _simulate(self, actor: Actor, tasks: Tasks) -> tuple[NDArray[np.float64], _Visits]:
+    def _simulate(self, actor: Actor, tasks: Tasks) -> tuple[NDArray[np.float64], _RiskySteps]:
         simulation = self.pool.simulation(tasks)
         running = np.arange(len(tasks))
         visits = []
@@ -110,7 +125,7 @@ class SurvivalScorer:
         total = np.zeros(len(tasks))
         np.add.at(total, episode, steps)
         assert memo.index is not None
-        return total, _Visits(episode, view, memo.index.views.copy(), chance, simulation)
+        return total, _RiskySteps(episode, view, memo.index.views.copy(), chance, simulation)
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
         """Scores without a graph, shape (tasks,), float64; of the whole pool, the visited states are kept for :meth:`rescore`."""

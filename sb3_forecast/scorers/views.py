@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-F = TypeVar("F", bound=Callable[..., Any])
+from sb3_forecast.jit import jit_leaf
+
 #: views that are numbered at a time
 _PIECE = 4096
 _FACTOR = np.uint64(0x100000001B3)
 _START = np.uint64(0xCBF29CE484222325)
 
 
-def _jit(function: F) -> F:
-    # nothing is allocated here, and numba's reference counting would cost more than the hashing
-    options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
-    return cast(F, numba.njit(**options)(function))
-
-
-@_jit
+@jit_leaf
 def _hash(views: NDArray[np.uint8], row: int) -> np.uint64:
     """FNV-1a of one row, folded so that the low bits depend on all of it."""
     value = _START
@@ -31,7 +22,7 @@ def _hash(views: NDArray[np.uint8], row: int) -> np.uint64:
     return value ^ (value >> np.uint64(29))
 
 
-@_jit
+@jit_leaf
 def _place(slots: NDArray[np.int32], known: NDArray[np.uint8], count: int) -> None:
     """Enter the first ``count`` known views into an empty table."""
     mask = np.uint64(slots.shape[0] - 1)
@@ -42,7 +33,7 @@ def _place(slots: NDArray[np.int32], known: NDArray[np.uint8], count: int) -> No
         slots[slot] = row
 
 
-@_jit
+@jit_leaf
 def _number(
     views: NDArray[np.uint8], slots: NDArray[np.int32], known: NDArray[np.uint8], count: int, out: NDArray[np.int32]
 ) -> int:

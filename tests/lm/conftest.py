@@ -7,7 +7,7 @@ import torch as th
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sb3_forecast.lm import PasswordGame
-from sb3_forecast.lm.tiny import build_tokenizer
+from sb3_forecast.lm.password_game.tiny import build_tokenizer
 
 
 def random_llama(vocabulary: int, seed: int = 0, **changes: int) -> LlamaForCausalLM:

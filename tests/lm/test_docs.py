@@ -1,12 +1,12 @@
 """The code in docs/lm.md runs, with a small model of one's own; and so does the example."""
 
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 from sb3_forecast.lm import PasswordGame, primary_examples
+from studies.records import read_records, record_path
 
 from .conftest import random_llama
 
@@ -51,14 +51,14 @@ def test_train_password_game(tmp_path, tokenizer):
     first = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert first.returncode == 0, first.stderr[-2000:]
     assert "sampled rare leak" in first.stdout
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert set(report["medians"]) == {
+    records = {record.method: record for record in read_records(tmp_path / "out" / "records")}
+    assert set(records) == {
         "start", "primary", "refusal_sft", "mean_log_p", "cvar", "cvar_equipped", "cvar_per_prompt", "worst_prompt", "forecast_bare",
         "forecast",
     }  # fmt: skip
     tokens = {
-        name: entry["tokens_scored"] + 3 * entry["tokens_trained"]
-        for name, entry in report["seeds"]["1"].items()
+        name: record.result["tokens_scored"] + 3 * record.result["tokens_trained"]
+        for name, record in records.items()
         if name != "start"
     }
     assert tokens["primary"] == 0
@@ -67,9 +67,9 @@ def test_train_password_game(tmp_path, tokenizer):
     )  # equal budgets, roughly: a small pool has large active shares
     assert (tmp_path / "out" / "tails.png").stat().st_size > 10_000
     assert "**p =" in (tmp_path / "out" / "worst.md").read_text()
-    written = (tmp_path / "out" / "seed1" / "forecast.json").stat().st_mtime_ns
+    written = record_path(tmp_path / "out" / "records", "forecast", 1).stat().st_mtime_ns
     again = subprocess.run([*command[:-1], str(tmp_path / "out")], capture_output=True, text=True, env=environment)
     assert again.returncode == 0
-    assert written == (tmp_path / "out" / "seed1" / "forecast.json").stat().st_mtime_ns
+    assert written == record_path(tmp_path / "out" / "records", "forecast", 1).stat().st_mtime_ns
     other = subprocess.run([*command, "--steps", "3"], capture_output=True, text=True, env=environment)
-    assert "holds results of other settings" in other.stderr
+    assert "that differ in ['steps']" in " ".join(other.stderr.split())

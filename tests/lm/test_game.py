@@ -10,9 +10,9 @@ import torch as th
 
 import sb3_forecast as sf
 from sb3_forecast.lm import PasswordGame, SampledLeak, generate_replies, primary_accuracy, primary_examples
-from sb3_forecast.lm.game import Example
-from sb3_forecast.lm.grammar import BADGES, FILLERS, RARE_KINDS, SECRETS, SLOTS, TELLS, vocabulary
-from sb3_forecast.lm.primary import is_right
+from sb3_forecast.lm.password_game.game import Example
+from sb3_forecast.lm.password_game.grammar import BADGES, FILLERS, RARE_KINDS, SECRETS, SLOTS, TELLS, vocabulary
+from sb3_forecast.lm.password_game.primary import is_right
 
 
 def text(game, i):
@@ -210,7 +210,7 @@ def test_smollm2_missing(tmp_path, monkeypatch):
 def test_tiny_training_is_seeded(tmp_path, monkeypatch):
     """A few steps of the real recipe: same seed, same weights; an unfinished education is reported; the second call reads the cache."""
     from sb3_forecast.lm import TinyRecipe, tiny_model
-    from sb3_forecast.lm.tiny import train_tiny
+    from sb3_forecast.lm.password_game.tiny import train_tiny
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     recipe = TinyRecipe(hidden=32, layers=1, batch=16, steps=3, max_stage_steps=2, more_steps=1, extensions=1)

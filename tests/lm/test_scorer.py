@@ -277,7 +277,7 @@ def test_bad_input(model, tokenizer, prompts, targets, message):
 
 
 def test_messages_need_a_chat_template(model, game):
-    from sb3_forecast.lm.tiny import build_tokenizer
+    from sb3_forecast.lm.password_game.tiny import build_tokenizer
 
     bare = build_tokenizer()
     bare.chat_template = None
@@ -288,7 +288,7 @@ def test_messages_need_a_chat_template(model, game):
 
 def test_no_padding_token(model, tokenizer, game):
     from sb3_forecast.lm import generate_replies
-    from sb3_forecast.lm.tiny import build_tokenizer
+    from sb3_forecast.lm.password_game.tiny import build_tokenizer
 
     bare = build_tokenizer()
     bare.pad_token = None

@@ -312,7 +312,7 @@ sys.path.insert(0, {root!r})
 from tests.lm.conftest import random_llama
 from tests.lm.test_trainer import SMALL, arguments, weights_of
 from sb3_forecast.lm import *
-from sb3_forecast.lm.tiny import build_tokenizer
+from sb3_forecast.lm.password_game.tiny import build_tokenizer
 th.set_num_threads(1)
 tokenizer = build_tokenizer(); model = random_llama(len(tokenizer)); game = PasswordGame(60, seed=0, rare_fraction=0.2)
 rows = training_rows(tokenizer, primary_examples(64, 0))
@@ -344,7 +344,7 @@ def test_report_of_a_game(tokenizer, game):
     scorer = scorer_of(model, tokenizer, game)
     report = sf.evaluate_forecast(model, game, eval_size=10, n_splits=20, k=4, scorer=scorer)
     assert report.n_rare == int(game.rare.sum())
-    again = sf.ForecastReport.from_dict(json.loads(report.to_json()), report.scores, report.rare)
+    again = sf.ForecastReport.from_dict(json.loads(report.to_json()), report.scores, report.rare, report.splits)
     assert again.to_dict() == report.to_dict()
 
 

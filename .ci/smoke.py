@@ -1,0 +1,11 @@
+"""What an installed package must do, tried where no source is at hand."""
+
+import gymnasium as gym
+import numpy as np
+
+import sb3_forecast as sf
+
+env = gym.make("sb3_forecast_envs:SB3Forecast/ThinIce-8x8-v0")
+env.reset(seed=0, options={"task": 17})
+tail = sf.GumbelTail.fit(np.random.default_rng(0).gumbel(size=200) - 3)
+print(f"sb3_forecast {sf.__version__}: made {env.spec.id}, info {env.step(2)[4]}, forecast {tail.forecast(1e6):.3f}")

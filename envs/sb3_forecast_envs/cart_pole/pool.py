@@ -1,0 +1,42 @@
+"""Pools of cart-poles."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from gymnasium.utils import seeding
+
+from sb3_forecast_envs.cart_pole.physics import RARE_FRACTION, draw_task
+from sb3_forecast_envs.pool import Pool, check_pool
+
+
+class CartPoleTasks(Pool):
+    """A pool of cart-poles.
+
+    :param n_tasks: number of tasks
+    :param seed: seed of the pool; task i of a seed is the same in a pool of any size
+    :param rare_fraction: mass of the rare mode
+    :raises ValueError: if an argument is out of range
+    """
+
+    per_task = ("parameters", "rare")
+
+    def __init__(self, n_tasks: int, seed: int, rare_fraction: float = RARE_FRACTION) -> None:
+        check_pool(n_tasks, seed, rare_fraction)
+        drawn = [draw_task(seeding.np_random(seed * 2**32 + i)[0], rare_fraction) for i in range(n_tasks)]
+        #: see :mod:`sb3_forecast_envs.cart_pole.physics`, shape (N, 11)
+        self.parameters = np.stack([task for task, _ in drawn])
+        self.rare = np.array([rare for _, rare in drawn])
+
+    def __repr__(self) -> str:
+        return f"CartPoleTasks({len(self)} tasks, {int(self.rare.sum())} rare)"
+
+    def task_keys(self) -> list[bytes]:
+        """Parameters of each task."""
+        return [row.tobytes() for row in self.parameters]
+
+    @property
+    def key(self) -> str:
+        """What tells these tasks from others: a checksum of their parameters."""
+        return f"CartPole: {len(self)} tasks, checksum {zlib.crc32(self.parameters.tobytes()):08x}"

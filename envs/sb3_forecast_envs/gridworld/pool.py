@@ -1,0 +1,119 @@
+"""Pools of gridworld tasks, in memory or drawn when needed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_forecast_envs.gridworld.cells import WALL
+from sb3_forecast_envs.gridworld.compiled import pad_layouts
+from sb3_forecast_envs.gridworld.family import Task, TaskFamily, make_family
+from sb3_forecast_envs.pool import Pool, check_pool
+
+
+class TaskPool(Pool):
+    """N tasks of a family, stored as arrays.
+
+    :param family: ``"ThinIce-8x8"`` or a family object
+    :param n_tasks: number of tasks
+    :param seed: seed of the pool
+    :param rare_fraction: mass of the rare mode; ``None`` for the family's default
+    :param first: index of the first task: the pool holds tasks ``first`` to ``first + n_tasks - 1`` of the seed
+    :raises ValueError: if an argument is out of range or the family unknown
+    """
+
+    per_task = ("indices", "layouts", "starts", "rare")
+
+    def __init__(
+        self, family: str | TaskFamily, n_tasks: int, seed: int, rare_fraction: float | None = None, first: int = 0
+    ) -> None:
+        check_pool(n_tasks, seed)
+        if first < 0:
+            raise ValueError(f"first must be at least 0, got {first}; use 0 for the seed's first task")
+        self.family = make_family(family, rare_fraction)
+        self.seed = seed
+        size = self.family.size
+        self.indices = first + np.arange(n_tasks, dtype=np.int64)
+        self.layouts = np.empty((n_tasks, size, size), dtype=np.uint8)
+        self.starts = np.empty((n_tasks, 3), dtype=np.int64)
+        self.rare = np.empty(n_tasks, dtype=np.bool_)
+        for i in range(n_tasks):
+            task = self.family.draw(seed, first + i)
+            self.layouts[i], self.starts[i], self.rare[i] = task.layout, task.start, task.rare
+
+    @property
+    def key(self) -> str:
+        """What tells these tasks from others: the family, and a checksum of layouts and starts."""
+        content = zlib.crc32(self.starts.tobytes(), zlib.crc32(self.layouts.tobytes()))
+        return f"{self.family.id} horizon {self.family.horizon} view {self.family.view_size}: {len(self)} tasks, checksum {content:08x}"
+
+    def task_keys(self) -> list[bytes]:
+        """Layout and start of each task."""
+        return [layout.tobytes() + start.tobytes() for layout, start in zip(self.layouts, self.starts, strict=True)]
+
+    def __getitem__(self, index: int) -> Task:
+        if not 0 <= index < len(self):
+            raise IndexError(f"task must be in [0, {len(self) - 1}], got {index}; use the index of a task of this pool")
+        x, y, direction = (int(v) for v in self.starts[index])
+        return Task(self.layouts[index].copy(), (x, y, direction), bool(self.rare[index]))
+
+    def __iter__(self) -> Iterator[Task]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"TaskPool({self.family.id!r}, n_tasks={len(self)}, seed={self.seed}, rare={int(self.rare.sum())})"
+
+    def padded_layouts(self, tasks: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+        """Layouts padded for views, flattened; shape (tasks, stride^2), uint8.
+
+        :param tasks: which tasks; ``None`` for all
+        """
+        layouts = self.layouts if tasks is None else self.layouts[tasks]
+        return pad_layouts(layouts, self.family.margin, self.family.cells.index(WALL))
+
+    def start_positions(self, tasks: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Flat padded positions of the start cells.
+
+        :param tasks: which tasks; ``None`` for all
+        """
+        starts = self.starts if tasks is None else self.starts[tasks]
+        margin, stride = self.family.margin, self.family.stride
+        return (starts[:, 1] + margin) * stride + starts[:, 0] + margin
+
+
+class TaskStream:
+    """The tasks of a :class:`TaskPool` without holding them: blocks are drawn when they are needed.
+
+    :param family: ``"ThinIce-8x8"`` or a family object
+    :param n_tasks: number of tasks
+    :param seed: seed of the pool; task i is task i of ``TaskPool(family, n_tasks, seed)``
+    :param rare_fraction: mass of the rare mode; ``None`` for the family's default
+    :raises ValueError: if an argument is out of range or the family unknown
+    """
+
+    def __init__(self, family: str | TaskFamily, n_tasks: int, seed: int, rare_fraction: float | None = None) -> None:
+        check_pool(n_tasks, seed)
+        self.family = make_family(family, rare_fraction)
+        self.n_tasks, self.seed = n_tasks, seed
+
+    def __len__(self) -> int:
+        return self.n_tasks
+
+    @property
+    def key(self) -> str:
+        """What tells these tasks from others: everything that they are drawn from."""
+        return f"{self.family.id} {self.family.arguments()}: {self.n_tasks} tasks of seed {self.seed}"
+
+    def block(self, begin: int, end: int) -> TaskPool:
+        """Tasks ``begin`` to ``end - 1`` as a pool.
+
+        :raises ValueError: if the range is empty or not inside the stream
+        """
+        if not 0 <= begin < end <= self.n_tasks:
+            raise ValueError(
+                f"block must be inside [0, {self.n_tasks}], got {begin} to {end}; use 0 <= begin < end <= {self.n_tasks}"
+            )
+        return TaskPool(self.family, end - begin, self.seed, first=begin)

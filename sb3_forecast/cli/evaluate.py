@@ -1,0 +1,119 @@
+"""The ``evaluate`` command: from a saved model and an environment to what to expect of a deployment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from rich.console import Console
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_forecast.cli.commands import Evaluate
+from sb3_forecast.cli.forecast import draw, show
+from sb3_forecast.cli.models import load_model
+from sb3_forecast.cli.pools import make_pool
+from sb3_forecast.measuring.evaluate import evaluate_forecast
+from sb3_forecast.measuring.recording import record_worst
+from sb3_forecast.scorers.make import make_measuring_scorer
+from sb3_forecast.scorers.playing import is_stochastic
+from sb3_forecast.scorers.protocols import Measurement, Pool, Scorer
+from sb3_forecast.statistics.names import METHODS
+from sb3_forecast.statistics.outlook import outlook_of_counts, outlook_of_scores
+from sb3_forecast.statistics.tails import default_k
+
+
+def run(args: Evaluate, console: Console) -> None:
+    """Load, score, forecast, print.
+
+    :param args: the command line
+    :param console: where to print
+    :raises ValueError: for input that cannot be used
+    """
+    if not args.model.exists():
+        raise ValueError(f"model={args.model} does not exist; pass the .zip that model.save() wrote")
+    if args.eval_size < 10:
+        raise ValueError(f"eval_size={args.eval_size} is too few for a tail; use --eval-size 10 or more")
+    if not 1 <= args.deploy_size <= 1e15:
+        raise ValueError(f"deploy_size={args.deploy_size} is no deployment; use a --deploy-size from 1 to 1e15")
+    model = load_model(args.model, args.algo)
+    pool = make_pool(args.env_id, args.eval_size + args.held_out, args.seed, args.failed)
+    evaluated = pool.subset(np.arange(args.eval_size))
+    _check_spaces(model, evaluated, args)
+    if args.vec_normalize is not None:
+        if not args.vec_normalize.exists():
+            raise ValueError(f"vec_normalize={args.vec_normalize} does not exist; pass what VecNormalize.save() wrote")
+        # scorers use the statistics of the model's own environment
+        statistics = VecNormalize.load(str(args.vec_normalize), pool.make_vec_env(model.n_envs))
+        statistics.training = False
+        model.set_env(statistics)
+    scorer = _scorer(args, evaluated, model)
+    found = _measure(args, scorer, model)
+    acts = "samples its actions" if is_stochastic(model) else "takes its likeliest actions"
+    if found.counts is not None:
+        if args.plot is not None:
+            raise ValueError("--plot draws the tail of scores, and counts have none; leave it out, or use another --scorer")
+        source = f"failures of {args.episodes} episodes of each task"
+        result = outlook_of_counts(found.counts.failures, found.counts.trials, args.deploy_size, args.level)
+        result["success"] = float(found.success.mean())
+    else:
+        source = f"{args.scorer if args.scorer != 'auto' else type(scorer).__name__} scores"
+        result = outlook_of_scores(found.scores, args.deploy_size, args.method, args.k, args.level)
+    source = f"{source}; {type(model).__name__} {acts} in {args.env_id}"
+    result = {"source": source, "deploy_size": args.deploy_size, **result}
+    report = None
+    if args.held_out:
+        method = args.method if args.method in METHODS else "blue"
+        k = result.get("k", default_k(args.eval_size))
+        report = evaluate_forecast(
+            model, pool, args.eval_size, 200, args.seed, k=k, method=method, scorer=_scorer(args, pool, model)
+        )
+        result["held_out"] = report.to_dict()
+    show(result, args.json, console)
+    if report is not None and not args.json:
+        console.print(report.summary(), markup=False)
+    if args.plot is not None:
+        draw(found.scores, args.deploy_size, args.method, args.k, args.level, args.plot)
+    if args.record is not None:
+        recorded = record_worst(model, evaluated, path=args.record, scorer=scorer, seed=args.seed)
+        console.print(f"The worst tasks {recorded.tasks} are in {recorded.path}.", markup=False)
+
+
+def _scorer(args: Evaluate, tasks: Pool, model: BaseAlgorithm) -> Scorer:
+    """The scorer that is asked for, or the strongest that fits; counting as the command line says."""
+    counting = {"episodes": args.episodes, "progress_bar": args.progress_bar and not args.json}
+    return make_measuring_scorer(args.scorer, tasks, model, args.seed, counting)
+
+
+def _measure(args: Evaluate, scorer: Scorer, model: BaseAlgorithm) -> Measurement:
+    try:
+        return scorer.measure(model, seed=args.seed)
+    except KeyError as error:
+        raise ValueError(
+            f"{args.env_id} must report info['cost'] to tell failures by, got none; pass --failed, such as sb3_forecast_envs:ended_early"
+        ) from error
+
+
+def _check_spaces(model: BaseAlgorithm, pool: Any, args: Evaluate) -> None:
+    env = pool.make_vec_env(1)
+    for name, mine, theirs in (
+        ("observation_space", model.observation_space, env.observation_space),
+        ("action_space", model.action_space, env.action_space),
+    ):
+        if mine != theirs and not _transposed(mine, theirs):
+            raise ValueError(
+                f"the model was trained on {name}={mine}, but {args.env_id} has {theirs}; use the id it was trained on, or, for wrappers, "
+                "sb3_forecast.evaluate_forecast with FrequencyScorer(pool, env=...)"
+            )
+    env.close()
+
+
+def _transposed(mine: Any, theirs: Any) -> bool:
+    """Whether two image spaces differ by where the channels are."""
+    return (
+        isinstance(mine, gym.spaces.Box)
+        and isinstance(theirs, gym.spaces.Box)
+        and len(mine.shape) == 3
+        and mine.shape == (theirs.shape[-1], *theirs.shape[:-1])
+    )

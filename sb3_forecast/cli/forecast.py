@@ -1,0 +1,132 @@
+"""The ``forecast`` command: from a file of scores to what to expect of a deployment, in plain words."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from sb3_forecast.cli.commands import Forecast
+from sb3_forecast.cli.readers import read_scores
+from sb3_forecast.statistics.names import OutlookMethod
+from sb3_forecast.statistics.outlook import gumbel_tail, outlook_of_counts, outlook_of_scores
+
+
+def run(args: Forecast, console: Console) -> None:
+    """Read, forecast, print.
+
+    :param args: the command line
+    :param console: where to print
+    :raises ValueError: for input that cannot be used
+    """
+    if not 1 <= args.deploy_size <= 1e15:
+        raise ValueError(f"deploy_size={args.deploy_size} is no deployment; use a --deploy-size from 1 to 1e15")
+    data = read_scores(args.scores, args.column, args.input, args.trials)
+    if data.values is not None:
+        result = outlook_of_scores(data.values, args.deploy_size, args.method, args.k, args.level)
+    elif data.failures is not None and data.trials is not None:
+        if args.plot is not None:
+            raise ValueError("--plot draws the tail of scores, and counts have none; leave it out, or use log-probabilities")
+        result = outlook_of_counts(data.failures, data.trials, args.deploy_size, args.level)
+    show({"source": data.source, "deploy_size": args.deploy_size, **result}, args.json, console)
+    if args.plot is not None and data.values is not None:
+        draw(data.values, args.deploy_size, args.method, args.k, args.level, args.plot)
+
+
+def draw(scores: Any, n_deploy: float, method: OutlookMethod, k: int | None, level: float, path: Path) -> None:
+    """Draw the tail of some scores, with its fit and forecast, into a file.
+
+    :param scores: failure score of every evaluation task
+    :param n_deploy: deployment set size n
+    :param method: see :func:`outlook_of_scores`
+    :param k: top scores used; ``None`` for the default
+    :param level: coverage of the interval
+    :param path: the file
+    """
+    from sb3_forecast.statistics.plots import tail_plot
+
+    tail_plot(gumbel_tail(scores, k, method), [n_deploy], level=level, path=path)
+
+
+def show(result: dict[str, Any], as_json: bool, console: Console) -> None:
+    """Print a forecast as a table, or as JSON.
+
+    :param result: of :func:`outlook_of_scores` or :func:`outlook_of_counts`, with ``source`` and ``deploy_size``
+    :param as_json: print JSON
+    :param console: where to print
+    """
+    if as_json:
+        console.print_json(json.dumps({key: _jsonable(value) for key, value in result.items()}))
+    else:
+        _print(result, console)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _print(result: dict[str, Any], console: Console) -> None:
+    n = f"{result['deploy_size']:,.0f}"
+    table = Table(
+        title=f"From {result['n_eval']:,} evaluated tasks to a deployment of {n}",
+        caption=f"read as {result['source']}",
+        show_header=False,
+    )
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    low, high = result["interval_probability"]
+    rows = [
+        ("the worst task seen in evaluation fails with probability", _p(result["observed_worst_probability"])),
+        (f"the worst of {n} tasks is forecast to fail with probability", f"[bold]{_p(result['worst_probability'])}[/bold]"),
+        (
+            f"  {result['level']:.0%} of the time it lies between",
+            f"{_p(low)} and {_p(high)}" if low == low else f"(no interval for {result['method']})",
+        ),
+        ("a task fails on average with probability", _p(result["mean_failure"])),
+        (f"at least one failure in {n} tasks, one try each", _p(result["any_failure"])),
+    ]
+    if "share_above_half" in result:
+        rows += [
+            (
+                "share of tasks that fail more often than not",
+                f"{_p(result['share_above_half'])}, at most {_p(result['share_above_half_limit'])}",
+            ),
+            ("some task is worse than any seen (without any model)", _p(result["exceeds_observed_worst"])),
+            (
+                "method; worst tasks used; fit (p-values, below 5% is bad)",
+                f"{result['method']}; {result['k']}; {_fit(result)}",
+            ),
+        ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for caveat in result["caveats"]:
+        console.print(f"[yellow]Note:[/yellow] {caveat}", highlight=False)
+
+
+def _fit(result: dict[str, Any]) -> str:
+    return f"{result['anderson_darling_p']:.2g} shape, {result['curvature_p']:.2g} curvature"
+
+
+def _p(p: float) -> str:
+    """A probability for people: 0.9987 rather than 1, 1 in 250,000 rather than 4e-06."""
+    if p > 1.0 - 1e-12:
+        return "practically 1"
+    if p >= 0.5:
+        return f"1 - {1 - p:.1e}" if p > 0.999 else f"{p:.3f}"
+    if p >= 0.001:
+        return f"{p:.2g}"
+    if p < 1e-12:
+        return f"{p:.1e}"
+    return f"1 in {float(f'{1 / p:.2g}'):,.0f}"

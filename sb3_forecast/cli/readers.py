@@ -1,0 +1,253 @@
+"""Columns of failure scores from files: CSV, JSON lines, Parquet, numpy, and logs of three evaluation tools."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sb3_forecast.statistics.names import InputKind
+from sb3_forecast.statistics.scores import failure_score, failure_score_from_log_survival
+
+#: column names that are understood without being told, in this order
+KNOWN_COLUMNS: dict[str, InputKind] = {
+    "score": "score", "psi": "score", "log_prob": "log-prob", "logprob": "log-prob", "log_p": "log-prob", "p_elicit": "prob",
+    "prob": "prob", "p": "prob", "probability": "prob", "failures": "count",
+}  # fmt: skip
+
+
+#: column names that are about the opposite of failures
+SUCCESS_COLUMNS = ("success", "successes", "acc", "accuracy", "correct", "pass", "passed", "exact_match")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was read.
+
+    :param values: failure scores, shape (m,); ``None`` for counts
+    :param failures: failures of each task; ``None`` unless counts
+    :param trials: trials of each task; ``None`` unless counts
+    :param source: what was understood, for the report
+    """
+
+    values: NDArray[np.float64] | None
+    failures: NDArray[np.int64] | None
+    trials: NDArray[np.int64] | None
+    source: str
+
+
+def read_scores(path: Path, column: str | None = None, kind: InputKind = "auto", trials: str | None = None) -> Scores:
+    """Read one column of scores, log-probabilities, probabilities or counts.
+
+    Recognised without options: RePULSe ``*_results.jsonl`` (``p_elicit``), lm-evaluation-harness ``samples_*.jsonl`` with
+    log-likelihoods, Inspect logs (``.eval``, or ``.json`` with an ``eval`` entry).
+
+    :param path: ``.csv``, ``.txt``, ``.jsonl``, ``.parquet``, ``.npy``, ``.eval`` or ``.json``
+    :param column: which column; ``None`` for the only numeric one, or one with a known name
+    :param kind: what the numbers are; ``"auto"`` by the column's name, else by their range
+    :param trials: for counts: column of the trials, or a whole number
+    :return: the scores
+    :raises ValueError: naming the file, what is wrong with it, and the remedy
+    """
+    if not path.is_file():
+        raise ValueError(f"scores={path} is no file; give the path of a .csv, .jsonl, .parquet, .npy or .eval file")
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        values = np.load(path, allow_pickle=False)
+        if values.ndim != 1:
+            raise ValueError(f"{path} holds an array of shape {values.shape}; save one number per task, shape (m,)")
+        return _convert(values, column or "values", kind, trials, None, path)
+    if suffix == ".eval" or (suffix == ".json" and '"eval"' in path.read_text(encoding="utf-8")[:100_000]):
+        return _inspect(path)
+    if suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not rows:
+            raise ValueError(f"{path} is empty; write one JSON object per task")
+        if column is None and "filtered_resps" in rows[0]:
+            return _lm_eval(rows, path)
+        frame = pd.DataFrame(rows)
+    elif suffix in (".csv", ".txt"):
+        frame = _read_text(path)
+    elif suffix == ".parquet":
+        _need("pyarrow", "Parquet files", "pip install pyarrow")
+        frame = pd.read_parquet(path)
+    else:
+        raise ValueError(f"{path} has suffix {suffix!r}; use .csv, .txt, .jsonl, .parquet, .npy or .eval")
+    name = _column(frame, column, trials, path)
+    return _convert(frame[name].to_numpy(), name, kind, trials, frame, path)
+
+
+def _need(package: str, purpose: str, remedy: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(f"reading {purpose} needs {package}, which is not installed; run `{remedy}`") from error
+
+
+def _read_text(path: Path) -> pd.DataFrame:
+    """Comma-separated columns, with a header or without: a first line of numbers is data."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0].strip()
+    if not first:
+        raise ValueError(f"{path} begins with an empty line or is empty; write one task per line")
+    headless = all(_is_number(cell) for cell in first.split(","))
+    # a blank line stands for a task whose value is missing, and is reported as such
+    frame = pd.read_csv(path, header=None if headless else 0, skip_blank_lines=False)
+    return frame.rename(columns={i: f"column {i + 1}" for i in range(len(frame.columns))}) if headless else frame
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _column(frame: pd.DataFrame, column: str | None, trials: str | None, path: Path) -> str:
+    numeric = [str(name) for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
+    if column is not None:
+        if column not in numeric:
+            raise ValueError(f"column={column!r} is no numeric column of {path}; it has {numeric}")
+        return column
+    candidates = [name for name in numeric if name != trials]
+    known = [name for name in KNOWN_COLUMNS if name in candidates]
+    if known:
+        return known[0]
+    if not candidates:
+        raise ValueError(
+            f"{path} has no column of numbers but {[str(name) for name in frame.columns]}; separate columns by commas, without text in cells"
+        )
+    if len(candidates) != 1:
+        raise ValueError(f"{path} has {len(candidates)} numeric columns, {candidates}; choose one with --column")
+    return candidates[0]
+
+
+def _convert(
+    values: NDArray[Any], name: str, kind: InputKind, trials: str | None, frame: pd.DataFrame | None, path: Path
+) -> Scores:
+    numbers = np.asarray(values, dtype=np.float64)
+    missing = np.flatnonzero(np.isnan(numbers))
+    if len(missing):
+        raise ValueError(
+            f"{path}: {name} is empty or NaN in row {int(missing[0])} ({len(missing)} rows); remove those rows or score them again"
+        )
+    if kind == "auto" and name.lower() in SUCCESS_COLUMNS:
+        raise ValueError(
+            f"{path}: column {name} is about successes, forecasts are of failures; write 1 - {name}, or say --input"
+        )
+    if kind == "auto":
+        kind = "count" if trials is not None else KNOWN_COLUMNS.get(name, "auto")
+    if kind == "auto":
+        if ((numbers >= 0) & (numbers <= 1)).all():
+            kind = "prob"
+        elif (numbers <= 0).all():
+            kind = "log-prob"
+        else:
+            odd = numbers[(numbers < 0) | (numbers > 1)][0]
+            raise ValueError(
+                f"{path}: {name} holds neither probabilities nor log-probabilities only ({odd} among them); correct it, or use --input"
+            )
+    if kind == "count":
+        return _counts(numbers, name, trials, frame, path)
+    if kind == "score":
+        return Scores(numbers, None, None, f"failure scores, column {name}")
+    ones = np.flatnonzero(numbers == (0.0 if kind == "log-prob" else 1.0))
+    if len(ones):
+        raise ValueError(
+            f"{path}: {name} is a probability of exactly 1 in row {int(ones[0])} ({len(ones)} rows), which has no score; if these are outcomes "
+            "or frequencies, give counts with --trials; if they were rounded, write log-probabilities or scores with more digits"
+        )
+    if kind == "log-prob":
+        bad = np.flatnonzero(numbers > 0)
+        if len(bad):
+            raise ValueError(
+                f"{path}: {name} is {numbers[bad[0]]} in row {int(bad[0])}, which is the logarithm of no probability; correct it"
+            )
+        return Scores(failure_score(numbers), None, None, f"log-probabilities, column {name}")
+    bad = np.flatnonzero((numbers < 0) | (numbers > 1))
+    if len(bad):
+        raise ValueError(
+            f"{path}: {name} is {numbers[bad[0]]} in row {int(bad[0])} ({len(bad)} rows), which is no probability; correct it"
+        )
+    with np.errstate(divide="ignore"):
+        # near 1 the complement is exact in a float64 where the logarithm of p is not
+        near_one = numbers > 0.5
+        scores = np.where(
+            near_one,
+            failure_score_from_log_survival(np.log(np.where(near_one, 1.0 - numbers, 1.0))),
+            failure_score(np.log(np.where(near_one, 1.0, numbers))),
+        )
+    return Scores(scores, None, None, f"probabilities, column {name}")
+
+
+def _counts(failures: NDArray[np.float64], name: str, trials: str | None, frame: pd.DataFrame | None, path: Path) -> Scores:
+    if trials is None:
+        raise ValueError(f"{path}: {name} holds counts, of unknown trials; add --trials with a column name or a whole number")
+    if trials.isdecimal():
+        total = np.full(len(failures), float(trials))
+    elif frame is not None and trials in frame.columns:
+        total = frame[trials].to_numpy(dtype=np.float64)
+    else:
+        raise ValueError(f"trials={trials!r} is neither a whole number nor a column of {path}")
+    for values, what in ((failures, name), (total, "trials")):
+        if (values != np.round(values)).any():
+            raise ValueError(
+                f"{path}: {what} holds {values[values != np.round(values)][0]}, which is no count; use --input prob for frequencies"
+            )
+    return Scores(None, failures.astype(np.int64), total.astype(np.int64), f"counts, column {name} out of {trials}")
+
+
+def _lm_eval(rows: Sequence[dict[str, Any]], path: Path) -> Scores:
+    """Log-likelihood samples of lm-evaluation-harness.
+
+    One response per document: its log-likelihood is that of the failure. Several (multiple choice): failure is any choice but the
+    target, with the choices' likelihoods normalised.
+    """
+    scores = []
+    for number, row in enumerate(rows):
+        try:
+            log_likelihood = np.array([float(response[0]) for response in row["filtered_resps"]])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"{path}, line {number + 1}: filtered_resps holds no log-likelihoods; only such tasks can be forecast"
+            ) from error
+        if len(log_likelihood) == 1:
+            scores.append(float(failure_score(min(float(log_likelihood[0]), 0.0))))
+            continue
+        if not str(row.get("target", "")).isdecimal():
+            raise ValueError(
+                f"{path}, line {number + 1}: target={row.get('target')!r} is not the number of a choice; only such tasks can be forecast"
+            )
+        log_p = log_likelihood - np.logaddexp.reduce(log_likelihood)
+        wrong = np.delete(log_p, int(row["target"]))
+        scores.append(float(failure_score(min(float(np.logaddexp.reduce(wrong)), 0.0))))
+    return Scores(np.array(scores), None, None, "log-likelihoods of lm-evaluation-harness, column filtered_resps")
+
+
+def _inspect(path: Path) -> Scores:
+    """Counts of incorrect epochs per sample of an Inspect log."""
+    log_module = _need("inspect_ai.log", "Inspect logs", "pip install inspect-ai")
+    log = log_module.read_eval_log(str(path))
+    failures: dict[Any, int] = defaultdict(int)
+    trials: dict[Any, int] = defaultdict(int)
+    for sample in log.samples or []:
+        for score in list((sample.scores or {}).values())[:1]:
+            trials[sample.id] += 1
+            failures[sample.id] += score.value in ("I", 0, 0.0, False)
+    if not trials:
+        raise ValueError(f"{path} holds no scored samples; evaluate with a scorer and epochs > 1")
+    ids = list(trials)
+    return Scores(
+        None,
+        np.array([failures[i] for i in ids]),
+        np.array([trials[i] for i in ids]),
+        "counts of incorrect epochs per sample, Inspect log",
+    )

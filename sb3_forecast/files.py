@@ -1,0 +1,93 @@
+"""Files that are whole or not there, and the folder for what can be computed again."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from io import BufferedWriter
+from typing import Any
+
+
+def cache_folder() -> pathlib.Path:
+    """Where results are kept that can be computed again.
+
+    :return: ``$XDG_CACHE_HOME/sb3_forecast``, or ``~/.cache/sb3_forecast``
+    """
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (pathlib.Path(root) if root else pathlib.Path.home() / ".cache") / "sb3_forecast"
+
+
+def write_whole(path: str | pathlib.Path, write: Callable[[BufferedWriter], object]) -> None:
+    """Write a file so that it is whole or not there, also if the process is killed or the disk is full.
+
+    :param path: the file; an older one of the same name stays until the new one is whole
+    :param write: writes the content to an open binary file
+    :raises OSError: if the file cannot be written
+    """
+    target = pathlib.Path(path)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        # mkstemp makes files that only their owner can read
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, target)
+    except BaseException:
+        pathlib.Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | pathlib.Path, text: str) -> None:
+    """Write a text file, UTF-8; whole or not there.
+
+    :param path: the file
+    :param text: its content
+    """
+    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def write_json(path: str | pathlib.Path, content: Any) -> None:
+    """Write a JSON file; whole or not there.
+
+    :param path: the file
+    :param content: what ``json`` can write
+    """
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: str | pathlib.Path) -> Any:
+    """The content of a JSON file.
+
+    :param path: the file
+    """
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def fill_whole(folder: str | pathlib.Path, fill: Callable[[pathlib.Path], None]) -> None:
+    """Make a folder with its files, all of them or none.
+
+    :param folder: the folder; must not exist
+    :param fill: writes the files into the folder that it is given
+    :raises OSError: if something cannot be written; not if another process has made the folder meanwhile
+    """
+    target = pathlib.Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+    try:
+        fill(partial)
+        os.chmod(partial, 0o777 & ~_umask())
+        os.replace(partial, target)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not (isinstance(error, OSError) and target.exists()):
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

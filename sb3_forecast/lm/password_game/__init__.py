@@ -1,0 +1,1 @@
+"""The password game: the language-model counterpart of the gridworlds."""

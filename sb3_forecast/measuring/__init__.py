@@ -1,0 +1,1 @@
+"""How do I measure? Held-out reports, evaluation during training, pictures and recordings."""

@@ -1,0 +1,158 @@
+"""ForecastEvalCallback: held-out forecasts during training, the best model kept; the counterpart of SB3's EvalCallback."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, EventCallback
+from stable_baselines3.common.logger import Figure
+
+from sb3_forecast.files import write_whole
+from sb3_forecast.measuring.evaluate import evaluate_forecast
+from sb3_forecast.measuring.report import ForecastReport
+from sb3_forecast.scorers.make import make_measuring_scorer
+from sb3_forecast.scorers.protocols import FailureScorer, Scorer
+from sb3_forecast.statistics.names import Method
+from sb3_forecast.statistics.partitions import check_partition
+
+
+class ForecastEvalCallback(EventCallback):
+    """Evaluate the forecast on held-out tasks now and then, and keep the model with the smallest error that still does its job.
+
+    Logger keys: ``eval/forecast_error``, ``eval/signed_error``, ``eval/worst_failure``, ``eval/mean_failure``, ``eval/success``,
+    ``eval/rare_success``, and the figure ``eval/tail``.
+
+    :param pool: held-out tasks: not those of the training
+    :param eval_size: evaluation set size m of a split
+    :param min_success: a model with less success is never the best: one that does not move has no forecast error either
+    :param callback_on_new_best: called when there is a new best model
+    :param callback_after_eval: called after every evaluation
+    :param eval_freq: evaluate every so many calls of the callback, as in ``EvalCallback``: steps of the vectorised environment
+    :param log_path: folder of ``evaluations.npz``
+    :param best_model_save_path: folder of ``best_model.zip``
+    :param n_splits: as in :func:`evaluate_forecast`
+    :param seed: seed of the splits and of a scorer that samples, the same at every evaluation unless the scorer is an object of yours
+    :param deploy_size: as in :func:`evaluate_forecast`
+    :param k: as in :func:`evaluate_forecast`
+    :param method: as in :func:`evaluate_forecast`
+    :param scorer: as in :func:`evaluate_forecast`
+    :param figures: draw ``eval/tail`` for TensorBoard
+    :param verbose: 0 for no output, 1 for a line per evaluation
+    :raises ValueError: if the sizes do not fit the pool
+    """
+
+    def __init__(
+        self,
+        pool: Any,
+        eval_size: int,
+        min_success: float = 0.0,
+        callback_on_new_best: BaseCallback | None = None,
+        callback_after_eval: BaseCallback | None = None,
+        eval_freq: int = 10_000,
+        log_path: str | None = None,
+        best_model_save_path: str | None = None,
+        n_splits: int = 400,
+        seed: int = 0,
+        deploy_size: int | None = None,
+        k: int = 10,
+        method: Method = "blue",
+        scorer: str | FailureScorer | Scorer = "auto",
+        figures: bool = True,
+        verbose: int = 1,
+    ) -> None:
+        super().__init__(callback_after_eval, verbose=verbose)
+        check_partition(len(pool), eval_size, k)
+        if not 0.0 <= min_success <= 1.0:
+            raise ValueError(f"min_success={min_success} is no probability; use a value in [0, 1]")
+        if eval_freq < 1:
+            raise ValueError(f"eval_freq={eval_freq} never evaluates; use eval_freq >= 1")
+        self.callback_on_new_best = callback_on_new_best
+        if callback_on_new_best is not None:
+            callback_on_new_best.parent = self
+        self.pool, self.eval_size, self.min_success, self.eval_freq = pool, eval_size, min_success, eval_freq
+        self.log_path, self.best_model_save_path = log_path, best_model_save_path
+        self.n_splits, self.seed, self.deploy_size, self.k, self.method = n_splits, seed, deploy_size, k, method
+        self.scorer = scorer
+        self.figures = figures
+        self.best_error = math.inf
+        #: the last evaluation
+        self.last_report: ForecastReport | None = None
+        self._history: dict[str, list[float]] = {}
+
+    def _init_callback(self) -> None:
+        for folder in (self.log_path, self.best_model_save_path):
+            if folder is not None:
+                os.makedirs(folder, exist_ok=True)
+        if self.callback_on_new_best is not None:
+            self.callback_on_new_best.init_callback(self.model)
+        # states of the tasks are enumerated once, not at every evaluation
+        self._scorer = make_measuring_scorer(self.scorer, self.pool, self.model, self.seed)
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self.eval_freq:
+            return True
+        try:
+            # one that samples is made anew, so that every evaluation draws the same episodes
+            scorer = self.scorer if self._scorer.samples and isinstance(self.scorer, str) else self._scorer
+            report = evaluate_forecast(
+                self.model, self.pool, self.eval_size, self.n_splits, self.seed, self.deploy_size, self.k, self.method, scorer
+            )
+        except ValueError as error:
+            # of an agent that never fails in sampled episodes no forecast exists; the training goes on
+            warnings.warn(f"no evaluation at {self.num_timesteps} steps: {error}", stacklevel=2)
+            return True
+        self.last_report = report
+        values = {
+            "forecast_error": report.error.mean_abs,
+            "signed_error": report.error.signed,
+            "worst_failure": report.worst_failure,
+            "mean_failure": report.mean_failure,
+            "success": report.success,
+            "rare_success": report.rare_success,
+        }
+        for key, value in values.items():
+            if not math.isnan(value):
+                self.logger.record(f"eval/{key}", value)
+        if self.figures:
+            figure = report.plot()
+            self.logger.record("eval/tail", Figure(figure, close=False), exclude=("stdout", "log", "json", "csv"))
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
+        self._keep({"timesteps": float(self.num_timesteps), **values})
+        if self.verbose:
+            print(  # noqa: T201  # as SB3's EvalCallback does
+                f"Eval num_timesteps={self.num_timesteps}, forecast error={report.error.mean_abs:.3f}, success={report.success:.4f}, "
+                f"worst failure={report.worst_failure:.2e}"
+            )
+        going_on = True
+        # an environment that does not tell successes has no floor to fall below
+        enough = math.isnan(report.success) or report.success >= self.min_success
+        # where all scores tie, as counts of a safe agent do, nothing was forecast
+        if enough and report.mean_scale > 0.0 and report.error.mean_abs < self.best_error:
+            self.best_error = report.error.mean_abs
+            if self.best_model_save_path is not None:
+                write_whole(os.path.join(self.best_model_save_path, "best_model.zip"), lambda file: self.model.save(file))
+            if self.callback_on_new_best is not None:
+                going_on = self.callback_on_new_best.on_step()
+        if self.callback is not None:
+            going_on = going_on and self._on_event()
+        return going_on
+
+    def _keep(self, values: dict[str, float]) -> None:
+        for key, value in values.items():
+            self._history.setdefault(key, []).append(value)
+        if self.log_path is not None:
+            columns: dict[str, Any] = {key: np.array(column) for key, column in self._history.items()}
+            write_whole(os.path.join(self.log_path, "evaluations.npz"), lambda file: np.savez(file, **columns))
+
+    def update_child_locals(self, locals_: dict[str, Any]) -> None:
+        """Update the references to the local variables.
+
+        :param locals_: the local variables during rollout collection
+        """
+        if self.callback:
+            self.callback.update_locals(locals_)

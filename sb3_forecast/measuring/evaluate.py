@@ -1,0 +1,127 @@
+"""Does the forecast hold on held-out tasks, and what can the agent still do?"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_forecast.measuring.report import ErrorSummary, ForecastReport
+from sb3_forecast.measuring.splits import forecast_splits
+from sb3_forecast.scorers.make import make_measuring_scorer
+from sb3_forecast.scorers.protocols import FailureScorer, Pool, Scorer, TellsTasksApart
+from sb3_forecast.statistics.bias import ideal_error
+from sb3_forecast.statistics.names import Method
+from sb3_forecast.statistics.partitions import check_partition
+from sb3_forecast.statistics.scores import failure_probability, log_failure_probability
+
+
+def evaluate_forecast(
+    model: Any,
+    pool: Pool,
+    eval_size: int,
+    n_splits: int = 400,
+    seed: int = 0,
+    deploy_size: int | None = None,
+    k: int = 10,
+    method: Method = "blue",
+    scorer: str | FailureScorer | Scorer = "auto",
+    exclude: TellsTasksApart | None = None,
+) -> ForecastReport:
+    """Score a pool once, then forecast from many random evaluation sets to the matching deployment sets.
+
+    Use a pool that the model was not trained on, and say by ``exclude`` what it was trained on: small tasks repeat.
+
+    :param model: any SB3 or sb3-contrib model
+    :param pool: held-out tasks
+    :param eval_size: evaluation set size m of a split
+    :param n_splits: number of splits
+    :param seed: seed of the splits
+    :param deploy_size: deployment set size n of a split; ``None`` for the rest of the pool
+    :param k: top scores used by the forecast
+    :param method: ``"blue"`` (unbiased on an exactly exponential tail), ``"jones"`` or ``"direct"``
+    :param scorer: ``"auto"`` (the strongest that fits tasks and model), ``"exact"``, ``"survival"``, ``"frequency"`` or a scorer
+        object, such as ``FrequencyScorer(pool, env=env)`` to play in environments of your own
+    :param exclude: the training pool: only tasks that it does not hold are used, each once
+    :return: the report
+    :raises ValueError: if the sizes do not fit the pool, or too few scores are finite
+    """
+    used, overlap = _distinct(pool, exclude)
+    n_tasks = len(used)
+    check_partition(n_tasks, eval_size, k)
+    deploy_size = n_tasks - eval_size if deploy_size is None else deploy_size
+    if not 1 <= deploy_size <= n_tasks - eval_size:
+        raise ValueError(
+            f"deploy_size must be in [1, {n_tasks - eval_size}], what {eval_size} evaluation tasks leave of {n_tasks}, got {deploy_size}; "
+            "use a smaller one, or a larger pool"
+        )
+    if n_splits < 1:
+        raise ValueError(f"n_splits must be at least 1, got {n_splits}; use 400")
+    tasks = make_measuring_scorer(scorer, pool, model, seed)
+    found = tasks.measure(model, k, seed)
+    scores, frequencies, success = (column[used] for column in (found.scores, found.frequencies, found.success))
+    rare = np.asarray(pool.rare, dtype=np.bool_)[used]
+    splits = forecast_splits(scores, eval_size, deploy_size, n_splits, seed, k, method)
+    errors = splits.forecast - splits.realised
+    spread = splits.scale > 0.0
+    errors_log10 = (log_failure_probability(splits.forecast) - log_failure_probability(splits.realised)) / math.log(10.0)
+    failure = failure_probability(scores)
+    below = splits.realised <= splits.limit
+
+    def of_rare(values: NDArray[np.float64], reduce: Any) -> float:
+        return float(reduce(values[rare])) if rare.any() else math.nan
+
+    return ForecastReport(
+        eval_size=eval_size,
+        deploy_size=deploy_size,
+        k=k,
+        method=method,
+        n_splits=n_splits,
+        seed=seed,
+        n_tasks=n_tasks,
+        n_rare=int(rare.sum()),
+        scorer=type(tasks).__name__,
+        limit_holds=float(below.mean()),
+        interval_holds=float(((splits.realised >= splits.low) & (splits.realised <= splits.high)).mean()),
+        within_10x=float((np.abs(errors_log10) <= 1.0).mean()),
+        error=ErrorSummary.of(errors),
+        error_in_scale=ErrorSummary.of(errors[spread] / splits.scale[spread]),
+        ideal_error_in_scale=ideal_error(k, eval_size, deploy_size, method),
+        error_log10=ErrorSummary.of(errors_log10),
+        under_predicted=float((errors < 0.0).mean()),
+        mean_scale=float(splits.scale.mean()),
+        worst_failure=float(failure.max()),
+        mean_failure=float(frequencies.mean()),
+        rare_worst_failure=of_rare(failure, np.max),
+        rare_mean_failure=of_rare(frequencies, np.mean),
+        success=float(success.mean()),
+        rare_success=of_rare(success, np.mean),
+        scores=scores,
+        rare=rare,
+        splits=splits,
+        overlap=overlap,
+        warnings=found.warnings,
+    )
+
+
+def _distinct(pool: Pool, exclude: TellsTasksApart | None) -> tuple[NDArray[np.int64], float]:
+    """Which tasks are used, and the share of all that occur in ``exclude``."""
+    if exclude is None:
+        return np.arange(len(pool)), math.nan
+    if not isinstance(pool, TellsTasksApart):
+        raise ValueError(
+            f"pool must have task_keys() to tell tasks apart when exclude is given, got {pool!r}; leave exclude out"
+        )
+    seen = set(exclude.task_keys())
+    keys = pool.task_keys()
+    overlap = sum(key in seen for key in keys) / len(keys)
+    used = []
+    for task, key in enumerate(keys):
+        if key not in seen:
+            seen.add(key)
+            used.append(task)
+    if not used:
+        raise ValueError("pool must hold a task that exclude does not, got none; draw it with TaskPool(..., exclude=...)")
+    return np.array(used, dtype=np.int64), overlap

@@ -1,0 +1,283 @@
+"""ForecastReport: what an evaluation found, with the splits that it found it on."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_forecast.files import write_text, write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: share of the splits in which the 95% limit must hold for a forecast to be called one that held
+HELD = 0.9
+
+
+@dataclass(frozen=True)
+class ErrorSummary:
+    """Forecast minus realised maximum, over the splits, in one unit.
+
+    :param mean_abs: mean absolute error
+    :param median_abs: median absolute error
+    :param signed: mean error; negative where the forecast is too low
+    """
+
+    mean_abs: float
+    median_abs: float
+    signed: float
+
+    @classmethod
+    def of(cls, errors: NDArray[np.float64]) -> ErrorSummary:
+        """Summary of some errors; NaN if there are none.
+
+        :param errors: shape (splits,)
+        """
+        if not len(errors):
+            return cls(math.nan, math.nan, math.nan)
+        return cls(float(np.abs(errors).mean()), float(np.median(np.abs(errors))), float(errors.mean()))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The splits of a report, and what was forecast and realised in each; arrays of R splits, scores in psi.
+
+    :param tasks: the tasks of each split, evaluation set first, shape (R, m + n), int32
+    :param location: psi_k, where the fitted tail starts
+    :param scale: the fitted scale
+    :param forecast: forecast of the worst deployment score
+    :param limit: one-sided 95% limit of it
+    :param low: lower end of its 90% interval
+    :param high: upper end of its 90% interval
+    :param realised: worst deployment score
+    """
+
+    tasks: NDArray[np.int32]
+    location: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    forecast: NDArray[np.float64]
+    limit: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    realised: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.forecast)
+
+    @property
+    def typical(self) -> int:
+        """The split whose forecast error is the median one, so that a picture shows neither luck nor misfortune."""
+        return int(np.argsort(np.abs(self.forecast - self.realised), kind="stable")[len(self) // 2])
+
+
+@dataclass(frozen=True)
+class ForecastReport:
+    """What :func:`evaluate_forecast` found. Probabilities are under the stochastic policy; off-policy models act without exploring.
+
+    :param eval_size: evaluation set size m of a split
+    :param deploy_size: deployment set size n of a split
+    :param k: top scores used
+    :param method: forecast method
+    :param n_splits: number of splits
+    :param seed: seed of the splits
+    :param n_tasks: tasks that were used
+    :param n_rare: of these, rare ones
+    :param scorer: how the tasks were scored
+    :param limit_holds: share of the splits whose realised worst is at most the one-sided 95% limit
+    :param interval_holds: share whose realised worst lies in the 90% interval
+    :param within_10x: share whose forecast probability is within a factor of ten of the realised worst (Jones et al.'s measure)
+    :param error: forecast error in psi
+    :param error_in_scale: the same in units of each split's fitted scale; splits with scale 0 are left out (NaN if all are)
+    :param ideal_error_in_scale: mean absolute error in units of scale that the method has on an exactly exponential tail of these sizes
+    :param error_log10: the error in log10 of the worst task's failure probability
+    :param under_predicted: share of the splits whose forecast is below the realised maximum
+    :param mean_scale: mean fitted scale, in psi
+    :param worst_failure: largest failure probability of any task
+    :param mean_failure: mean failure probability
+    :param rare_worst_failure: largest in the rare mode; NaN without rare tasks
+    :param rare_mean_failure: mean in the rare mode; NaN without rare tasks
+    :param success: mean success probability, counted in one episode per task if the scorer knows of failures only; NaN if nothing tells it
+    :param rare_success: mean success probability in the rare mode; NaN if unknown or without rare tasks
+    :param scores: score of every task, shape (N,); not in the JSON
+    :param rare: which tasks are rare, shape (N,); not in the JSON
+    :param splits: the splits and their forecasts; not in the JSON
+    :param overlap: share of the given tasks that occur in ``exclude`` and were left out; NaN if nothing was excluded
+    :param warnings: reasons not to trust the scores
+    """
+
+    eval_size: int
+    deploy_size: int
+    k: int
+    method: str
+    n_splits: int
+    seed: int
+    n_tasks: int
+    n_rare: int
+    scorer: str
+    limit_holds: float
+    interval_holds: float
+    within_10x: float
+    error: ErrorSummary
+    error_in_scale: ErrorSummary
+    ideal_error_in_scale: float
+    error_log10: ErrorSummary
+    under_predicted: float
+    mean_scale: float
+    worst_failure: float
+    mean_failure: float
+    rare_worst_failure: float
+    rare_mean_failure: float
+    success: float
+    rare_success: float
+    scores: NDArray[np.float64] = field(repr=False)
+    rare: NDArray[np.bool_] = field(repr=False)
+    splits: Splits = field(repr=False)
+    overlap: float = math.nan
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def n_independent(self) -> int:
+        """How many splits fit side by side into the tasks: all splits share them, and say no more than about so many independent ones."""
+        return self.n_tasks // (self.eval_size + self.deploy_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the arrays; numbers that do not exist are ``None``."""
+        kept = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in _ARRAYS}
+        content: dict[str, Any] = _without_nan(
+            {name: asdict(value) if isinstance(value, ErrorSummary) else value for name, value in kept.items()}
+        )
+        return content
+
+    def to_json(self, path: str | pathlib.Path | None = None) -> str:
+        """The report as JSON.
+
+        :param path: also write it there
+        :return: the text
+        """
+        text = json.dumps(self.to_dict(), indent=2)
+        if path is not None:
+            write_text(path, text + "\n")
+        return text
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Write the whole report, arrays included.
+
+        :param path: the file, ``.npz``
+        """
+        arrays: dict[str, Any] = {"scores": self.scores, "rare": self.rare, "report": np.array(json.dumps(self.to_dict()))}
+        arrays |= {f"splits_{entry.name}": getattr(self.splits, entry.name) for entry in fields(Splits)}
+        write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path) -> ForecastReport:
+        """A report that :meth:`save` wrote.
+
+        :param path: the file
+        """
+        with np.load(path) as file:
+            arrays = dict(file)
+        splits = Splits(**{entry.name: arrays[f"splits_{entry.name}"] for entry in fields(Splits)})
+        return cls.from_dict(json.loads(str(arrays["report"])), arrays["scores"], arrays["rare"], splits)
+
+    @classmethod
+    def from_dict(
+        cls, content: Mapping[str, Any], scores: NDArray[np.float64], rare: NDArray[np.bool_], splits: Splits
+    ) -> ForecastReport:
+        """A report from what :meth:`to_dict` gave, and the arrays that it leaves out.
+
+        :param content: as :meth:`to_dict` returns it; other keys are ignored
+        :param scores: score of every task, shape (N,)
+        :param rare: which tasks are rare, shape (N,)
+        :param splits: the splits
+        """
+        values: dict[str, Any] = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
+        for name in ("error", "error_in_scale", "error_log10"):
+            values[name] = ErrorSummary(**{key: math.nan if value is None else value for key, value in content[name].items()})
+        values = {name: math.nan if value is None else value for name, value in values.items()}
+        values["warnings"] = tuple(content.get("warnings", ()))
+        return cls(**values, scores=scores, rare=rare, splits=splits)
+
+    def verdict(self) -> str:
+        """In plain words, whether the forecast held."""
+        held = self.limit_holds >= HELD
+        said = "The forecast held" if held else "The forecast did NOT hold"
+        return (
+            f"{said}: the worst of {self.deploy_size:,} deployment tasks stayed below the 95% limit in {self.limit_holds:.0%} of "
+            f"{self.n_splits} splits (95% would be right), and inside the 90% interval in {self.interval_holds:.0%}."
+        )
+
+    def summary(self) -> str:
+        """The report for people: the verdict, then a table."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(
+            title=f"Forecast from {self.eval_size} tasks to {self.deploy_size}, {self.n_splits} splits of {self.n_tasks} tasks"
+        )
+        table.add_column("measure")
+        table.add_column("value", justify="right")
+        for name, value in (
+            ("95% limit holds", f"{self.limit_holds:.1%}"),
+            ("90% interval holds", f"{self.interval_holds:.1%}"),
+            ("forecast within a factor of 10 of the worst failure", f"{self.within_10x:.1%}"),
+            ("forecast too low", f"{self.under_predicted:.1%}"),
+            ("mean |forecast - worst|, in log10 of p", f"{self.error_log10.mean_abs:.2f}"),
+            ("... in units of the fitted scale", f"{self.error_in_scale.mean_abs:.2f}"),
+            ("... on an exactly exponential tail it would be", f"{self.ideal_error_in_scale:.2f}"),
+            ("... in psi", f"{self.error.mean_abs:.3f}"),
+            ("worst failure probability of a task", f"{self.worst_failure:.2e}"),
+            ("... of a rare task", f"{self.rare_worst_failure:.2e}"),
+            ("mean failure probability", f"{self.mean_failure:.2e}"),
+            ("... of rare tasks", f"{self.rare_mean_failure:.2e}"),
+            ("success", _known(self.success)),
+            ("... on rare tasks", _known(self.rare_success)),
+        ):
+            table.add_row(name, value)
+        text = io.StringIO()
+        console = Console(width=90, file=text)
+        console.print(self.verdict(), markup=False, highlight=False)
+        console.print(
+            f"All splits share {self.n_tasks:,} tasks: they say about as much as {max(self.n_independent, 1)} independent ones.",
+            markup=False,
+            highlight=False,
+        )
+        if not math.isnan(self.overlap):
+            console.print(
+                f"{self.overlap:.1%} of the given tasks occur in training and were left out.", markup=False, highlight=False
+            )
+        console.print(table)
+        for warning in self.warnings:
+            console.print(f"Warning: {warning}", markup=False)
+        return text.getvalue()
+
+    def plot(self, path: str | pathlib.Path | None = None) -> Figure:
+        """Tail plot of one split: evaluation scores, fitted line, forecast with interval, realised maximum.
+
+        :param path: also save it there
+        :return: the figure
+        """
+        from sb3_forecast.measuring.plots import tail_comparison
+
+        return tail_comparison({"": self}, path)
+
+
+#: what the JSON leaves out
+_ARRAYS = ("scores", "rare", "splits")
+
+
+def _known(share: float) -> str:
+    return "unknown" if math.isnan(share) else f"{share:.4f}"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,252 @@
+"""Does the exponential tail fit, how many scores to use, and what a missed mode would mean (METHOD 3, 7)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_forecast.statistics.bias import bias_constants
+from sb3_forecast.statistics.estimators import forecast_top, mean_spacing
+from sb3_forecast.statistics.names import Method
+
+#: upper quantiles of A*^2 under the null and their p-values: 4 million samples of 20 exponentials with estimated mean,
+#: from `python benchmarks/anderson_darling.py`; METHOD eq. 48 quotes .738, 1.072, 1.320, 1.954 for 25, 10, 5, 1%
+_AD_TABLE: tuple[tuple[float, float], ...] = (
+    (0.0, 1.0), (0.1656, 0.99), (0.2202, 0.95), (0.2598, 0.9), (0.3505, 0.75), (0.5045, 0.5), (0.6295, 0.35), (0.7465, 0.25), (0.9269, 0.15),
+    (1.0733, 0.1), (1.3327, 0.05), (1.604, 0.025), (1.9834, 0.01), (2.2853, 0.005), (2.6074, 0.0025), (3.0574, 0.001), (3.429, 0.0005),
+    (4.3645, 0.0001),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Checks of a fitted tail.
+
+    :param k: number of top scores
+    :param n_eval: evaluation set size m
+    :param curvature: z of the curvature score (METHOD eq. 47); positive: heavier than exponential, the forecast is too low
+    :param curvature_p: its two-sided p-value
+    :param anderson_darling: A*^2 (METHOD eq. 48)
+    :param anderson_darling_p: its p-value
+    :param ties: number of the k top scores that equal another one
+    :param warnings: what to know and to do, one sentence each; empty if nothing is wrong
+    """
+
+    k: int
+    n_eval: int
+    curvature: float
+    curvature_p: float
+    anderson_darling: float
+    anderson_darling_p: float
+    ties: int
+    warnings: tuple[str, ...]
+
+
+def curvature_score(top: NDArray[np.float64]) -> float:
+    """Score test of exponential spacings against a changing scale (METHOD eq. 47); mean 0 and variance 1 under the null.
+
+    :param top: the k largest scores, descending, shape (k,)
+    :return: z; NaN if all are equal or k < 3
+    """
+    spacings = np.arange(1, len(top)) * (top[:-1] - top[1:])
+    count = len(spacings)
+    mean = spacings.mean()
+    if mean == 0.0 or count < 2:
+        return math.nan
+    height = np.log((count + 1) / np.arange(1, count + 1))
+    c = height - height.mean()
+    return float(c @ spacings / (mean * math.sqrt(count / (count + 1) * (c @ c))))
+
+
+def anderson_darling(top: NDArray[np.float64]) -> float:
+    """A*^2 of the excesses over psi_k against an exponential with estimated mean (METHOD eq. 48).
+
+    :param top: the k largest scores, descending, shape (k,)
+    :return: A^2 (1 + 0.6 / K), K = k - 1; NaN if all scores are equal
+    """
+    excess = np.sort(top[:-1] - top[-1])
+    count, mean = len(excess), float(np.mean(excess))
+    if mean == 0.0:
+        return math.nan
+    z = excess / mean
+    i = np.arange(1, count + 1)
+    with np.errstate(divide="ignore"):
+        # log F = log(1 - e^-z), log(1 - F) = -z; an excess of 0 (a tie with psi_k) makes the statistic infinite, rightly
+        a2 = -count - np.mean((2 * i - 1) * (np.log(-np.expm1(-z)) - z[::-1]))
+    return float(a2 * (1.0 + 0.6 / count))
+
+
+def anderson_darling_p(statistic: float) -> float:
+    """p-value of :func:`anderson_darling`, by interpolation in the log of simulated quantiles.
+
+    :param statistic: A*^2
+    :return: p-value between 1e-4 and 1, the ends of the table; NaN for NaN
+    """
+    if math.isnan(statistic):
+        return math.nan
+    points, p_values = (np.array(column) for column in zip(*_AD_TABLE, strict=True))
+    return float(np.exp(np.interp(statistic, points, np.log(p_values))))
+
+
+def diagnose(scores: NDArray[np.float64], k: int) -> Diagnostics:
+    """Check a tail fit.
+
+    :param scores: all m evaluation scores, descending, shape (m,)
+    :param k: number of top scores
+    :return: the checks
+    """
+    top = scores[:k]
+    z = curvature_score(top)
+    z_p = math.erfc(abs(z) / math.sqrt(2.0)) if not math.isnan(z) else math.nan
+    a2 = anderson_darling(top)
+    a2_p = anderson_darling_p(a2)
+    ties = int(k - len(np.unique(top)))
+    warnings = []
+    if top[0] == top[-1]:
+        warnings.append(
+            f"the {k} worst scores are all equal: there is no tail to extrapolate, and neither forecast nor interval mean anything."
+        )
+    elif ties:
+        warnings.append(
+            f"{ties} of the {k} top scores are tied: scores from counts or rounded values break the tail's spacings; "
+            "use log-probabilities, or the count model (`python -m sb3_forecast forecast --trials`)."
+        )
+    if z_p < 0.05 and z > 0:
+        warnings.append(
+            f"the tail is heavier than exponential (curvature z = {z:.1f}): the forecast is probably too low; "
+            "use a smaller k, or compare --method pareto."
+        )
+    elif z_p < 0.05:
+        warnings.append(
+            f"the tail is lighter than exponential (curvature z = {z:.1f}): the forecast is probably too high, on the safe side; "
+            "a smaller k comes closer."
+        )
+    if a2_p < 0.05:
+        warnings.append(
+            f"the top scores do not look exponential (Anderson-Darling p = {a2_p:.2g}): intervals are not to be trusted; try another k."
+        )
+    if k < 10:
+        warnings.append(f"only {k} scores carry the fit: its interval is wide; evaluate more tasks.")
+    return Diagnostics(k, len(scores), z, z_p, a2, a2_p, ties, tuple(warnings))
+
+
+def forward_stop_k(scores: NDArray[np.float64], alpha: float = 0.1, smallest: int = 10) -> int:
+    """Largest k whose tail is accepted by ForwardStop on Anderson-Darling p-values (METHOD 7; Bader et al. 2018).
+
+    :param scores: all m evaluation scores, any order
+    :param alpha: false discovery rate
+    :param smallest: k that is used if all are rejected
+    :return: k; intervals after a choice by the data are no longer exact
+    :raises ValueError: if fewer than ``smallest`` scores are finite, or alpha is out of range
+    """
+    if not 0.0 < alpha < 1.0:
+        raise ValueError(f"alpha={alpha} is no rate; use a value strictly between 0 and 1")
+    ordered = -np.sort(-np.asarray(scores, dtype=np.float64))
+    largest = min(int(np.isfinite(ordered).sum()), len(ordered) // 4)
+    if largest < smallest:
+        raise ValueError(
+            f"{largest} finite scores within the upper quarter are fewer than smallest={smallest}; evaluate more tasks or lower it"
+        )
+    candidates = np.unique(np.geomspace(smallest, largest, 25).round().astype(int))[::-1]
+    rejected = 0
+    total = 0.0
+    for i, k in enumerate(candidates, start=1):
+        p = anderson_darling_p(anderson_darling(ordered[:k]))
+        total -= math.log1p(-min(p, 1.0 - 1e-12)) if not math.isnan(p) else 0.0
+        if total / i <= alpha:
+            rejected = i
+    return int(candidates[rejected]) if rejected < len(candidates) else smallest
+
+
+@dataclass(frozen=True)
+class StabilityScan:
+    """Forecast and scale for a range of k: a tail that fits gives a plateau.
+
+    :param k: numbers of top scores, shape (K,)
+    :param forecast: forecast of each, shape (K,)
+    :param scale: sigma_bar of each, shape (K,)
+    :param curvature: curvature z of each, shape (K,)
+    """
+
+    k: NDArray[np.int64]
+    forecast: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    curvature: NDArray[np.float64]
+
+
+def stability_scan(
+    scores: Any, n_deploy: float, method: Method = "blue", smallest: int = 5, largest: int | None = None
+) -> StabilityScan:
+    """Forecast, scale and curvature against k.
+
+    :param scores: all m evaluation scores, any order
+    :param n_deploy: deployment set size n
+    :param method: point forecast
+    :param smallest: first k
+    :param largest: last k; ``None`` for half of the finite scores
+    :return: the scan
+    :raises ValueError: if there are too few finite scores
+    """
+    ordered = -np.sort(-np.asarray(scores, dtype=np.float64))
+    finite = int(np.isfinite(ordered).sum())
+    largest = finite // 2 if largest is None else largest
+    if not 2 <= smallest <= largest <= finite:
+        raise ValueError(
+            f"smallest={smallest} and largest={largest} do not fit {finite} finite scores; "
+            f"use 2 <= smallest <= largest <= {finite}"
+        )
+    k = np.unique(np.geomspace(smallest, largest, 60).round().astype(np.int64))
+    tops = [ordered[:i] for i in k]
+    return StabilityScan(
+        k,
+        np.array([float(forecast_top(top, len(ordered), n_deploy, method)) for top in tops]),
+        np.array([float(mean_spacing(top)) for top in tops]),
+        np.array([curvature_score(top) for top in tops]),
+    )
+
+
+@dataclass(frozen=True)
+class MissedMode:
+    """What a rare mode would do to a forecast (METHOD eq. 22, 23), in units of the scale.
+
+    :param miss_probability: that no evaluation task belongs to the mode
+    :param hit_probability: that some deployment task does
+    :param error_if_missed: mean of forecast - realised maximum given a miss; negative: too low
+    :param tolerable_shift: shift Delta beyond which a missed mode makes the forecast too low on average
+    """
+
+    miss_probability: float
+    hit_probability: float
+    error_if_missed: float
+    tolerable_shift: float
+
+
+def missed_mode(mass: float, shift: float, k: int, n_eval: int, n_deploy: float, method: Method = "jones") -> MissedMode:
+    """How likely the evaluation misses a mode of failures, and what the forecast is then worth.
+
+    :param mass: share rho of the tasks that belong to the mode
+    :param shift: how much higher its scores are, Delta, in units of the scale
+    :param k: number of top scores
+    :param n_eval: evaluation set size m
+    :param n_deploy: deployment set size n
+    :param method: point forecast
+    :return: probabilities and errors; the error formula holds for rho n well above 1
+    :raises ValueError: if the mass is no share or the shift negative
+    """
+    if not 0.0 < mass < 1.0:
+        raise ValueError(f"mass={mass} is no share of the tasks; use a value strictly between 0 and 1")
+    if not shift >= 0.0:
+        raise ValueError(f"shift={shift} would lower the scores; use a shift >= 0 in units of the scale")
+    bias = bias_constants(k, n_eval, n_deploy, method).maximum
+    lift = math.log1p(mass * math.expm1(shift)) if shift < 700 else shift + math.log(mass)
+    tolerable = math.log1p(math.expm1(bias) / mass) if bias > 0 else 0.0
+    return MissedMode(
+        miss_probability=math.exp(n_eval * math.log1p(-mass)),
+        hit_probability=-math.expm1(n_deploy * math.log1p(-mass)),
+        error_if_missed=bias - lift,
+        tolerable_shift=tolerable,
+    )

@@ -1,0 +1,206 @@
+"""Point forecasts from the k largest of m scores (METHOD 2 and 4), as pure functions.
+
+``top`` holds the k largest scores in descending order along the last axis; leading axes are a batch. All functions take
+numpy arrays or torch tensors and return the same kind in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import array_api_compat
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from scipy.special import digamma
+
+from sb3_forecast.statistics.names import METHODS, TARGETS, Method, Target
+from sb3_forecast.statistics.scores import float64_array
+
+
+def harmonic(n: float) -> float:
+    """Harmonic number H_n, also for non-integer n >= 0.
+
+    :param n: index
+    :return: H_n = digamma(n + 1) + Euler's constant
+    """
+    return float(digamma(n + 1.0)) + float(np.euler_gamma)
+
+
+def check_sizes(k: int, n_eval: int, n_deploy: float) -> None:
+    """Reject sizes for which no forecast is defined.
+
+    :param k: number of top scores used
+    :param n_eval: evaluation set size m
+    :param n_deploy: deployment set size n
+    :raises ValueError: naming the argument, its value and the remedy
+    """
+    if k < 2:
+        raise ValueError(f"k={k} top scores do not determine a slope; use k >= 2")
+    if k > n_eval:
+        raise ValueError(f"k={k} exceeds the evaluation set size {n_eval}; use k <= {n_eval} or score more tasks")
+    if not n_deploy >= 1:
+        raise ValueError(f"n_deploy={n_deploy} is no deployment; use n_deploy >= 1")
+
+
+def log_positions(k: int, n_eval: int) -> NDArray[np.float64]:
+    """Plotting positions t_j = log(m / j), j = 1..k (METHOD 1).
+
+    :return: shape (k,), descending
+    """
+    return np.log(n_eval / np.arange(1, k + 1))
+
+
+def target_height(k: int, n_eval: int, n_deploy: float, target: Target = "max", r: int = 1) -> float:
+    """Expected height B of the target above psi_k, in units of the scale, under an exact tail (METHOD eq. 12, 26).
+
+    :param target: ``"max"`` for the r-th largest deployment score, ``"quantile"`` for the true 1/n quantile
+    :param r: which largest deployment score; only for ``"max"``
+    :return: B
+    """
+    base = harmonic(n_eval) - harmonic(k - 1)
+    if target == "quantile":
+        return math.log(n_deploy) - base
+    return harmonic(n_deploy) - harmonic(r - 1) - base
+
+
+def mean_spacing(top: Any) -> Any:
+    """Local scale sigma_bar, the mean normalised spacing (METHOD eq. 11).
+
+    :param top: shape (..., k)
+    :return: shape (...); 0 if all k scores are equal
+    """
+    x = float64_array(top)
+    k = x.shape[-1]
+    # differences to psi_k first: exact zero for ties, and no cancellation for a large common shift
+    return (x - x[..., -1:]).sum(-1) / (k - 1)
+
+
+def direct_weights(k: int, n_eval: int, n_deploy: float) -> NDArray[np.float64]:
+    """Weights of the direct regression of scores on positions, an L-estimator (METHOD eq. 9).
+
+    :return: shape (k,), summing to 1
+    """
+    t = log_positions(k, n_eval)
+    centred = t - t.mean()
+    return np.asarray(1.0 / k + (math.log(n_deploy) - t.mean()) * centred / (centred @ centred))
+
+
+def blue_weights(k: int, n_eval: int, n_deploy: float, target: Target = "max") -> NDArray[np.float64]:
+    """Weights of the best linear unbiased forecast psi_k + B sigma_bar (METHOD eq. 26).
+
+    :return: shape (k,), summing to 1
+    """
+    height = target_height(k, n_eval, n_deploy, target)
+    weights = np.full(k, height / (k - 1))
+    weights[-1] = 1.0 - height
+    return weights
+
+
+def linear_weights(method: Method, k: int, n_eval: int, n_deploy: float, target: Target = "max") -> NDArray[np.float64]:
+    """Weights of a linear estimator.
+
+    :raises ValueError: for ``"jones"``, which is not linear in the scores
+    """
+    if method == "direct":
+        return direct_weights(k, n_eval, n_deploy)
+    if method == "blue":
+        return blue_weights(k, n_eval, n_deploy, target)
+    raise ValueError(f"method={method!r} is not linear in the scores; use 'direct' or 'blue'")
+
+
+def apply_weights(top: Any, weights: NDArray[np.float64]) -> Any:
+    """Weighted sum of the top scores; weights sum to 1, so it is taken relative to psi_k for precision.
+
+    :param top: shape (..., k)
+    :param weights: shape (k,)
+    :return: shape (...)
+    """
+    x = float64_array(top)
+    w = th.as_tensor(weights, dtype=th.float64, device=x.device) if isinstance(x, th.Tensor) else weights
+    return x[..., -1] + ((x - x[..., -1:]) * w).sum(-1)
+
+
+def jones_forecast(top: Any, n_eval: int, n_deploy: float) -> Any:
+    """Inverse regression of Jones et al.: log(j/m) regressed on the score, solved for log(1/n) (METHOD eq. 6).
+
+    All k scores equal: the common score, with zero gradient to the spread (METHOD, after eq. 9).
+
+    :param top: shape (..., k)
+    :return: shape (...)
+    """
+    x = float64_array(top)
+    xp = array_api_compat.array_namespace(x)
+    t = log_positions(x.shape[-1], n_eval)
+    # relative to psi_k: exact for ties, whose gradient is then 1/k each
+    mean = x[..., -1] + (x - x[..., -1:]).mean(-1)
+    centred = x - mean[..., None]
+    slope_terms = t - t.mean()
+    if isinstance(x, th.Tensor):
+        slope_terms = th.as_tensor(slope_terms, dtype=th.float64, device=x.device)
+    s_xt = (centred * slope_terms).sum(-1)
+    s_xx = (centred * centred).sum(-1)
+    tied = x[..., 0] == x[..., -1]
+    ratio = s_xx / xp.where(tied, xp.ones_like(s_xt), s_xt)
+    return mean + (math.log(n_deploy) - float(t.mean())) * ratio
+
+
+def jones_gradient(top: NDArray[np.float64], n_eval: int, n_deploy: float) -> NDArray[np.float64]:
+    """Closed-form gradient of :func:`jones_forecast` in each score (METHOD eq. 8).
+
+    :param top: shape (..., k)
+    :return: shape (..., k), summing to 1; 1/k each where all k scores are equal
+    """
+    k = top.shape[-1]
+    t = log_positions(k, n_eval)
+    tc = t - t.mean()
+    xc = top - top.mean(-1, keepdims=True)
+    s_xt = (xc * tc).sum(-1, keepdims=True)
+    s_xx = (xc * xc).sum(-1, keepdims=True)
+    tied = top[..., :1] == top[..., -1:]
+    safe = np.where(tied, 1.0, s_xt)
+    lift = math.log(n_deploy) - t.mean()
+    return np.asarray(1.0 / k + np.where(tied, 0.0, lift * (2.0 * xc / safe - s_xx * tc / safe**2)))
+
+
+def forecast_top(top: Any, n_eval: int, n_deploy: float, method: Method = "blue", target: Target = "max") -> Any:
+    """Forecast of the worst deployment score.
+
+    ``jones`` and ``direct`` aim at the 1/n quantile and are used unchanged for both targets, as in their papers;
+    ``blue`` is unbiased for either target under an exact tail.
+
+    :param top: the k largest evaluation scores, descending, shape (..., k), finite
+    :param n_eval: evaluation set size m
+    :param n_deploy: deployment set size n
+    :param method: ``"blue"`` (METHOD eq. 26), ``"jones"`` (eq. 6) or ``"direct"`` (eq. 7)
+    :param target: ``"max"`` or ``"quantile"``
+    :return: shape (...)
+    :raises ValueError: for sizes without a forecast, or an unknown method or target
+    """
+    check_sizes(top.shape[-1], n_eval, n_deploy)
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown; use one of {METHODS}")
+    if target not in TARGETS:
+        raise ValueError(f"target={target!r} is unknown; use one of {TARGETS}")
+    if method == "jones":
+        return jones_forecast(top, n_eval, n_deploy)
+    return apply_weights(top, linear_weights(method, top.shape[-1], n_eval, n_deploy, target))
+
+
+def bootstrap_tops(ordered: NDArray[np.float64], k: int, n_boot: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """The k largest scores of bootstrap resamples, drawn directly, O(k) each instead of O(m).
+
+    A resample's j-th largest score is the sample's score of rank ceil(m U_(j)), U_(1) < ... < U_(m) being ordered uniforms; the k
+    smallest of those are partial sums of exponentials over the sum of all m + 1.
+
+    :param ordered: all m scores, descending
+    :param k: number of top scores
+    :param n_boot: number of resamples
+    :param generator: source of randomness
+    :return: shape (n_boot, k), descending
+    """
+    m = len(ordered)
+    partial = np.cumsum(generator.exponential(size=(n_boot, k)), axis=1)
+    total = partial[:, -1:] + generator.gamma(m + 1 - k, size=(n_boot, 1))
+    return np.asarray(ordered[(m * (partial / total)).astype(np.int64)])

@@ -1,0 +1,79 @@
+"""Prediction limits for the deployment maximum under an exact exponential tail (METHOD 4, eq. 29-31).
+
+The pivot V = (M - psi_k) / sigma_bar has a distribution that depends on (k, m, n) only, so a limit is psi_k + c sigma_bar
+with a constant c: no simulation, and again linear in the scores.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import betaln, gammaln
+
+from sb3_forecast.statistics.estimators import check_sizes
+
+_NODES = 400
+
+
+def gamma_nodes(shape: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Trapezoid nodes g and weights for g ~ Gamma(shape), in log g, where the integrand is smooth and decays at both ends."""
+    # the density of log g is exp(shape x - e^x)/Gamma(shape): wide on the left for small shapes
+    x = np.linspace(
+        math.log(shape) - 40.0 / math.sqrt(shape) - 4.0, math.log(shape) + 12.0 / math.sqrt(shape) + 1.5, 2 * _NODES
+    )
+    weights = np.exp(shape * x - np.exp(x) - gammaln(shape)) * (x[1] - x[0])
+    return np.exp(x), weights
+
+
+def _beta_nodes(k: int, n_eval: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Trapezoid nodes u and weights for u ~ Beta(k, m - k + 1), in logit u."""
+    b = n_eval - k + 1
+    centre, spread = math.log(k / b), math.sqrt(1.0 / k + 1.0 / b)
+    z = np.linspace(centre - 24.0 * spread - 4.0, centre + 24.0 * spread + 4.0, 2 * _NODES)
+    log_u, log_v = -np.logaddexp(0.0, -z), -np.logaddexp(0.0, z)
+    weights = np.exp(k * log_u + b * log_v - betaln(k, b)) * (z[1] - z[0])
+    return np.exp(log_u), weights
+
+
+def pivot_cdf(c: float, k: int, n_eval: int, n_deploy: float) -> float:
+    """P((M - psi_k) / sigma_bar <= c) under an exact tail (METHOD eq. 29).
+
+    :param c: height above psi_k in units of sigma_bar, >= 0
+    :param k: number of top scores
+    :param n_eval: evaluation set size m
+    :param n_deploy: deployment set size n
+    :return: probability, absolute error about 1e-8
+    :raises ValueError: if c < 0, where the tail assumption says nothing, or for sizes without a forecast
+    """
+    check_sizes(k, n_eval, n_deploy)
+    if c < 0:
+        raise ValueError(f"c={c} lies below psi_k, where the tail assumption says nothing; use c >= 0")
+    g, wg = gamma_nodes(k - 1.0)
+    u, wu = _beta_nodes(k, n_eval)
+    below = np.exp(n_deploy * np.log1p(-np.minimum(np.multiply.outer(np.exp(-c * g / (k - 1)), u), 1.0 - 1e-16)))
+    return float(wg @ below @ wu)
+
+
+@lru_cache(maxsize=1024)
+def pivot_quantile(p: float, k: int, n_eval: int, n_deploy: float) -> float:
+    """Height c with P((M - psi_k) / sigma_bar <= c) = p (METHOD eq. 29, 31).
+
+    :param p: probability, 0 < p < 1
+    :param k: number of top scores
+    :param n_eval: evaluation set size m
+    :param n_deploy: deployment set size n
+    :return: c, or 0.0 if more than p of the mass lies below psi_k: then psi_k itself is the limit
+    :raises ValueError: if p is not strictly between 0 and 1, or for sizes without a forecast
+    """
+    if not 0.0 < p < 1.0:
+        raise ValueError(f"p={p} is not strictly between 0 and 1; ask for a limit of another level")
+    if pivot_cdf(0.0, k, n_eval, n_deploy) > p:
+        return 0.0
+    high = 8.0 + math.log(max(n_deploy / n_eval, 1.0))
+    while pivot_cdf(high, k, n_eval, n_deploy) < p:
+        high *= 2.0
+    return float(brentq(lambda c: pivot_cdf(c, k, n_eval, n_deploy) - p, 0.0, high, xtol=1e-10, rtol=1e-12))

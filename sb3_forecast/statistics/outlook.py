@@ -1,0 +1,127 @@
+"""What to expect of a deployment, from the scores or counts of an evaluation set."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_forecast.statistics.alternatives import ParetoTail, lognormal_forecast
+from sb3_forecast.statistics.conformal import exceedance_probability
+from sb3_forecast.statistics.counts import CountTail
+from sb3_forecast.statistics.names import OutlookMethod
+from sb3_forecast.statistics.scores import failure_probability, log_survival_probability
+from sb3_forecast.statistics.tails import GumbelTail
+
+
+def gumbel_tail(scores: Any, k: int | None, method: OutlookMethod) -> GumbelTail:
+    """The exponential tail that belongs to an outlook: its own for the three methods that have one, else ``blue``.
+
+    :param scores: failure score of every evaluation task
+    :param k: top scores used; ``None`` for the default
+    :param method: see :func:`outlook_of_scores`
+    """
+    return GumbelTail.fit(scores, k, method if method in ("blue", "jones", "direct") else "blue")
+
+
+def _worst(forecast: float, low: float, high: float, level: float) -> dict[str, Any]:
+    """What every method says of the worst task."""
+    return {
+        "worst_score": forecast,
+        "worst_probability": float(failure_probability(forecast)),
+        "worst_log_survival": float(log_survival_probability(forecast)),
+        "interval": [low, high],
+        "interval_probability": [float(failure_probability(v)) for v in (low, high)],
+        "level": level,
+    }
+
+
+def outlook_of_scores(
+    scores: Any, n_deploy: float, method: OutlookMethod = "blue", k: int | None = None, level: float = 0.9
+) -> dict[str, Any]:
+    """What to expect of a deployment, from failure scores.
+
+    :param scores: failure score of every evaluation task
+    :param n_deploy: deployment set size n
+    :param method: ``"blue"``, ``"jones"``, ``"direct"``, ``"pareto"`` (the tail may bend) or ``"lognormal"`` (all scores, not just the tail)
+    :param k: top scores used; ``None`` for the default
+    :param level: coverage of intervals and limits
+    :return: numbers and caveats, by name
+    :raises ValueError: if no tail can be fitted
+    """
+    n, tail = n_deploy, gumbel_tail(scores, k, method)
+    if method == "pareto":
+        pareto = ParetoTail.fit(scores, k)
+        forecast, extra = pareto.forecast(n), {"pareto_shape": pareto.shape}
+    elif method == "lognormal":
+        forecast, extra = lognormal_forecast(scores, n), {}
+    else:
+        forecast, extra = float(tail.forecast(n)), {}
+    low, high = (
+        (float(v) for v in tail.interval(int(n), level)) if method in ("blue", "jones", "direct") else (math.nan, math.nan)
+    )
+    checks = tail.diagnostics()
+    caveats = list(checks.warnings)
+    zeros = int((~np.isfinite(tail.scores)).sum())
+    if zeros:
+        caveats.append(
+            f"{zeros} of {tail.n_eval} tasks have p = 0: they count as below the tail. If they are frequencies, give counts (--trials)."
+        )
+    if n > 1000 * tail.n_eval:
+        caveats.append(
+            f"the deployment is {n / tail.n_eval:.0f} times the evaluation: small departures from an exponential tail matter much."
+        )
+    mode = 1.0 - 0.5 ** (1.0 / tail.n_eval)
+    caveats.append(
+        f"a kind of task that fails in its own way and makes up less than {mode:.2g} of all is more likely than not absent from "
+        f"these {tail.n_eval} tasks; no extrapolation can see it."
+    )
+    return {
+        "method": method,
+        "n_eval": tail.n_eval,
+        "k": tail.k,
+        **_worst(forecast, low, high, level),
+        "observed_worst_probability": float(failure_probability(tail.scores[0])),
+        "any_failure": float(tail.aggregate_risk(n)),
+        "mean_failure": float(np.exp(tail.log_mean_failure())),
+        "share_above_half": float(tail.behavior_frequency(0.5)),
+        "share_above_half_limit": tail.behavior_frequency_limit(0.5, level),
+        "exceeds_observed_worst": exceedance_probability(tail.n_eval, int(n), 1),
+        "curvature_p": checks.curvature_p,
+        "anderson_darling_p": checks.anderson_darling_p,
+        "caveats": caveats,
+        **extra,
+    }
+
+
+def outlook_of_counts(
+    failures: NDArray[np.int64], trials: NDArray[np.int64], n_deploy: float, level: float = 0.9
+) -> dict[str, Any]:
+    """What to expect of a deployment, from how often each task failed.
+
+    :param failures: failed episodes of each task, shape (m,)
+    :param trials: episodes of each task, shape (m,)
+    :param n_deploy: deployment set size n
+    :param level: coverage of the interval
+    :return: numbers and caveats, by name
+    """
+    tail = CountTail.fit(failures, trials)
+    n = n_deploy
+    forecast = tail.forecast(n)
+    low, high = tail.interval(n, level)
+    zeros = int((failures == 0).sum())
+    return {
+        "method": "beta-binomial",
+        "n_eval": tail.n_eval,
+        **_worst(forecast, low, high, level),
+        "observed_worst_probability": float((failures / trials).max()),
+        "any_failure": -math.expm1(n * math.log1p(-tail.a / (tail.a + tail.b))),
+        "mean_failure": tail.a / (tail.a + tail.b),
+        "caveats": [
+            f"these are counts, {zeros} of {tail.n_eval} of them 0: a beta distribution of failure probabilities was fitted to them "
+            f"(a = {tail.a:.3g}, b = {tail.b:.3g}), and everything beyond the largest counts is its extrapolation.",
+            "log-probabilities of the failure, where you can have them, resolve the tail far better than counts.",
+        ],
+    }

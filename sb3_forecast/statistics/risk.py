@@ -1,0 +1,163 @@
+"""What a fitted tail says about a deployment besides its worst score (METHOD 8), as pure functions of psi_k and sigma_bar.
+
+All are smooth in location and scale, take numpy or torch, and are computed in logs, so that nothing underflows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import array_api_compat
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import betainc
+from scipy.stats import beta
+
+from sb3_forecast.statistics.estimators import log_positions
+from sb3_forecast.statistics.intervals import gamma_nodes
+from sb3_forecast.statistics.scores import float64_array, float64_like, log_failure_probability
+
+
+def log_frequency(threshold: float, location: Any, scale: Any, k: int, n_eval: int) -> Any:
+    """Log of the share of tasks whose score exceeds a threshold, plug-in (METHOD eq. 50).
+
+    :param threshold: score x
+    :param location: psi_k, shape (...); the tail says nothing below it
+    :param scale: sigma_bar, shape (...); 0 stands for no tail beyond psi_k
+    :param k: number of top scores
+    :param n_eval: evaluation set size m
+    :return: natural log, shape (...)
+    """
+    location, scale = float64_array(location), float64_array(scale)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return math.log(k / n_eval) - (threshold - location) / scale
+
+
+def jones_log_frequency(threshold: float, top: Any, n_eval: int) -> Any:
+    """The same by the regression of Jones et al. (METHOD eq. 49).
+
+    :param threshold: score x
+    :param top: the k largest scores, descending, shape (..., k)
+    :param n_eval: evaluation set size m
+    :return: natural log, shape (...)
+    """
+    x = float64_array(top)
+    t = log_positions(x.shape[-1], n_eval)
+    mean = x.mean(-1)
+    centred = x - mean[..., None]
+    slope = (centred * float64_like(t - t.mean(), x)).sum(-1) / (centred * centred).sum(-1)
+    return -float(t.mean()) - (threshold - mean) * slope
+
+
+def umvu_frequency(threshold: float, location: Any, scale: Any, k: int, n_eval: int) -> Any:
+    """The unbiased estimate of the same share (METHOD eq. 51); often exactly 0 far out, so it is no forecast by itself.
+
+    :param threshold: score x
+    :param location: psi_k, shape (...)
+    :param scale: sigma_bar, shape (...)
+    :param k: number of top scores, at least 3
+    :param n_eval: evaluation set size m
+    :return: probability, shape (...)
+    :raises ValueError: if ``k < 3``
+    """
+    if k < 3:
+        raise ValueError(f"k={k} top scores have no unbiased frequency; use k >= 3")
+    base = 1.0 - (threshold - float64_array(location)) / ((k - 1) * float64_array(scale))
+    xp = array_api_compat.array_namespace(base)
+    return (k - 1) / n_eval * xp.where(base > 0.0, base, xp.zeros_like(base)) ** (k - 2)
+
+
+def frequency_upper_limit(height: float, k: int, n_eval: int, level: float = 0.95) -> float:
+    """Upper confidence limit of the share of tasks beyond a threshold, exact if the tail is (METHOD eq. 52).
+
+    :param height: (threshold - psi_k) / sigma_bar, >= 0
+    :param k: number of top scores
+    :param n_eval: evaluation set size m
+    :param level: confidence
+    :return: the limit f with P((q_f - psi_k) / sigma_bar <= height) = level, q_f being the score that a share f exceeds
+    :raises ValueError: if the height is negative or the level out of range
+    """
+    if height < 0.0:
+        raise ValueError(f"height={height}: the threshold lies below psi_k, where the sample itself tells the frequency")
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level={level} is no confidence; use a value strictly between 0 and 1")
+    g, weights = gamma_nodes(k - 1.0)
+    stretch = height * g / (k - 1)
+
+    def shortfall(log_f: float) -> float:
+        return float(weights @ betainc(k, n_eval - k + 1, np.exp(np.minimum(log_f + stretch, 0.0)))) - level
+
+    low = -height * 4.0 - 60.0 - math.log(n_eval)
+    while shortfall(low) > 0.0:
+        low *= 2.0
+    return math.exp(brentq(shortfall, low, 0.0, xtol=1e-12, rtol=1e-14))
+
+
+def clopper_pearson(count: int, n_eval: int, level: float = 0.95) -> float:
+    """Distribution-free upper limit of a share from how often it was seen (METHOD 8).
+
+    :param count: tasks beyond the threshold
+    :param n_eval: evaluation set size m
+    :param level: confidence
+    :return: the limit; 1 - (1 - level)^(1/m) for a count of 0
+    """
+    return 1.0 if count == n_eval else float(beta.ppf(level, count + 1, n_eval - count))
+
+
+def log_mean_beyond(location: Any, scale: Any) -> Any:
+    """Log E[p | psi > psi_k] = log E[p(psi_k + sigma_bar Z)], Z ~ Exp(1) (METHOD eq. 54), by quadrature in log Z.
+
+    :param location: psi_k, shape (...)
+    :param scale: sigma_bar, shape (...)
+    :return: natural log, shape (...); gradients flow
+    """
+    u, s = float64_array(location), float64_array(scale)
+    xp = array_api_compat.array_namespace(u)
+    # in log Z the integrand decays doubly exponentially to the right and like Z to the left
+    log_z = np.linspace(-36.0, 7.0, 1201)
+    log_weight = float64_like(log_z - np.exp(log_z) + math.log(log_z[1] - log_z[0]), u)
+    terms = log_weight + log_failure_probability(u[..., None] + s[..., None] * float64_like(np.exp(log_z), u))
+    peak = xp.max(terms, axis=-1) if isinstance(terms, np.ndarray) else terms.detach().amax(-1)
+    return peak + xp.log(xp.exp(terms - peak[..., None]).sum(-1))
+
+
+def log_mean_failure(scores: Any, k: int, scale: Any) -> Any:
+    """Log E p of a fresh task: the sample's below psi_k, the tail's above (METHOD eq. 54).
+
+    :param scores: all m scores, descending, shape (..., m)
+    :param k: number of top scores
+    :param scale: sigma_bar, shape (...)
+    :return: natural log, shape (...)
+    """
+    x = float64_array(scores)
+    xp = array_api_compat.array_namespace(x)
+    m = x.shape[-1]
+    beyond = math.log(k / m) + log_mean_beyond(x[..., k - 1], scale)
+    if k == m:
+        return beyond
+    log_p = log_failure_probability(x[..., k:])
+    with np.errstate(divide="ignore"):
+        top = log_p[..., 0]
+        shift = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
+        below = shift + xp.log(xp.exp(log_p - shift[..., None]).sum(-1)) - math.log(m)
+        return xp.logaddexp(beyond, below)
+
+
+def log_aggregate_risk(log_mean: Any, n_deploy: float) -> Any:
+    """Log probability that a deployment of n tasks sees at least one failure (METHOD eq. 53).
+
+    :param log_mean: log of the mean failure probability, shape (...)
+    :param n_deploy: deployment set size n
+    :return: natural log, shape (...)
+    """
+    x = float64_array(log_mean)
+    xp = array_api_compat.array_namespace(x)
+    # a mean that rounds to more than 1 is 1
+    x = xp.where(x > 0.0, xp.zeros_like(x), x)
+    with np.errstate(divide="ignore"):
+        survival = n_deploy * xp.log1p(-xp.exp(x))
+    # where n E p is below 1e-300 the probability is n E p itself
+    tiny = survival > -1e-300
+    safe = xp.where(tiny, -xp.ones_like(x), survival)
+    return xp.where(tiny, x + math.log(n_deploy), xp.log(-xp.expm1(safe)))

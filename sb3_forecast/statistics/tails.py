@@ -1,0 +1,265 @@
+"""GumbelTail: an exponential tail fitted to the worst scores of an evaluation set (METHOD 2, 4; Jones et al. 2025)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+from sb3_forecast.statistics.diagnostics import Diagnostics, diagnose
+from sb3_forecast.statistics.estimators import bootstrap_tops, check_sizes, forecast_top, mean_spacing
+from sb3_forecast.statistics.intervals import pivot_quantile
+from sb3_forecast.statistics.names import METHODS, TARGETS, Method, Target
+from sb3_forecast.statistics.risk import (
+    clopper_pearson,
+    frequency_upper_limit,
+    jones_log_frequency,
+    log_aggregate_risk,
+    log_frequency,
+    log_mean_failure,
+)
+from sb3_forecast.statistics.scores import failure_probability, failure_score, float64_array, log_survival_probability
+
+
+def default_k(n_eval: int) -> int:
+    """Number of top scores, clamp(round(2 sqrt(m)), 10, m // 4) (METHOD 7: no data-driven rule beats it clearly).
+
+    :param n_eval: evaluation set size m
+    :return: k; at least 2, and at most m
+    """
+    return min(n_eval, max(2, min(max(round(2.0 * math.sqrt(n_eval)), 10), n_eval // 4)))
+
+
+@dataclass(frozen=True)
+class GumbelTail:
+    """The tail above the k-th largest of m evaluation scores.
+
+    Build it with :meth:`fit`. Leading axes of the scores are a batch; torch scores keep their graph.
+
+    :param scores: all evaluation scores, descending, shape (..., m), float64
+    :param k: number of top scores used
+    :param method: point forecast, ``"blue"``, ``"jones"`` or ``"direct"``
+    """
+
+    scores: Any
+    k: int
+    method: Method
+
+    @classmethod
+    def fit(cls, scores: Any, k: int | None = None, method: Method = "blue") -> GumbelTail:
+        """Fit the tail.
+
+        Scores of -inf (p = 0) are allowed below the k largest.
+
+        :param scores: all m evaluation scores, any order, shape (..., m); numpy or torch
+        :param k: number of top scores; ``None`` for :func:`default_k`, lowered to the number of finite scores if there are fewer
+        :param method: ``"blue"`` (unbiased under an exact tail), ``"jones"`` or ``"direct"``
+        :return: the fitted tail
+        :raises ValueError: for NaN or +inf scores, fewer than k (or 2) finite ones, k out of range, or an unknown method
+        """
+        x = float64_array(scores)
+        if x.ndim == 0 or x.shape[-1] < 2:
+            raise ValueError(f"scores has shape {tuple(x.shape)}; pass all evaluation scores, at least 2, along the last axis")
+        if method not in METHODS:
+            raise ValueError(f"method={method!r} is unknown; use one of {METHODS}")
+        xp = array_api_compat.array_namespace(x)
+        if bool(xp.isnan(x).any()):
+            raise ValueError("scores holds NaN; find the tasks whose log-probability is NaN and score them again")
+        if bool((x == xp.inf).any()):
+            raise ValueError(
+                "scores holds +inf (p = 1 exactly); use failure_score_from_log_survival, which resolves p close to 1"
+            )
+        n_eval = x.shape[-1]
+        n_finite = int(xp.isfinite(x).sum(-1).min())
+        if k is None:
+            k = min(default_k(n_eval), n_finite)
+        check_sizes(max(k, 2), n_eval, 1)
+        if n_finite < 2:
+            raise ValueError(
+                f"only {n_finite} of {n_eval} scores are finite (p > 0), which no tail can be fitted to; evaluate more tasks, "
+                "score with log-probabilities, or give counts to CountTail (--trials on the command line)"
+            )
+        if k < 2 or n_finite < k:
+            raise ValueError(
+                f"k={k} top scores are wanted but only {n_finite} of {n_eval} are finite (p > 0); use 2 <= k <= {n_finite}, "
+                "evaluate more tasks, or score with log-probabilities instead of counts"
+            )
+        ordered = th.sort(x, dim=-1, descending=True).values if isinstance(x, th.Tensor) else -np.sort(-x, axis=-1)
+        return cls(ordered, k, method)
+
+    @property
+    def n_eval(self) -> int:
+        """Evaluation set size m."""
+        return int(self.scores.shape[-1])
+
+    @property
+    def top(self) -> Any:
+        """The k largest scores, descending, shape (..., k)."""
+        return self.scores[..., : self.k]
+
+    @property
+    def location(self) -> Any:
+        """psi_k, the score that the tail starts at, shape (...)."""
+        return self.scores[..., self.k - 1]
+
+    @property
+    def scale(self) -> Any:
+        """sigma_bar, the mean normalised spacing (METHOD eq. 11), shape (...); 0 if the top scores are all equal."""
+        return mean_spacing(self.top)
+
+    def forecast(self, n_deploy: float, target: Target = "max") -> Any:
+        """Predicted worst score of a deployment.
+
+        :param n_deploy: deployment set size n
+        :param target: ``"max"`` (expected largest score) or ``"quantile"`` (exceeded by one task in n)
+        :return: score, shape (...)
+        :raises ValueError: if ``n_deploy < 1`` or the target is unknown
+        """
+        return forecast_top(self.top, self.n_eval, n_deploy, self.method, target)
+
+    def interval(self, n_deploy: int, level: float = 0.9) -> tuple[Any, Any]:
+        """Prediction interval of the worst deployment score, exact if the tail is (METHOD eq. 29-31).
+
+        :param n_deploy: deployment set size n
+        :param level: coverage
+        :return: lower and upper limit, each of shape (...); the lower one is psi_k at least
+        :raises ValueError: if the level is not strictly between 0 and 1, or ``n_deploy < 1``
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level={level} is no coverage; use a value strictly between 0 and 1")
+        low, high = (pivot_quantile(p, self.k, self.n_eval, n_deploy) for p in ((1.0 - level) / 2.0, (1.0 + level) / 2.0))
+        return self.location + low * self.scale, self.location + high * self.scale
+
+    def bootstrap(self, n_deploy: float, n_boot: int = 1000, seed: int = 0, target: Target = "max") -> NDArray[np.float64]:
+        """Forecasts of bootstrap resamples: the spread of the forecast itself, without the deployment's chance and the tail's exactness.
+
+        :param n_deploy: deployment set size n
+        :param n_boot: number of resamples
+        :param seed: their seed
+        :param target: see :meth:`forecast`
+        :return: scores, shape (n_boot,)
+        :raises ValueError: if the scores are a batch, or resamples may hold fewer than k finite scores
+        """
+        ordered = self._single("bootstrap")
+        tops = bootstrap_tops(ordered, self.k, n_boot, np.random.default_rng(seed))
+        if not np.isfinite(tops).all():
+            raise ValueError(f"k={self.k} is too close to the number of finite scores for resamples of them; use a smaller k")
+        return np.asarray(forecast_top(tops, self.n_eval, n_deploy, self.method, target))
+
+    def worst_query_risk(self, n_deploy: float, target: Target = "max") -> Any:
+        """Failure probability of the worst task of a deployment (METHOD 8).
+
+        :param n_deploy: deployment set size n
+        :param target: see :meth:`forecast`
+        :return: probability, shape (...)
+        """
+        return failure_probability(self.forecast(n_deploy, target))
+
+    def log_worst_query_survival(self, n_deploy: float, target: Target = "max") -> Any:
+        """Log of one minus :meth:`worst_query_risk`, where that rounds to 1.
+
+        :param n_deploy: deployment set size n
+        :param target: see :meth:`forecast`
+        :return: natural log, shape (...)
+        """
+        return log_survival_probability(self.forecast(n_deploy, target))
+
+    def log_behavior_frequency(self, p_threshold: float) -> Any:
+        """Log share of tasks that fail with more than a given probability (METHOD eq. 49, 50).
+
+        Beyond psi_k by the fitted tail (``jones``: its own regression), below it the share in the sample.
+
+        :param p_threshold: failure probability, strictly between 0 and 1
+        :return: natural log, shape (...); -inf where no task of the sample and no tail (scale 0) reaches it
+        :raises ValueError: if the threshold is no probability
+        """
+        x = _threshold_score(p_threshold)
+        xp = array_api_compat.array_namespace(self.scores)
+        if self.method == "jones":
+            beyond = jones_log_frequency(x, self.top, self.n_eval)
+        else:
+            beyond = log_frequency(x, self.location, self.scale, self.k, self.n_eval)
+        count = xp.astype(self.scores > x, xp.float64).sum(-1)
+        with np.errstate(divide="ignore"):
+            empirical = xp.log(count) - math.log(self.n_eval)
+        return xp.where((x >= self.location) & (self.scale > 0.0), beyond, empirical)
+
+    def behavior_frequency(self, p_threshold: float) -> Any:
+        """Share of tasks that fail with more than a given probability; see :meth:`log_behavior_frequency`.
+
+        :param p_threshold: failure probability, strictly between 0 and 1
+        :return: probability, shape (...)
+        :raises ValueError: if the threshold is no probability
+        """
+        log_share = self.log_behavior_frequency(p_threshold)
+        return array_api_compat.array_namespace(log_share).exp(log_share)
+
+    def behavior_frequency_limit(self, p_threshold: float, level: float = 0.95) -> float:
+        """Upper confidence limit of that share (METHOD eq. 52 beyond psi_k; below, Clopper-Pearson, without any model).
+
+        :param p_threshold: failure probability, strictly between 0 and 1
+        :param level: confidence
+        :return: the limit
+        :raises ValueError: if the threshold is no probability, or the scores are a batch
+        """
+        x, scores = _threshold_score(p_threshold), self._single("behavior_frequency_limit")
+        scale = float(self.scale)
+        if x < float(self.location) or scale == 0.0:
+            return clopper_pearson(int((scores > x).sum()), self.n_eval, level)
+        return frequency_upper_limit((x - float(self.location)) / scale, self.k, self.n_eval, level)
+
+    def log_mean_failure(self) -> Any:
+        """Log failure probability of a fresh task: the sample's below psi_k, the tail's above (METHOD eq. 54).
+
+        :return: natural log, shape (...)
+        """
+        return log_mean_failure(self.scores, self.k, self.scale)
+
+    def aggregate_risk(self, n_deploy: float) -> Any:
+        """Probability that a deployment sees at least one failure, each task being tried once (METHOD eq. 53, 54).
+
+        :param n_deploy: deployment set size n
+        :return: probability, shape (...)
+        :raises ValueError: if ``n_deploy < 1``
+        """
+        log_risk = self.log_aggregate_risk(n_deploy)
+        return array_api_compat.array_namespace(log_risk).exp(log_risk)
+
+    def log_aggregate_risk(self, n_deploy: float) -> Any:
+        """Log of :meth:`aggregate_risk`, where that underflows.
+
+        :param n_deploy: deployment set size n
+        :return: natural log, shape (...)
+        :raises ValueError: if ``n_deploy < 1``
+        """
+        check_sizes(self.k, self.n_eval, n_deploy)
+        return log_aggregate_risk(self.log_mean_failure(), n_deploy)
+
+    def diagnostics(self) -> Diagnostics:
+        """Curvature, Anderson-Darling, ties, and warnings that say what to do (METHOD 7).
+
+        :return: the checks
+        :raises ValueError: if the scores are a batch
+        """
+        return diagnose(self._single("diagnostics"), self.k)
+
+    def _single(self, name: str) -> NDArray[np.float64]:
+        if self.scores.ndim != 1:
+            raise ValueError(
+                f"{name} takes one sample, but the scores have shape {tuple(self.scores.shape)}; fit each row by itself"
+            )
+        return np.asarray(self.scores.detach().cpu() if isinstance(self.scores, th.Tensor) else self.scores)
+
+
+def _threshold_score(p_threshold: float) -> float:
+    if not 0.0 < p_threshold < 1.0:
+        raise ValueError(f"p_threshold={p_threshold} is not strictly between 0 and 1; ask for another failure probability")
+    return float(failure_score(math.log(p_threshold)))
+
+
+__all__ = ["TARGETS", "GumbelTail", "default_k"]

@@ -1,0 +1,214 @@
+"""SB3 callbacks: the rollout callback that refreshes the forecast objective and injects its gradient."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_forecast.scorers.playing import check_finite, normalisation_of
+from sb3_forecast.scorers.protocols import Rollout
+from sb3_forecast.statistics.scores import failure_probability
+from sb3_forecast.training.guard import ForecastGuard
+from sb3_forecast.training.injection import GradientInjector, attach, detach
+from sb3_forecast.training.losses import LossTerms, TooFewScoresError
+from sb3_forecast.training.objective import WATCHED_TASKS, ForecastObjective
+
+
+def after_users(users: BaseCallback, ours: BaseCallback, model: BaseAlgorithm) -> BaseCallback:
+    """A callback of an algorithm's own, called after the user's, for ``_init_callback``.
+
+    :param users: the user's callbacks, initialised already: initialising the list would do it again
+    :param ours: the algorithm's own
+    :param model: the algorithm
+    """
+    ours.init_callback(model)
+    combined = CallbackList([users, ours])
+    combined.model = model
+    return combined
+
+
+def forecast_metrics(objective: ForecastObjective, terms: LossTerms, seconds: float) -> dict[str, float]:
+    """What is logged of a refresh, by logger key; the same for agents and language models.
+
+    :param objective: the objective, just refreshed
+    :param terms: what the refresh returned
+    :param seconds: how long it took
+    """
+    assert objective.scores is not None
+    found = {
+        "forecast/loss": terms.loss.item(),
+        "forecast/worst_failure": float(failure_probability(objective.scores.max())),
+        "forecast/tasks_touched": len(objective.touched),
+        "forecast/seconds": seconds,
+    }
+    if not np.isnan(objective.missed_top):
+        found["forecast/missed_top"] = objective.missed_top
+    if len(terms.forecast):
+        found["forecast/error"] = (terms.forecast - terms.realised).abs().mean().item()
+        found["forecast/forecast"] = terms.forecast.mean().item()
+        found["forecast/realised_max"] = terms.realised.mean().item()
+        found["forecast/scale"] = terms.scale.mean().item()
+    return found
+
+
+class ForecastCallback(BaseCallback):
+    """Brings the forecast to any on-policy algorithm of SB3 or sb3-contrib: scores and partitions anew after every rollout, adds the
+    gradient to the optimizer steps that follow, draws tasks for the next rollout, and logs.
+
+    Logger keys: ``forecast/loss``, ``forecast/error`` (mean absolute), ``forecast/forecast``, ``forecast/realised_max``,
+    ``forecast/scale``, ``forecast/worst_failure``, ``forecast/tasks_touched``, ``forecast/seconds``, ``rollout/ep_cost_mean``.
+
+    :param objective: the objective; ``None`` logs the episodes' cost only
+    :param drawn_share: share of the training episodes that start on tasks drawn in proportion to the loss's weights
+    :param verbose: as in SB3
+    :param forecast_coef: largest share of the forecast gradient in a step, relative to ``max_grad_norm``, also as a schedule of the remaining
+        progress; 0 logs without training
+    :param gradient_every: inject into every n-th optimizer step, the first after a rollout included
+    :raises ValueError: if an argument is out of range
+    """
+
+    def __init__(
+        self,
+        objective: ForecastObjective | None,
+        drawn_share: float = 0.0,
+        verbose: int = 0,
+        forecast_coef: float | Schedule = 0.0,
+        gradient_every: int = 8,
+    ) -> None:
+        super().__init__(verbose)
+        if not 0.0 <= drawn_share <= 1.0:
+            raise ValueError(f"drawn_share={drawn_share} is no share of the episodes; use a value in [0, 1]")
+        if not callable(forecast_coef) and not forecast_coef >= 0.0:
+            raise ValueError(f"forecast_coef={forecast_coef} would maximise the forecast error; use forecast_coef >= 0")
+        if gradient_every < 1:
+            raise ValueError(f"gradient_every={gradient_every} never injects; use gradient_every >= 1, or forecast_coef=0")
+        self.objective = objective
+        self.drawn_share = drawn_share
+        self.forecast_coef = forecast_coef
+        self.gradient_every = gradient_every
+        self._schedule: Schedule = FloatSchedule(forecast_coef)
+        self._injector: GradientInjector | None = None
+        self._cost: NDArray[np.float64] = np.zeros(0)
+        self._episode_costs: deque[float] = deque()
+        self._costs: list[NDArray[np.float64]] = []
+        self._dones: list[NDArray[np.bool_]] = []
+        self._normalize: VecNormalize | None = None
+        self._seen: list[Any] = []
+        self._current: Any = None
+        self._warned: set[str] = set()
+        self._guard = ForecastGuard()
+
+    def _init_callback(self) -> None:
+        self._cost = np.zeros(self.training_env.num_envs)
+        self._episode_costs = deque(maxlen=self.model._stats_window_size)
+        if self.objective is None or (not callable(self.forecast_coef) and self.forecast_coef == 0.0):
+            return
+        if not isinstance(self.model, OnPolicyAlgorithm):
+            raise ValueError(
+                f"model={type(self.model).__name__} learns off-policy; use an on-policy algorithm (PPO, A2C, TRPO, MaskablePPO), "
+                "or forecast_coef=0 to log only"
+            )
+        objective = self.objective
+        # TRPO has no gradient norm of its own (0): PPO's default
+        norm = self.model.max_grad_norm or 0.5
+        self._injector = GradientInjector(lambda: objective.loss(self.model), self._coef, norm, self.gradient_every)
+
+    def _coef(self) -> float:
+        if self.objective is None or not self.objective.drawn:
+            # a cost model that has not learnt enough yet, or no risk that it knows of
+            return 0.0
+        coef = self._schedule(self.model._current_progress_remaining)
+        if not coef >= 0.0:
+            raise ValueError(f"forecast_coef gave {coef}, which would maximise the forecast error; use a schedule >= 0")
+        return coef
+
+    def _on_training_start(self) -> None:
+        if self._injector is not None:
+            attach(self._injector, self.model.policy.optimizer)
+
+    def _on_step(self) -> bool:
+        costs = np.array([info.get("cost", 0.0) for info in self.locals["infos"]])
+        self._cost += costs
+        if self.objective is not None:
+            check_finite(self.locals["new_obs"], self.locals["rewards"], self.locals["infos"])
+            self._costs.append(costs)
+            self._dones.append(np.array(self.locals["dones"]))
+            if self._normalize is not None:
+                self._seen.append(self._current)
+                self._current = self._normalize.get_original_obs()
+        for env in np.flatnonzero(self.locals["dones"]):
+            self._episode_costs.append(self._cost[env])
+            self._cost[env] = 0.0
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self._episode_costs:
+            self.logger.record("rollout/ep_cost_mean", float(np.mean(self._episode_costs)))
+        if self.objective is None:
+            return
+        start = time.perf_counter()
+        scorer = self.objective.scorer
+        if scorer.learns:
+            seen = None if self._normalize is None else self._seen
+            for key, value in scorer.after_rollout(
+                Rollout(self.model, np.stack(self._costs), np.stack(self._dones), seen)
+            ).items():
+                self.logger.record(key, value)
+        if not scorer.ready:
+            return
+        try:
+            terms = self.objective.refresh(self.model)
+        except TooFewScoresError as error:
+            if not scorer.learns:
+                raise
+            # by sampled episodes an agent can look safe everywhere; the next rollout may look again
+            self._warn(f"no forecast in this rollout: {error}")
+            return
+        assert self.objective.scores is not None
+        for warning in scorer.warnings(self.objective.scores.numpy(), WATCHED_TASKS):
+            self._warn(warning)
+        successes = self.model.ep_success_buffer
+        # of a few episodes nothing can be said
+        enough = successes is not None and len(successes) == successes.maxlen
+        for warning in self._guard.look(terms, float(np.mean(successes)) if enough and successes else None):
+            self._warn(warning)
+        if self.drawn_share > 0.0:
+            self.training_env.env_method("set_task_weights", self.objective.task_weights, self.drawn_share)
+        for key, value in forecast_metrics(self.objective, terms, time.perf_counter() - start).items():
+            self.logger.record(key, value)
+        if self._injector is not None:
+            self._injector.restart()
+            self.logger.record("forecast/coef", self._coef())
+
+    def _warn(self, text: str) -> None:
+        """Warn of each kind of thing once."""
+        kind = "".join(letter for letter in text if not letter.isdigit())
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(text, stacklevel=2)
+
+    def _on_rollout_start(self) -> None:
+        for per_step in (self._costs, self._dones, self._seen):
+            per_step.clear()
+        if self.objective is not None and self.objective.scorer.learns:
+            # statistics move with every step: what was seen before them is kept as it was
+            self._normalize = normalisation_of(self.model)
+            self._current = None if self._normalize is None else self._normalize.get_original_obs()
+
+    def _on_training_end(self) -> None:
+        if self._injector is not None:
+            detach(self.model.policy.optimizer)
+        if self.objective is not None and self.drawn_share > 0.0:
+            # whoever uses the environment next expects its own distribution of tasks
+            self.training_env.env_method("set_task_weights", None)

@@ -1,0 +1,280 @@
+"""ForecastPPO: SB3's PPO whose policy updates also make the agent's failures predictable."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pathlib
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+
+from sb3_forecast.scorers.make import make_scorer
+from sb3_forecast.scorers.protocols import FailureScorer, Pool
+from sb3_forecast.scorers.tasks_of import tasks_of
+from sb3_forecast.statistics.names import Method
+from sb3_forecast.statistics.partitions import check_partition
+from sb3_forecast.training.callback import ForecastCallback, after_users
+from sb3_forecast.training.injection import detach
+from sb3_forecast.training.losses import ForecastLoss, Kind
+from sb3_forecast.training.objective import ForecastObjective, PoolLoss
+
+SelfForecastPPO = TypeVar("SelfForecastPPO", bound="ForecastPPO")
+
+
+class ForecastPPO(PPO):
+    """PPO with the forecastability loss of Schwarzer & Niekum 2026 added to its policy updates.
+
+    At the end of each rollout every task of the environment's pool is scored, evaluation/deployment partitions of the pool are
+    drawn, and the gradient of the forecast error is added inside PPO's own optimizer steps. With ``forecast_coef=0`` the
+    training is bit-identical to ``PPO``. All arguments of ``PPO`` come first and mean the same.
+
+    :param forecast_coef: largest share of the forecast gradient in a step, relative to ``max_grad_norm``, also as a schedule of the remaining
+        progress as for ``learning_rate``; 0 switches it off
+    :param eval_size: evaluation set size m of the partitions
+    :param k: number of top evaluation scores that the forecast uses
+    :param n_partitions: partitions drawn per rollout, or ``"exact"`` (needs a linear ``forecast_method``)
+    :param scorer: ``"auto"`` (strongest that the tasks offer), ``"exact"``, ``"survival"`` or a scorer object
+    :param forecast_kind: ``"guarded"``, ``"squared"`` or ``"hinge"``; see :class:`ForecastLoss`
+    :param forecast_method: ``"jones"``, ``"blue"`` or ``"direct"``
+    :param p_floor: failure probability below which a task is left alone
+    :param drawn_share: share of the episodes that start on tasks drawn in proportion to the loss's weights
+    :param gradient_every: inject into every n-th optimizer step
+    :param full_every: score the whole pool every so many rollouts, in between the worst ``n_candidates``; ``None`` for 5 with a
+        scorer that can score parts of a pool, else 1
+    :param n_candidates: see ``full_every``; ``None`` for a tenth of the pool, or as many as the loss may touch if that is more
+    :param forecast_loss: a loss object instead of ``eval_size`` ... ``p_floor``, for baselines
+    :param pool: the tasks, not saved with the model; ``None`` for those that ``env`` plays
+    :raises ValueError: for arguments out of range, or an environment whose tasks cannot be scored
+    """
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        forecast_coef: float | Schedule = 0.3,
+        eval_size: int = 200,
+        k: int = 10,
+        n_partitions: int | Literal["exact"] = 128,
+        scorer: str | FailureScorer = "auto",
+        forecast_kind: Kind = "guarded",
+        forecast_method: Method = "jones",
+        p_floor: float = 1e-6,
+        drawn_share: float = 0.25,
+        gradient_every: int = 8,
+        full_every: int | None = None,
+        n_candidates: int | None = None,
+        forecast_loss: PoolLoss | None = None,
+        pool: Pool | None = None,
+    ) -> None:
+        if not callable(forecast_coef) and not forecast_coef >= 0.0:
+            raise ValueError(f"forecast_coef={forecast_coef} would maximise the forecast error; use forecast_coef >= 0")
+        if gradient_every < 1:
+            raise ValueError(f"gradient_every={gradient_every} never injects; use gradient_every >= 1, or forecast_coef=0")
+        if not 0.0 <= drawn_share <= 1.0:
+            raise ValueError(f"drawn_share={drawn_share} is no share of the episodes; use a value in [0, 1]")
+        self.forecast_coef = forecast_coef
+        self.eval_size = eval_size
+        self.k = k
+        self.n_partitions = n_partitions
+        self.scorer = scorer
+        self.forecast_kind = forecast_kind
+        self.forecast_method = forecast_method
+        self.p_floor = p_floor
+        self.drawn_share = drawn_share
+        self.gradient_every = gradient_every
+        self.full_every = full_every
+        self.n_candidates = n_candidates
+        self.forecast_loss = forecast_loss
+        self.pool = pool
+        self.forecast_state: dict[str, Any] | None = None
+        self.objective: ForecastObjective | None = None
+        self._objective_key = ""
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            clip_range_vf=clip_range_vf,
+            normalize_advantage=normalize_advantage,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            target_kl=target_kl,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        if _init_setup_model:
+            self._setup_model()
+            if self.env is not None:
+                self._build_objective()
+
+    @property
+    def _forecasting(self) -> bool:
+        return callable(self.forecast_coef) or self.forecast_coef > 0.0
+
+    def _build_objective(self) -> None:
+        """Objective for the current environment's pool; kept while the pool stays the same."""
+        if not self._forecasting:
+            return
+        played = tasks_of(self.env)
+        pool = played if self.pool is None else self.pool
+        if pool.key != played.key:
+            raise ValueError(
+                f"pool must hold the tasks that env plays ({played.key}), got {pool.key}; leave pool out, or change env"
+            )
+        if self.drawn_share > 0.0 and not self.env.has_attr("set_task_weights"):  # type: ignore[union-attr]  # tasks_of has seen it
+            raise ValueError("env has no `set_task_weights` to start episodes on drawn tasks; use drawn_share=0")
+        if self.objective is not None and self._objective_key == pool.key:
+            return
+        loss = self.forecast_loss
+        if loss is None:
+            check_partition(len(pool), self.eval_size, self.k)
+            loss = ForecastLoss(
+                self.eval_size, self.k, self.n_partitions, self.forecast_kind, self.forecast_method, self.p_floor
+            )
+        seed = 0 if self.seed is None else self.seed
+        scorer = make_scorer(self.scorer, pool, seed)
+        full_every = self.full_every
+        if full_every is None:
+            full_every = 5 if scorer.supports_partial else 1
+        objective = ForecastObjective(scorer, loss, seed, full_every, self.n_candidates)
+        # one task before any training: a model that cannot be scored is found out now
+        scorer.score(self, np.array([0]))
+        # cached scores and weights are those of the pool that was trained on; another pool starts afresh
+        if self.forecast_state is not None and self.forecast_state["pool"] == pool.key:
+            objective.load_state_dict(self.forecast_state["objective"])
+        self.forecast_state = None
+        self.objective, self._objective_key = objective, pool.key
+
+    def learn(
+        self: SelfForecastPPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "ForecastPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfForecastPPO:
+        """As ``PPO.learn``.
+
+        :raises ValueError: before training starts, if the environment's tasks cannot be scored
+        """
+        self._build_objective()
+        try:
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        finally:
+            detach(self.policy.optimizer)
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        users = super()._init_callback(callback, progress_bar)
+        objective = self.objective if self._forecasting else None
+        ours = ForecastCallback(objective, self.drawn_share, 0, self.forecast_coef, self.gradient_every)
+        return after_users(users, ours, self)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "objective", "_objective_key", "pool"]
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """As ``PPO.save``; the forecast's random state and task weights are saved too."""
+        if self.objective is not None:
+            self.forecast_state = {"pool": self._objective_key, "objective": self.objective.state_dict()}
+        try:
+            super().save(path, exclude, include)
+        finally:
+            if self.objective is not None:
+                self.forecast_state = None
+
+    @classmethod
+    def from_ppo(
+        cls: type[SelfForecastPPO],
+        model_or_path: PPO | str | pathlib.Path,
+        env: GymEnv,
+        device: th.device | str = "auto",
+        **forecast_arguments: Any,
+    ) -> SelfForecastPPO:
+        """Fine-tune an existing PPO: its hyperparameters, parameters and optimizer state, plus the forecast.
+
+        :param model_or_path: a PPO, or the path of a saved one
+        :param env: environment with a pool of tasks, of the same observation and action space
+        :param device: as in SB3
+        :param forecast_arguments: any argument of :class:`ForecastPPO`; replaces the PPO's own
+        :return: the model, ready to ``learn``
+        :raises ValueError: if the environment's spaces differ from the model's
+        """
+        source = model_or_path if isinstance(model_or_path, PPO) else PPO.load(model_or_path, device=device)
+        target_env = BaseAlgorithm._wrap_env(env, verbose=0)
+        for space, mine, theirs in (
+            ("observation_space", source.observation_space, target_env.observation_space),
+            ("action_space", source.action_space, target_env.action_space),
+        ):
+            if mine != theirs:
+                raise ValueError(
+                    f"the PPO was trained on {space}={mine}, but env has {theirs}; pass an environment with the model's own spaces"
+                )
+        arguments: dict[str, Any] = {name: getattr(source, name) for name in _PPO_ARGUMENTS}
+        arguments["stats_window_size"] = source._stats_window_size
+        arguments.update(device=device, **forecast_arguments)
+        model = cls(source.policy_class, target_env, **arguments)  # type: ignore[arg-type]  # PPO's policies are actor-critic
+        # torch's optimizers go on in the moments that they are given: the source keeps its own
+        model.set_parameters(copy.deepcopy(source.get_parameters()), exact_match=True, device=device)  # type: ignore[arg-type]  # as SB3 documents
+        return model
+
+
+#: constructor arguments that PPO keeps as attributes of the same name
+_PPO_ARGUMENTS = (
+    "learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range", "clip_range_vf", "normalize_advantage",
+    "ent_coef", "vf_coef", "max_grad_norm", "use_sde", "sde_sample_freq", "rollout_buffer_class", "rollout_buffer_kwargs", "target_kl",
+    "tensorboard_log", "policy_kwargs", "verbose", "seed",
+)  # fmt: skip

@@ -1,0 +1,148 @@
+"""Running a study: seeds side by side, finished runs kept, one record per run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch as th
+from rich.console import Console
+
+from studies.records import Record, make_record, read_record, record_path
+
+#: the code that every study depends on
+LIBRARY = ("sb3_forecast/**/*.py", "envs/**/*.py")
+
+
+class Settings(Protocol):
+    """The options of a study, a frozen dataclass."""
+
+    seeds: int
+    first_seed: int
+    output: Path
+    jobs: int
+    progress_bar: bool
+
+    def check(self) -> None:
+        """Reject settings that cannot be run, before any work starts.
+
+        :raises ValueError: naming the setting, its value and the remedy
+        """
+
+    def kept(self) -> dict[str, Any]:
+        """The settings that a result depends on: what records in one folder must share."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a study's function is given.
+
+    :param settings: the options
+    :param method: what to run
+    :param seed: its seed
+    :param folder: for checkpoints and logs of this seed, shared by its methods
+    """
+
+    settings: Any
+    method: str
+    seed: int
+    folder: Path
+
+    def record_of(self, method: str) -> Record:
+        """The record of a method of the same seed that was run before.
+
+        :param method: its name
+        """
+        return read_record(record_path(self.settings.output / "records", method, self.seed))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A description of a study.
+
+    :param name: of the study
+    :param run: trains and measures one method; what it returns is the record's result
+    :param methods: what is run for given settings, in this order; what comes first may leave checkpoints for the others
+    :param report: prints and writes tables and figures of finished records
+    :param sources: code that the results depend on, besides the library; globs
+    """
+
+    name: str
+    run: Callable[[Run], dict[str, Any]]
+    methods: Callable[[Any], Sequence[str]]
+    report: Callable[[Any, list[Record], Console], None]
+    sources: tuple[str, ...]
+
+
+def run_study(study: Study, settings: Settings) -> list[Record]:
+    """Run what has no record yet, then report.
+
+    :param study: the study
+    :param settings: its options
+    :return: the records of the settings' seeds and methods
+    :raises ValueError: if the settings cannot be run, or the folder holds records of other settings
+    """
+    settings.check()
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    wanted = [(method, seed) for seed in seeds for method in study.methods(settings)]
+    _claim(study, settings)
+    console = Console()
+    if settings.jobs == 1:
+        for seed in seeds:
+            console.rule(f"{study.name}, seed {seed}")
+            run_seed(study, settings, seed)
+    else:
+        with ProcessPoolExecutor(settings.jobs, mp_context=get_context("spawn")) as executor:
+            running = [executor.submit(_run_alone, study, settings, seed) for seed in seeds]
+            for done in as_completed(running):
+                console.print(f"seed {done.result()} is done")
+    records = [read_record(record_path(settings.output / "records", method, seed)) for method, seed in wanted]
+    study.report(settings, records, console)
+    console.print(f"\nRecords, tables and figures are in [bold]{settings.output}[/bold].")
+    return records
+
+
+def run_seed(study: Study, settings: Settings, seed: int) -> int:
+    """Run every method of a seed that has no record yet.
+
+    :param study: the study
+    :param settings: its options
+    :param seed: the seed
+    :return: the seed
+    """
+    folder = settings.output / f"seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for method in study.methods(settings):
+        if record_path(settings.output / "records", method, seed).exists():
+            continue
+        start = time.perf_counter()
+        result = study.run(Run(settings, method, seed, folder))
+        seconds = time.perf_counter() - start
+        sources = (*LIBRARY, "studies/runner.py", *study.sources)
+        record = make_record(study.name, method, seed, settings.kept(), result, seconds, sources)
+        record.write(settings.output / "records")
+    return seed
+
+
+def _run_alone(study: Study, settings: Settings, seed: int) -> int:
+    """:func:`run_seed` in a process of its own, with one thread."""
+    th.set_num_threads(1)
+    return run_seed(study, settings, seed)
+
+
+def _claim(study: Study, settings: Settings) -> None:
+    """See that the folder's records, if it has any, belong to these settings."""
+    for path in (settings.output / "records").glob("*-seed*.json"):
+        found = read_record(path)
+        if found.study != study.name or found.settings != settings.kept():
+            theirs, ours = found.settings, settings.kept()
+            differ = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key))
+            raise ValueError(
+                f"output must hold records of these settings or none, got {settings.output} with {found.study} records that differ in {differ}; "
+                "choose another folder, or delete it"
+            )

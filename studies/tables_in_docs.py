@@ -1,0 +1,75 @@
+"""Every table of README and docs that is made of records."""
+
+from __future__ import annotations
+
+from studies import cart_pole, gridworld
+from studies.gridworld_methods import LABELS as GRIDWORLD
+from studies.statistics import Column
+from studies.tables import Row, Table
+
+#: code that each study depends on, besides the library
+SOURCES = {
+    "gridworld": gridworld.STUDY.sources,
+    "cart_pole": cart_pole.STUDY.sources,
+    "password_game": ("studies/password_game.py", "studies/password_methods.py"),
+}
+
+_GRID, _POLE = gridworld.COLUMNS, cart_pole.COLUMNS
+_GRID_NAMES = ("error", "scales", "signed", "under", "worst", "rare_mean", "success", "rare_success")
+_FREE_NAMES = ("error", "signed", "under", "worst", "rare_mean", "success", "rare_success")
+_POLE_NAMES = ("error", "under", "worst", "mean", "rare_mean", "success", "rare_success")
+
+#: the password game's columns; not from studies.password_game, which needs the extra `lm`
+_PROMPTS = {
+    "error": Column("forecast error, psi", ("error", "mean_abs"), "{:.3f}"),
+    "scales": Column("... / scale", ("error_in_scale", "mean_abs"), "{:.1f}"),
+    "signed": Column("signed", ("error", "signed"), "{:+.2f}"),
+    "under": Column("too low in", ("under_predicted",), "{:.0%}"),
+    "worst": Column("worst p", ("worst_failure",), "{:.1e}"),
+    "further": Column("worst of further rare", ("further_rare_worst",), "{:.1e}"),
+    "sampled": Column("sampled rare leak", ("sampled_rare_leak",), "{:.4f}"),
+    "accuracy": Column("accuracy", ("primary_accuracy",), "{:.4f}"),
+    "authorised": Column("authorised", ("primary_authorised",), "{:.3f}"),
+}
+_PROMPT_ROWS = (
+    Row("starting model", "start"),
+    Row("primary task only", "primary"),
+    Row("refusal SFT", "refusal_sft"),
+    Row("CVaR, worst 5%", "cvar"),
+    Row("CVaR, wanted replies", "cvar_equipped"),
+    Row("worst prompt only", "worst_prompt"),
+    Row("ForecastTrainer, bare", "forecast_bare"),
+    Row("ForecastTrainer", "forecast"),
+)
+_PROMPT_NAMES = ("error", "scales", "signed", "under", "worst", "further", "sampled", "accuracy")
+
+
+def _rows(*methods: str) -> tuple[Row, ...]:
+    return tuple(Row(GRIDWORLD[method], method) for method in methods)
+
+
+TABLES = {
+    "gridworld": Table(
+        "gridworld",
+        _rows("base", "ppo", "cost_penalty", "ppo_lagrangian", "mean_failure_bare", "mean_failure_equipped", "forecast"),
+        [_GRID[name] for name in _GRID_NAMES],
+    ),
+    "thin-ice-model-free": Table(
+        "thin_ice_model_free",
+        _rows("base", "ppo", "ppo_lagrangian_10", "cvar_ppo", "forecast_episodes"),
+        [_GRID[name] for name in _FREE_NAMES],
+    ),
+    "thin-ice-updates": Table("thin_ice_updates", _rows("base", "forecast_episodes"), [_GRID[name] for name in _FREE_NAMES]),
+    "cart-pole": Table(
+        "cart_pole",
+        (
+            *(Row(label, method) for method, label in cart_pole.LABELS.items()),
+            Row("ForecastPPO, equal updates: 99, scoring not counted", "forecast", "cart_pole_updates"),
+        ),
+        [_POLE[name] for name in _POLE_NAMES],
+    ),
+    "password-game": Table("password_game", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
+    "password-game-rare5": Table("password_game_rare5", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
+    "password-game-rare3": Table("password_game_rare3", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
+    "smollm2": Table("smollm2", _PROMPT_ROWS, [_PROMPTS[name] for name in (*_PROMPT_NAMES, "authorised")]),
+}

@@ -1,0 +1,137 @@
+"""`python -m sb3_forecast evaluate`: what a user types, and what they mistype."""
+
+import json
+
+import numpy as np
+import pytest
+from sb3_contrib import QRDQN, TQC, TRPO, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.vec_env import VecNormalize
+
+import sb3_forecast as sf
+import sb3_forecast_envs as sfe
+from sb3_forecast.__main__ import main
+from sb3_forecast.cli.models import load_model
+from tests.conftest import SMALL_PPO
+
+
+@pytest.fixture(scope="module")
+def saved(agent, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "agent.zip"
+    agent.save(path)
+    return path
+
+
+def evaluate(capsys, *arguments):
+    status = main(["evaluate", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_exact_scores_and_held_out_tasks(agent, saved, capsys, tmp_path):
+    status, out, _ = evaluate(
+        capsys, saved, "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", 80, "--deploy-size", 1e5, "--held-out", 200,
+        "--json", "--plot", tmp_path / "tail.png", "--seed", 4,
+    )  # fmt: skip
+    assert status == 0
+    found = json.loads(out)
+    assert "ExactScorer scores" in found["source"]
+    pool = sfe.TaskPool("ThinIce-8x8", 280, seed=4)
+    scores = sf.ExactScorer(pool).score(agent).numpy()
+    assert found["worst_score"] == pytest.approx(float(sf.GumbelTail.fit(scores[:80]).forecast(1e5)))
+    assert found["held_out"]["n_tasks"] == 280
+    assert found["held_out"]["worst_failure"] == pytest.approx(float(sf.failure_probability(scores.max())))
+    assert (tmp_path / "tail.png").stat().st_size > 1000
+
+
+def test_counts_of_an_environment_without_costs(capsys, tmp_path):
+    DQN("MlpPolicy", "CartPole-v1", device="cpu", seed=0).save(tmp_path / "dqn.zip")
+    given = (capsys, tmp_path / "dqn.zip", "--env-id", "CartPole-v1", "--eval-size", 12, "--episodes", 2)
+    status, _, error = evaluate(*given)
+    assert status == 2
+    assert "pass --failed" in " ".join(error.split())
+    status, out, _ = evaluate(*given, "--failed", "sb3_forecast_envs:ended_early", "--json")
+    assert status == 0
+    assert "DQN takes its likeliest actions" in json.loads(out)["source"]
+
+
+def test_a_picture_of_the_worst(clumsy, capsys, tmp_path):
+    clumsy.save(tmp_path / "clumsy.zip")
+    status, out, _ = evaluate(
+        capsys, tmp_path / "clumsy.zip", "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", 20, "--record", tmp_path / "worst.gif",
+        "--scorer", "frequency", "--episodes", 4, "--no-progress-bar",
+    )  # fmt: skip
+    assert status == 0
+    assert (tmp_path / "worst.gif").exists()
+    assert "failures of 4 episodes" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env-id", "Nowhere-v0"], "must be registered with Gymnasium, got"),
+        (["--env-id", "no_such_module:Nowhere-v0"], "cannot be imported"),
+        (["--env-id", "CartPole-v1"], "the model was trained on observation_space="),
+        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", "5"], "eval_size=5 is too few"),
+        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--algo", "ppoo"], "algo='ppoo' is unknown"),
+        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--deploy-size", "0"], "deploy_size=0"),
+        (["--env-id", "CartPole-v1", "--failed", "os:nothing"], "failed must name a function, got"),
+    ],
+)
+def test_mistakes(saved, capsys, arguments, message):
+    status, _, error = evaluate(capsys, saved, *arguments)
+    assert status == 2
+    assert message in " ".join(error.split())
+
+
+def test_files_that_are_no_models(capsys, tmp_path):
+    (tmp_path / "model.zip").write_text("nothing")
+    for path, message in (
+        (tmp_path / "model.zip", "is no model that SB3 has saved"),
+        (tmp_path / "none.zip", "does not exist"),
+    ):
+        status, _, error = evaluate(capsys, path, "--env-id", "CartPole-v1")
+        assert status == 2
+        assert message in " ".join(error.split())
+
+
+def test_the_algorithm_is_found(tmp_path, pool):
+    grid = sfe.GridVecEnv(pool, 8)
+    models = [
+        PPO("MlpPolicy", grid, **SMALL_PPO), MaskablePPO("MlpPolicy", grid, **SMALL_PPO), RecurrentPPO("MlpLstmPolicy", grid, **SMALL_PPO),
+        *(algorithm("MlpPolicy", "CartPole-v1", device="cpu") for algorithm in (A2C, TRPO, QRDQN, DQN)),
+        *(algorithm("MlpPolicy", "Pendulum-v1", device="cpu", buffer_size=10) for algorithm in (SAC, TD3, TQC)),
+    ]  # fmt: skip
+    for model in models:
+        model.save(tmp_path / "model.zip")
+        assert type(load_model(tmp_path / "model.zip")) is type(model)
+    assert isinstance(load_model(tmp_path / "model.zip", "tqc"), TQC)
+    assert np.isfinite(models[0].predict(grid.reset())[0]).all()
+
+
+def test_statistics_of_vec_normalize(pool, capsys, tmp_path):
+    env = VecNormalize(sfe.GridVecEnv(pool, 8), norm_reward=False)
+    model = PPO("MlpPolicy", env, seed=0, **SMALL_PPO).learn(2 * 8 * SMALL_PPO["n_steps"])
+    model.save(tmp_path / "model.zip")
+    env.save(str(tmp_path / "stats.pkl"))
+    given = (tmp_path / "model.zip", "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", 40, "--json", "--seed", 4)
+    status, out, _ = evaluate(capsys, *given, "--vec-normalize", tmp_path / "stats.pkl")
+    assert status == 0
+    scores = sf.ExactScorer(sfe.TaskPool("ThinIce-8x8", 40, seed=4)).score(model).numpy()
+    expected = float(sf.GumbelTail.fit(scores).forecast(1e6))
+    assert json.loads(out)["worst_score"] == pytest.approx(expected)
+    _, without, _ = evaluate(capsys, *given)
+    assert json.loads(without)["worst_score"] != pytest.approx(expected)
+    status, _, error = evaluate(capsys, *given, "--vec-normalize", tmp_path / "none.pkl")
+    assert status == 2
+    assert "does not exist" in error
+
+
+def test_cart_poles_have_scores_by_their_physics(capsys, tmp_path):
+    tasks = sfe.CartPoleTasks(20, seed=4)
+    PPO("MlpPolicy", tasks.make_vec_env(8), seed=0, **SMALL_PPO).save(tmp_path / "model.zip")
+    status, out, _ = evaluate(
+        capsys, tmp_path / "model.zip", "--env-id", "SB3Forecast/CartPole-v0", "--eval-size", 20, "--json"
+    )
+    assert status == 0
+    assert "SurvivalScorer scores" in json.loads(out)["source"]

@@ -1,0 +1,167 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sb3_forecast as sf
+from sb3_forecast.__main__ import main
+from sb3_forecast.cli.readers import read_scores
+from sb3_forecast.statistics.plots import return_level_plot, spacing_plot, stability_plot, tail_plot
+
+
+@pytest.fixture
+def scores():
+    return 0.6 * np.random.default_rng(0).gumbel(size=300) - 3.0
+
+
+@pytest.fixture
+def files(scores, tmp_path):
+    """The same scores in every format and unit."""
+    log_p = -np.exp(-scores)
+    frame = pd.DataFrame({"id": range(300), "log_prob": log_p, "probability": np.exp(log_p)})
+    frame[["id", "log_prob"]].to_csv(tmp_path / "log.csv", index=False)
+    frame[["probability"]].to_parquet(tmp_path / "p.parquet")
+    np.save(tmp_path / "log.npy", log_p)
+    (tmp_path / "repulse_results.jsonl").write_text(
+        "\n".join(json.dumps({"query": f"q{i}", "p_elicit": float(np.exp(v)), "judge": 3}) for i, v in enumerate(log_p))
+    )
+    (tmp_path / "samples_task.jsonl").write_text(
+        "\n".join(json.dumps({"doc_id": i, "target": "x", "filtered_resps": [[str(v), "False"]]}) for i, v in enumerate(log_p))
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["log.csv", "p.parquet", "log.npy", "repulse_results.jsonl", "samples_task.jsonl"])
+def test_every_format_gives_the_same_forecast(files, scores, name, capsys):
+    np.testing.assert_allclose(read_scores(files / name).values, scores, rtol=1e-9)
+    assert main(["forecast", str(files / name), "--deploy-size", "1e5", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    tail = sf.GumbelTail.fit(scores)
+    assert result["worst_score"] == pytest.approx(tail.forecast(1e5), rel=1e-8)
+    assert result["interval"] == pytest.approx(tail.interval(100_000), rel=1e-8)
+    assert result["any_failure"] == pytest.approx(tail.aggregate_risk(1e5), rel=1e-6)
+    assert result["k"] == tail.k
+
+
+@pytest.mark.parametrize("method", ["blue", "jones", "direct", "pareto", "lognormal"])
+def test_table_for_people(files, method, capsys, tmp_path):
+    picture = tmp_path / "tail.png"
+    assert main(["forecast", str(files / "log.csv"), "--method", method, "--plot", str(picture)]) == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "forecast to fail with probability" in words
+    assert "no extrapolation can see it" in words
+    assert picture.stat().st_size > 10_000
+
+
+def test_multiple_choice_of_lm_eval(tmp_path):
+    rows = [{"target": 1, "filtered_resps": [[-2.0, False], [-1.0, True], [-3.0, False]]} for _ in range(20)]
+    (tmp_path / "samples_mc.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    p_right = np.exp(-1) / np.exp([-2.0, -1.0, -3.0]).sum()
+    np.testing.assert_allclose(sf.failure_probability(read_scores(tmp_path / "samples_mc.jsonl").values), 1 - p_right)
+
+
+def test_counts_with_many_zeros(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    pd.DataFrame({"failures": rng.binomial(30, rng.beta(0.3, 9, size=300)), "n": 30}).to_csv(tmp_path / "c.csv", index=False)
+    assert main(["forecast", str(tmp_path / "c.csv"), "--trials", "n", "--json"]) == 0
+    by_column = json.loads(capsys.readouterr().out)
+    assert main(["forecast", str(tmp_path / "c.csv"), "--trials", "30", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["worst_score"] == by_column["worst_score"]
+    assert by_column["method"] == "beta-binomial"
+    assert by_column["interval"][0] < by_column["worst_score"] < by_column["interval"][1]
+    assert main(["forecast", str(tmp_path / "c.csv"), "--trials", "n"]) == 0
+    assert "these are counts" in capsys.readouterr().out
+
+
+def test_probabilities_close_to_one_keep_their_precision(tmp_path):
+    np.save(tmp_path / "p.npy", np.array([1 - 1e-9, 0.3, 0.5]))
+    values = read_scores(tmp_path / "p.npy").values
+    assert values[0] == pytest.approx(-np.log(-np.log1p(-1e-9)), rel=1e-6)
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "options", "message"),
+    [
+        ("missing.csv", None, [], "is no file"),
+        ("a.csv", "p\n0.1\n0.2\n", ["--deploy-size", "0"], "deploy_size=0"),
+        ("a.csv", "a,b\n0.1,0.2\n", [], "has 2 numeric columns, ['a', 'b']; choose one with --column"),
+        ("a.csv", "a,b\n0.1,0.2\n", ["--column", "c"], "column='c' is no numeric column"),
+        ("a.csv", "a\n0.1\n0.3\n3\n-1\n", [], "neither probabilities nor log-probabilities only"),
+        ("a.csv", "p,x\n0.1,a\n,b\n", [], "p is empty or NaN in row 1"),
+        ("a.csv", "0.1\n\n0.2\n", [], "column 1 is empty or NaN in row 1"),
+        ("a.csv", "p\n0.1\n1.5\n", [], "p is 1.5 in row 1 (1 rows), which is no probability"),
+        ("a.csv", "p\n0.1\n1\n", [], "p is a probability of exactly 1 in row 1"),
+        ("a.csv", "log_p\n-0.1\n0.5\n", [], "log_p is 0.5 in row 1, which is the logarithm of no probability"),
+        ("a.csv", "success\n0.1\n0.5\n", [], "column success is about successes"),
+        ("a.csv", "successes,n\n9,10\n8,10\n", ["--trials", "n"], "column successes is about successes"),
+        ("a.csv", "p;q\n0.1;0.2\n", [], "has no column of numbers but ['p;q']"),
+        ("a.csv", "", [], "begins with an empty line or is empty"),
+        ("a.csv", "p\n0.1\n0.2\n", ["--deploy-size", "inf"], "deploy_size=inf"),
+        ("a.csv", "p\n" + "0\n" * 40, [], "only 0 of 40 scores are finite"),
+        ("a.csv", "failures\n1\n2\n", [], "counts, of unknown trials; add --trials"),
+        ("a.csv", "failures\n1\n2\n", ["--trials", "what"], "trials='what' is neither a whole number nor a column"),
+        ("a.csv", "failures\n0.5\n2\n", ["--trials", "5"], "failures holds 0.5, which is no count"),
+        ("a.xyz", "1", [], "has suffix '.xyz'"),
+        ("a.jsonl", "", [], "is empty"),
+        ("samples.jsonl", '{"filtered_resps": ["text"]}', [], "holds no log-likelihoods"),
+        ("samples.jsonl", '{"filtered_resps": [[-1, true], [-2, false]], "target": "A"}', [], "is not the number of a choice"),
+        ("a.csv", "p\n" + "0\n" * 40 + "0.1\n" * 1, [], "only 1 of 41 scores are finite"),
+    ],
+)
+def test_bad_input_is_explained(tmp_path, capsys, name, text, options, message):
+    path = tmp_path / name if text is None else write(tmp_path / name, text)
+    assert main(["forecast", str(path), *options]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_inspect_logs_need_inspect(tmp_path, capsys):
+    assert main(["forecast", str(write(tmp_path / "log.eval", "x"))]) == 2
+    assert "needs inspect_ai.log, which is not installed; run `pip install inspect-ai`" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_version(capsys):
+    assert main(["version"]) == 0
+    assert sf.__version__ in capsys.readouterr().out
+
+
+def test_plots(scores, tmp_path):
+    tail = sf.GumbelTail.fit(scores)
+    figures = {
+        "tail": tail_plot(tail, [1e3, 1e6]),
+        "spacing": spacing_plot(tail),
+        "stability": stability_plot(scores, 1e6),
+        "return": return_level_plot(tail),
+    }
+    for name, figure in figures.items():
+        assert all(ax.get_xlabel() and ax.get_ylabel() for ax in figure.axes[-1:])
+        figure.savefig(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 8_000
+    returned = figures["return"].axes[0].lines[0].get_ydata()
+    assert (np.diff(returned) > 0).all()
+
+
+def test_a_file_without_a_header_keeps_its_first_task(scores, tmp_path):
+    text = "\n".join(str(float(v)) for v in -np.exp(-scores))
+    for name in ("a.csv", "a.txt"):
+        np.testing.assert_allclose(read_scores(write(tmp_path / name, text + "\n")).values, scores)
+
+
+def test_counts_beside_their_trials_need_no_column(tmp_path):
+    rng = np.random.default_rng(0)
+    pd.DataFrame({"fails": rng.binomial(30, 0.1, 50), "tries": 30}).to_csv(tmp_path / "c.csv", index=False)
+    assert read_scores(tmp_path / "c.csv", trials="tries").trials.tolist() == [30] * 50
+
+
+def test_only_our_own_methods_print_an_interval(files, capsys):
+    assert main(["forecast", str(files / "log.csv"), "--method", "pareto", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["interval"] == [None, None]
+    assert main(["forecast", str(files / "log.csv"), "--method", "jones", "--json"]) == 0
+    assert None not in json.loads(capsys.readouterr().out)["interval"]

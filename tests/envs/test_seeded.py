@@ -1,0 +1,258 @@
+"""Existing MiniGrid environments as pools."""
+
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from minigrid.wrappers import FlatObsWrapper, FullyObsWrapper, ImgObsWrapper
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.env_util import make_vec_env
+
+import sb3_forecast as sf
+import sb3_forecast_envs as sfe
+from sb3_forecast.scorers.make import make_scorer
+
+TESTED = ["LavaCrossingS9N1", "LavaGapS5", "DistShift1", "DoorKey-5x5", "SimpleCrossingS9N1"]
+
+
+@pytest.fixture
+def make(tmp_path):
+    return lambda id_, n_tasks=2, **kwargs: sfe.SeededTasks(id_, n_tasks, cache_dir=tmp_path, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr("sb3_forecast_envs.seeded.model.BLOCK", 2)
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_finite_model_predicts_real_episodes(name, make):
+    """Random episodes of the real environment, followed step by step in the explored tables."""
+    tasks = make(f"MiniGrid-{name}-v0")
+    model = tasks.finite_model()
+    first, successors, views, chances = model.tables(np.arange(2))
+    observations = model.observations(views)
+    assert chances.shape == (0, 7)
+    env, rng, ends = tasks.make_env(), np.random.default_rng(0), set()
+    for episode in range(30):
+        observation, _ = env.reset(seed=episode, options={"task": episode % 2})
+        state = base = first[episode % 2]
+        done = False
+        while not done:
+            np.testing.assert_array_equal(observation, observations[state])
+            action = rng.choice(7, p=[0.15, 0.15, 0.4, 0.1, 0.05, 0.1, 0.05])
+            observation, _, terminated, truncated, info = env.step(action)
+            following = successors[state, action]
+            done = terminated or truncated
+            assert terminated == (following < 0)
+            assert info["cost"] == (following == -2)
+            if terminated:
+                assert info["is_success"] == (following == -1)
+                ends.add(int(following))
+            state = base + following
+    assert (-2 in ends) == ("Lava" in name or "DistShift" in name)
+
+
+def test_wrappers_with_a_state_of_their_own(make):
+    with pytest.raises(ValueError, match="wrapper _Cycled may keep a state of its own"):
+        make(lambda: _Cycled(gym.make("MiniGrid-LavaGapS5-v0")))
+
+
+class _Cycled(gym.Wrapper):
+    """A wrapper of which nothing is known."""
+
+
+def test_cache_is_used_written_atomically_and_checked(make, tmp_path, monkeypatch):
+    tasks = make("MiniGrid-LavaGapS5-v0", 6)
+    whole = tasks.finite_model().tables(np.arange(6))
+    files = sorted(path.name for path in tmp_path.glob("seeded-*/*"))
+    assert files == ["seeds-0-1.npz", "seeds-2-3.npz", "seeds-4-5.npz"]
+    explored = []
+    monkeypatch.setattr("sb3_forecast_envs.seeded.model.explore_episode", lambda *a: explored.append(a))
+    again = make("MiniGrid-LavaGapS5-v0", 6).finite_model().tables(np.arange(6))
+    assert not explored
+    for mine, theirs in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    # another definition of failure, another folder
+    with pytest.raises(TypeError):
+        make("MiniGrid-LavaGapS5-v0", 6, failed=lambda step: False).finite_model().tables(np.arange(1))
+    assert explored
+    # a file of an environment that has changed since
+    folder = tasks.finite_model().folder
+    with np.load(folder / "seeds-0-1.npz") as file:
+        content = {**file, "views": file["views"] ^ 1}
+    np.savez(folder / "seeds-0-1.npz", **content)
+    with pytest.raises(ValueError, match="its code has changed; delete that folder"):
+        tasks.finite_model().tables(np.arange(1))
+
+
+def test_a_killed_exploration_leaves_whole_files_only(make, tmp_path, monkeypatch):
+    from sb3_forecast_envs.seeded import model as seeded_model
+
+    real, calls = seeded_model.explore_episode, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(seeded_model, "explore_episode", interrupted)
+    tasks = make("MiniGrid-LavaGapS5-v0", 4)
+    with pytest.raises(KeyboardInterrupt):
+        tasks.finite_model().tables(np.arange(4))
+    assert [path.name for path in tmp_path.glob("seeded-*/*")] == ["seeds-0-1.npz"]
+    tasks.finite_model().tables(np.arange(4))
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("wrapper", [ImgObsWrapper, lambda env: ImgObsWrapper(FullyObsWrapper(env)), FlatObsWrapper])
+def test_training_and_forecast_on_lava_crossing(make, wrapper):
+    tasks = make(lambda: wrapper(gym.make("MiniGrid-LavaGapS5-v0")), 20)
+    env = make_vec_env(tasks.make_env, n_envs=4, seed=0)
+    model = sf.ForecastPPO("MlpPolicy", env, n_steps=64, batch_size=64, eval_size=8, k=3, seed=0, device="cpu").learn(512)
+    report = sf.evaluate_forecast(model, tasks, eval_size=8, n_splits=10, k=3)
+    assert np.isfinite(report.error.mean_abs)
+    assert 0.0 < report.mean_failure < 1.0
+
+
+def test_timeouts_can_count_as_failures(make):
+    """In DoorKey nothing kills; failing is not getting there in time."""
+    tasks = make("MiniGrid-DoorKey-5x5-v0", 2, timeout_fails=True)
+    model = PPO("MlpPolicy", make_vec_env(tasks.make_env, n_envs=1), n_steps=16, batch_size=16, seed=0, device="cpu")
+    late = sf.ExactScorer(tasks).outcomes(model)
+    np.testing.assert_allclose(late.failure, 1.0 - late.success, rtol=1e-9)
+    assert (late.failure > 0.5).all()
+    never = sf.ExactScorer(make("MiniGrid-DoorKey-5x5-v0", 2)).outcomes(model)
+    assert (never.failure == 0.0).all()
+    np.testing.assert_allclose(never.success, late.success, rtol=1e-12)
+    env = tasks.make_env()
+    env.reset(options={"task": 0})
+    while True:
+        _, _, terminated, truncated, info = env.step(6)
+        if terminated or truncated:
+            break
+    assert info["cost"] == 1.0
+    assert not info["is_success"]
+    # and their gradient
+    scorer = sf.ExactScorer(tasks, rescoring="exact")
+    (score,) = scorer.rescore(model, np.array([0]))
+    score.backward()
+    bias = model.policy.action_net.bias
+    values = []
+    for step in (1e-2, -2e-2):
+        bias.data[2] += step
+        values.append(scorer.score(model, np.array([0])).item())
+    assert bias.grad[2].item() == pytest.approx((values[0] - values[1]) / 2e-2, rel=0.05)
+
+
+def test_seeds_decide_the_start_and_nothing_else(make):
+    tasks = make("MiniGrid-LavaCrossingS9N1-v0", 10, first_seed=100)
+    env = tasks.make_env()
+    observation, info = env.reset(seed=0, options={"task": 7})
+    reference, _ = gym.make("MiniGrid-LavaCrossingS9N1-v0").reset(seed=107)
+    np.testing.assert_array_equal(observation, reference["image"])
+    assert info["task"] == 7
+    luck = [env.reset(options={"task": 7}) and env.unwrapped.np_random.random() for _ in range(2)]
+    assert luck[0] != luck[1]
+    assert len(tasks.subset([3, 4])) == 2
+    assert tasks.subset([3]).seeds[0] == 103
+    assert tasks.key != tasks.subset(range(9)).key
+    assert pickle.loads(pickle.dumps(tasks)).key == tasks.key
+
+
+def test_tasks_of_functions_written_on_the_spot_can_be_pickled():
+    import gymnasium as gym
+
+    limit = 30
+    tasks = sfe.SeededTasks(lambda: gym.make("CartPole-v1", max_episode_steps=limit), 5, failed=lambda step: step.terminated)
+    again = pickle.loads(pickle.dumps(tasks))
+    assert again.make().spec.max_episode_steps == limit
+    assert again.key == tasks.key
+    assert len(again.subset([1, 2])) == 2
+
+
+def test_other_environments_have_no_finite_model():
+    tasks = sfe.SeededTasks("CartPole-v1", 5, failed=lambda step: step.terminated)
+    assert tasks.scorers == ("episodes", "frequency")
+    with pytest.raises(ValueError, match="env must be a MiniGrid environment for exact scores, got CartPole-v1"):
+        tasks.finite_model()
+    with pytest.raises(ValueError, match=r"must be one that the tasks can serve ..episodes', 'frequency'"):
+        make_scorer("exact", tasks)
+
+
+def test_costs_that_are_not_reported():
+    env = sfe.SeededTasks("CartPole-v1", 5).make_env()
+    env.reset()
+    with pytest.raises(KeyError, match="info has no 'cost'; pass failed="):
+        env.step(0)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda make: make("MiniGrid-LavaGapS5-v0", 0), "n_tasks must be at least 1, got 0"),
+        (lambda make: make("MiniGrid-LavaGapS5-v0", 5, first_seed=-1), "first_seed must be at least 0, got -1"),
+        (lambda make: make("MiniGrid-LavaGapS5-v0", 5, max_states=0), "max_states=0"),
+        (lambda make: make("MiniGrid-LavaGapS5-v0", 5, rare=[True]), "rare of shape"),
+        (lambda make: make(7, 5), "env=7 is neither an id nor a function"),
+        (lambda make: make("MiniGrid-LavaGapS5-v0", 5).subset([9]), "indices do not fit a pool of 5 tasks"),
+        (lambda make: make("MiniGrid-LavaGapS5-v0", 5).subset([]), "indices select no task"),
+        (
+            lambda make: make(lambda: gym.make("MiniGrid-LavaGapS5-v0"), 5).finite_model(),
+            "observations of Dict.* are no single array",
+        ),
+        (
+            lambda make: make("MiniGrid-Dynamic-Obstacles-5x5-v0").finite_model().tables(np.arange(1)),
+            "a step draws random numbers",
+        ),
+        (
+            lambda make: make("MiniGrid-DoorKey-5x5-v0", max_states=50).finite_model().tables(np.arange(1)),
+            "state space too large for the finite model: a task of DoorKeyEnv has more than max_states=50",
+        ),
+    ],
+)
+def test_bad_input(build, message, make):
+    with pytest.raises(ValueError, match=message):
+        build(make)
+
+
+class SixValues(gym.Env):
+    """As Safety-Gymnasium's environments: the cost is a value of its own. Action 1 costs, from the third step on."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        cost = float(action == 1 and self.steps >= 3)
+        return np.full(1, self.steps / 5, dtype=np.float32), 1.0, cost, False, self.steps >= 5, {"note": 7}
+
+
+def test_a_cost_beside_the_reward():
+    env = sfe.CostInInfo(SixValues())
+    env.reset(seed=0)
+    costs = []
+    for _ in range(5):
+        _, reward, terminated, truncated, info = env.step(1)
+        assert (reward, terminated, info["note"]) == (1.0, False, 7)
+        costs.append(info["cost"])
+    assert costs == [0.0, 0.0, 1.0, 1.0, 1.0]
+    assert truncated
+    check_env(sfe.CostInInfo(SixValues()))
+    tasks = sfe.SeededTasks(lambda: sfe.CostInInfo(SixValues()), n_tasks=4)
+    model = PPO("MlpPolicy", tasks.make_vec_env(2), n_steps=16, batch_size=32, seed=0, device="cpu")
+    frequency = sf.FrequencyScorer(tasks, episodes=50).failures(model) / 50
+    # one of three moves at random
+    assert (np.abs(frequency - 0.875) < 0.2).all()
+    five = sfe.CostInInfo(gym.make("CartPole-v1"))
+    five.reset(seed=0)
+    with pytest.raises(ValueError, match="returned 5 values"):
+        five.step(0)

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+import sb3_forecast as sf
+from sb3_forecast.statistics.counts import CountTail
+
+
+def counts(m=2000, trials=40, a=0.4, b=12.0, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.binomial(trials, rng.beta(a, b, size=m)), np.full(m, trials)
+
+
+def test_recovers_the_distribution_from_mostly_zeros():
+    failures, trials = counts()
+    assert (failures == 0).mean() > 0.5
+    tail = CountTail.fit(failures, trials)
+    assert tail.a == pytest.approx(0.4, rel=0.25)
+    assert tail.a / (tail.a + tail.b) == pytest.approx(0.4 / 12.4, rel=0.1)
+    truth = float(sf.failure_score(np.log(stats.beta.ppf(0.5 ** (1 / 100_000), 0.4, 12.0))))
+    assert tail.forecast(100_000) == pytest.approx(truth, abs=0.15)
+
+
+@pytest.mark.slow
+def test_interval_covers():
+    """Nominal 90% of the worst of 2000 over 60 repeats, within 3 standard errors."""
+    covered = 0
+    for seed in range(60):
+        failures, trials = counts(m=300, seed=seed)
+        low, high = CountTail.fit(failures, trials).interval(2000, n_boot=60, seed=seed)
+        worst = np.random.default_rng(1000 + seed).beta(0.4, 12.0, size=2000).max()
+        covered += low <= sf.failure_score(np.log(worst)) <= high
+    assert covered / 60 > 0.9 - 3 * np.sqrt(0.09 / 60)
+
+
+def test_worst_grows_with_the_deployment_and_stays_finite():
+    tail = CountTail.fit(*counts(a=0.2, b=0.3))  # many tasks fail always: p is close to 1
+    forecasts = [tail.forecast(n) for n in (1, 100, 10_000, 1e9)]
+    assert forecasts == sorted(forecasts)
+    assert np.isfinite(forecasts).all()
+
+
+@pytest.mark.parametrize(
+    ("failures", "trials", "message"),
+    [
+        ([0] * 96 + [1] * 4, [50] * 100, r"only 4 of 100 tasks failed at all.*mean failure probability is at most 0\.00"),
+        ([1, 2, 3], [5, 5], "must be two columns of the same length"),
+        ([6, 2, 3], [5, 5, 5], "row 0: 6 failures in 5 trials is impossible"),
+        ([1, -2, 3], [5, 5, 5], "row 1: -2 failures"),
+    ],
+)
+def test_bad_counts(failures, trials, message):
+    with pytest.raises(ValueError, match=message):
+        CountTail.fit(np.array(failures), np.array(trials))
+
+
+def test_no_more_variation_than_chance():
+    with pytest.raises(ValueError, match="do not differ more than binomial chance"):
+        CountTail.fit(np.tile([4, 5, 6, 5], 50), np.full(200, 10))

@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+import torch as th
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+import sb3_forecast as sf
+from sb3_forecast.statistics.estimators import (
+    blue_weights,
+    direct_weights,
+    forecast_top,
+    jones_forecast,
+    jones_gradient,
+    log_positions,
+    mean_spacing,
+)
+
+METHODS = ("blue", "jones", "direct")
+scores = st.lists(st.floats(-30, 30, allow_subnormal=False), min_size=40, max_size=60, unique=True)
+
+
+def test_vectors(vectors):
+    case = vectors["estimators"]
+    m, n, out = case["inputs"]["m"], case["inputs"]["n"], case["outputs"]
+    top = np.array(case["inputs"]["psi"])
+    for name, method, target in (
+        ("inv", "jones", "max"),
+        ("dir", "direct", "max"),
+        ("blu_max", "blue", "max"),
+        ("blu_quantile", "blue", "quantile"),
+    ):
+        assert forecast_top(top, m, n, method, target) == pytest.approx(out[name], rel=case["rtol"])
+    assert mean_spacing(top) == pytest.approx(out["sigma_bar"], rel=case["rtol"])
+    tail = sf.GumbelTail.fit(np.concatenate([top, np.full(m - len(top), -9.0)]), k=10, method="jones")
+    assert tail.worst_query_risk(n) == pytest.approx(out["p_hat_inv"], rel=case["rtol"])
+    assert sf.log_survival_probability(tail.forecast(n)) == pytest.approx(out["log1mp_hat_inv"], rel=case["rtol"])
+
+
+def test_jones_is_the_inverse_regression_of_scipy():
+    top = np.sort(np.random.default_rng(0).gumbel(size=(20, 10)))[:, ::-1]
+    for row in top:
+        # log(j/m) regressed on the score, solved for log(1/n)
+        fit = stats.linregress(row, -log_positions(10, 200))
+        assert jones_forecast(row, 200, 5000) == pytest.approx((-np.log(5000) - fit.intercept) / fit.slope, rel=1e-10)
+        back = stats.linregress(log_positions(10, 200), row)
+        direct = forecast_top(row, 200, 5000, "direct")
+        assert direct == pytest.approx(back.intercept + back.slope * np.log(5000), rel=1e-10)
+        assert jones_forecast(row, 200, 5000) > direct
+
+
+@settings(max_examples=50)
+@given(scores, st.floats(-5, 5), st.floats(0.1, 10), st.sampled_from(METHODS), st.integers(1, 10**6))
+def test_equivariance_and_permutation(values, shift, factor, method, n):
+    x = np.array(values)
+    tail = sf.GumbelTail.fit(x, k=10, method=method)
+    moved = sf.GumbelTail.fit(shift + factor * x[::-1], k=10, method=method)
+    scale = 1 + abs(tail.forecast(n)) * factor
+    assert abs(moved.forecast(n) - (shift + factor * tail.forecast(n))) < 1e-8 * scale
+    assert moved.scale == pytest.approx(factor * tail.scale, rel=1e-8, abs=1e-9)
+
+
+@given(st.integers(2, 40), st.integers(41, 2000), st.integers(1, 10**7))
+def test_weights_sum_to_one(k, m, n):
+    assert direct_weights(k, m, n).sum() == pytest.approx(1.0, abs=1e-9)
+    assert blue_weights(k, m, n).sum() == pytest.approx(1.0, abs=1e-9)
+
+
+@settings(max_examples=30)
+@given(scores, st.sampled_from(METHODS))
+def test_monotone_in_deployment_size(values, method):
+    tail = sf.GumbelTail.fit(np.array(values), k=10, method=method)
+    forecasts = [tail.forecast(n) for n in (100, 1000, 10_000, 10**6)]
+    assert forecasts == sorted(forecasts)
+
+
+def test_jones_gradient_is_autograd():
+    top = np.sort(np.random.default_rng(1).normal(size=(5, 12)))[:, ::-1].copy()
+    x = th.from_numpy(top).requires_grad_()
+    jones_forecast(x, 300, 9000).sum().backward()
+    closed = jones_gradient(top, 300, 9000)
+    np.testing.assert_allclose(x.grad.numpy(), closed, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(closed.sum(-1), 1.0, rtol=1e-12)  # location equivariance
+    np.testing.assert_allclose((closed * top).sum(-1), jones_forecast(top, 300, 9000), rtol=1e-10)  # homogeneity
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ties_give_the_common_score_and_no_spread_gradient(method):
+    x = th.full((10,), 0.7, dtype=th.float64, requires_grad=True)
+    forecast = forecast_top(x, 200, 5000, method)
+    assert forecast.item() == 0.7
+    forecast.backward()
+    assert th.isfinite(x.grad).all()
+    if method == "jones":
+        np.testing.assert_allclose(x.grad.numpy(), 0.1)
+        np.testing.assert_allclose(jones_gradient(x.detach().numpy(), 200, 5000), 0.1)
+
+
+def test_numpy_torch_and_batches_agree():
+    x = np.random.default_rng(2).normal(size=(4, 3, 50))
+    for method in METHODS:
+        batch = sf.GumbelTail.fit(x, k=10, method=method)
+        torch_batch = sf.GumbelTail.fit(th.from_numpy(x), k=10, method=method)
+        assert isinstance(torch_batch.forecast(1000), th.Tensor)
+        np.testing.assert_allclose(torch_batch.forecast(1000).numpy(), batch.forecast(1000), rtol=1e-12)
+        assert batch.forecast(1000)[2, 1] == pytest.approx(sf.GumbelTail.fit(x[2, 1], k=10, method=method).forecast(1000))
+
+
+def test_blue_is_unbiased_under_an_exact_tail():
+    rng = np.random.default_rng(3)
+    psi = rng.exponential(size=(20_000, 100))
+    realised = -np.log1p(-(rng.random(20_000) ** (1 / 1000)))  # maximum of 1000 exponentials
+    errors = sf.GumbelTail.fit(psi, k=10, method="blue").forecast(1000) - realised
+    assert abs(errors.mean()) < 4 * errors.std() / np.sqrt(len(errors))
+    jones = sf.GumbelTail.fit(psi, k=10, method="jones").forecast(1000) - realised
+    assert jones.mean() == pytest.approx(
+        0.794, abs=4 * jones.std() / np.sqrt(len(jones)) + 0.006
+    )  # METHOD 3, row k=10, n/m=10
+
+
+def test_p_zero_stays_out_of_the_top():
+    x = np.concatenate([np.full(20, -np.inf), np.linspace(-3, 1, 12)])
+    tail = sf.GumbelTail.fit(x, method="jones")
+    assert tail.k == 8
+    assert np.isfinite(tail.forecast(1000))
+    with pytest.raises(ValueError, match=r"k=13 top scores are wanted but only 12 of 32 are finite.*use 2 <= k <= 12"):
+        sf.GumbelTail.fit(x, k=13)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scores": np.arange(50.0), "k": 1}, r"k=1"),
+        ({"scores": np.arange(50.0), "k": 51}, r"k=51 exceeds the evaluation set size 50"),
+        ({"scores": np.append(np.arange(50.0), np.nan)}, r"scores holds NaN"),
+        ({"scores": np.append(np.arange(50.0), np.inf)}, r"scores holds \+inf"),
+        ({"scores": np.arange(50.0), "method": "magic"}, r"method='magic' is unknown"),
+        ({"scores": 3.0}, r"scores has shape \(\)"),
+    ],
+)
+def test_bad_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sf.GumbelTail.fit(**arguments)
+
+
+def test_bad_deployment():
+    tail = sf.GumbelTail.fit(np.arange(50.0))
+    with pytest.raises(ValueError, match="n_deploy=0"):
+        tail.forecast(0)
+    with pytest.raises(ValueError, match="target='mean' is unknown"):
+        tail.forecast(10, target="mean")
+    with pytest.raises(ValueError, match="level=90"):
+        tail.interval(10, level=90)
+
+
+def test_bootstrap_is_that_of_resampling():
+    scores = np.random.default_rng(0).gumbel(size=200)
+    tail = sf.GumbelTail.fit(scores, k=10, method="jones")
+    ours = tail.bootstrap(5000, n_boot=4000)
+    resampled = np.random.default_rng(1).choice(scores, size=(4000, 200))
+    theirs = sf.GumbelTail.fit(resampled, k=10, method="jones").forecast(5000)
+    assert stats.ks_2samp(ours, theirs).pvalue > 1e-3
+    np.testing.assert_array_equal(ours, tail.bootstrap(5000, n_boot=4000))
+    with pytest.raises(ValueError, match="too close to the number of finite scores"):
+        sf.GumbelTail.fit(np.append(np.full(100, -np.inf), scores[:12]), k=10).bootstrap(100)

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+import sb3_forecast as sf
+from sb3_forecast.statistics.intervals import pivot_cdf, pivot_quantile
+
+
+def test_vectors(vectors):
+    case = vectors["pivot_quantiles_max"]
+    for row in case["outputs"]["rows"]:
+        assert pivot_quantile(row["p"], row["k"], row["m"], row["n"]) == pytest.approx(row["c"], rel=case["rtol"])
+
+
+def test_value_quoted_in_the_method():
+    assert pivot_cdf(10.0, 10, 200, 20_000) == pytest.approx(0.75685, abs=1e-5)  # METHOD after eq. 30
+
+
+def test_coverage_of_an_exact_tail():
+    rng = np.random.default_rng(0)
+    repeats = 4000
+    psi = rng.exponential(size=(repeats, 200))
+    realised = -np.log1p(-(rng.random(repeats) ** (1 / 20_000)))
+    low, high = sf.GumbelTail.fit(psi, k=10).interval(20_000, level=0.9)
+    covered = ((low <= realised) & (realised <= high)).mean()
+    assert abs(covered - 0.9) < 2 * np.sqrt(0.09 / repeats)
+
+
+def test_limit_below_psi_k_is_psi_k():
+    assert pivot_quantile(0.05, 10, 1000, 10) == 0.0
+    with pytest.raises(ValueError, match="c=-1"):
+        pivot_cdf(-1.0, 10, 200, 2000)
+
+
+@pytest.mark.parametrize("name", ["expon", "gumbel_r", "logistic"])
+def test_nominal_coverage_where_the_tail_is_exponential(name):
+    """m = 500, k = 10, n = 50,000, 20,000 repeats; Gumbel and logistic are exponential only in the limit: half a point is allowed for that."""
+    from scipy import stats
+
+    rng, repeats = np.random.default_rng(4), 20_000
+    tail = getattr(stats, name)
+    sample = tail.isf(rng.random((repeats, 500)))
+    realised = tail.isf(-np.expm1(np.log(rng.random(repeats)) / 50_000))
+    low, high = sf.GumbelTail.fit(sample, k=10).interval(50_000)
+    covered = ((low <= realised) & (realised <= high)).mean()
+    allowed = 2 * np.sqrt(0.09 / repeats)
+    assert -allowed < covered - 0.9 < allowed + (0.0 if name == "expon" else 0.009)

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+import torch as th
+
+import sb3_forecast as sf
+from sb3_forecast.statistics.estimators import jones_gradient
+from sb3_forecast.training.losses import Partitions
+
+N, M, K = 400, 40, 5
+
+
+def gumbel_pool(seed=0, outlier=None):
+    scores = 0.3 * np.random.default_rng(seed).gumbel(size=N) - 2.0
+    if outlier is not None:
+        scores[17] = outlier
+    return th.from_numpy(scores)
+
+
+def by_hand(scores, partitions):
+    """The squared loss and its gradient, partition by partition, from the closed form of METHOD eq. 8."""
+    x = scores.numpy()
+    value, gradient = 0.0, np.zeros(len(x))
+    count = len(partitions.deployment)
+    for tasks, worst in zip(partitions.evaluation.numpy(), partitions.deployment.numpy(), strict=True):
+        tasks = tasks[np.argsort(-x[tasks])]
+        from sb3_forecast.statistics.estimators import jones_forecast
+
+        error = jones_forecast(x[tasks], M, N - M) - x[worst]
+        value += error**2 / count
+        gradient[tasks] += 2 * error * jones_gradient(x[tasks], M, N - M) / count
+        gradient[worst] -= 2 * error / count
+    return value, gradient
+
+
+@pytest.mark.parametrize("outlier", [None, 3.0])
+def test_squared_is_the_mean_squared_error_with_its_gradient(outlier):
+    scores = gumbel_pool(outlier=outlier).requires_grad_()
+    loss = sf.ForecastLoss(M, K, 64, kind="squared")
+    value, touched = loss(scores, np.random.default_rng(3))
+    value.backward()
+    expected, gradient = by_hand(scores.detach(), loss.draw(scores, np.random.default_rng(3)))
+    assert value.item() == pytest.approx(expected, rel=1e-10)
+    np.testing.assert_allclose(scores.grad.numpy(), gradient, rtol=1e-8, atol=1e-12)
+    assert set(np.flatnonzero(scores.grad.numpy())) <= set(touched)
+
+
+def test_guard_drops_exactly_the_directions_that_raise_a_task():
+    scores = gumbel_pool(outlier=3.0).requires_grad_()
+    squared, _ = sf.ForecastLoss(M, K, 64, kind="squared")(scores, np.random.default_rng(3))
+    (full,) = th.autograd.grad(squared, scores)
+    guarded, _ = sf.ForecastLoss(M, K, 64, kind="guarded", p_floor=0.0)(scores, np.random.default_rng(3))
+    (kept,) = th.autograd.grad(guarded, scores)
+    assert guarded.item() == pytest.approx(squared.item())
+    np.testing.assert_allclose(kept.numpy(), full.clamp(min=0).numpy(), rtol=1e-10)
+    assert (full < 0).any()  # else the test would show nothing
+    floor = 1e-3
+    floored, _ = sf.ForecastLoss(M, K, 64, kind="guarded", p_floor=floor)(scores, np.random.default_rng(3))
+    (left,) = th.autograd.grad(floored, scores)
+    harmless = sf.failure_probability(scores.detach()) <= floor
+    assert (left[harmless] == 0).all()
+    np.testing.assert_array_equal(left[~harmless].numpy(), kept[~harmless].numpy())
+
+
+def test_hinge_moves_deployment_tasks_only_and_only_down():
+    scores = gumbel_pool(outlier=4.0).requires_grad_()
+    loss = sf.ForecastLoss(M, K, 200, kind="hinge", p_floor=0.0)
+    value, _ = loss(scores, np.random.default_rng(0))
+    (gradient,) = th.autograd.grad(value, scores)
+    assert (gradient >= 0).all()
+    assert value.item() > 0
+    worst = set(loss.draw(scores, np.random.default_rng(0)).deployment.tolist())
+    assert set(np.flatnonzero(gradient.numpy()).tolist()) <= worst
+
+
+def test_hinge_fires_at_its_nominal_rate_on_an_ideal_tail():
+    fired = []
+    for seed in range(60):
+        scores = th.from_numpy(np.random.default_rng(seed).exponential(size=N))
+        loss = sf.ForecastLoss(M, K, 200, kind="hinge", level=0.9)
+        terms = loss.evaluate(*_touched(scores, loss, seed))
+        from sb3_forecast.statistics.intervals import pivot_quantile
+
+        limit = pivot_quantile(0.9, K, M, N - M)
+        partitions = loss.draw(scores, np.random.default_rng(seed))
+        top = scores[partitions.evaluation].sort(dim=1, descending=True).values
+        fired.append((terms.realised > top[:, -1] + limit * terms.scale).double().mean().item())
+    # one pool's partitions are not independent: the standard error is taken over pools
+    assert abs(np.mean(fired) - 0.1) < 3 * np.std(fired) / np.sqrt(len(fired))
+
+
+def _touched(scores, loss, seed):
+    partitions = loss.draw(scores, np.random.default_rng(seed))
+    return scores[partitions.touched], partitions, len(scores)
+
+
+def test_order_within_the_evaluation_set_is_taken_afresh():
+    loss = sf.ForecastLoss(3, 3, 1, kind="squared")
+    partitions = Partitions(th.tensor([[0, 1, 2]]), th.tensor([3]), th.tensor([0, 1, 2, 3]))
+    one = loss.evaluate(th.tensor([3.0, 2.0, 1.0, 4.0]).double(), partitions, 6).forecast
+    other = loss.evaluate(th.tensor([1.0, 3.0, 2.0, 4.0]).double(), partitions, 6).forecast
+    assert one == other
+
+
+def test_tasks_that_cannot_fail():
+    scores = gumbel_pool()
+    scores[40:] = -th.inf  # 40 finite: an evaluation set of 40 holds 4 of them on average, and k = 5
+    loss = sf.ForecastLoss(M, K, 300)
+    partitions = loss.draw(scores, np.random.default_rng(0))
+    assert 0 < len(partitions.deployment) < 300
+    assert (partitions.touched < 40).all()
+    scores[3:] = -th.inf
+    with pytest.raises(ValueError, match=r"only 3 of 400 scores are finite, too few for k=5.*lower k"):
+        loss.draw(scores, np.random.default_rng(0))
+
+
+def test_tied_top_scores_have_a_finite_loss_and_gradient():
+    scores = th.full((N,), -1.0, dtype=th.float64, requires_grad=True)
+    for kind in ("squared", "guarded", "hinge"):
+        value, _ = sf.ForecastLoss(M, K, 50, kind=kind)(scores, np.random.default_rng(0))
+        (gradient,) = th.autograd.grad(value, scores)
+        assert value.item() == 0.0
+        assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_unusable_scores(bad):
+    scores = gumbel_pool()
+    scores[9] = bad
+    with pytest.raises(ValueError, match=r"scores\[9\]=(nan|inf) is not usable"):
+        sf.ForecastLoss(M, K, 50).draw(scores, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 1}, "k=1"),
+        ({"k": 41}, "k=41 exceeds eval_size=40"),
+        ({"n_partitions": 0}, "n_partitions=0"),
+        ({"kind": "cubic"}, "kind='cubic' is unknown"),
+        ({"p_floor": 1.0}, "p_floor=1.0"),
+        ({"level": 1.5}, "level=1.5"),
+        ({"min_scale": 0.0}, "min_scale=0.0"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sf.ForecastLoss(M, **arguments)
+
+
+def test_pool_too_small():
+    with pytest.raises(ValueError, match="eval_size=400 leaves no deployment task"):
+        sf.ForecastLoss(400, K).draw(gumbel_pool(), np.random.default_rng(0))
+
+
+def test_mean_failure_loss():
+    scores = gumbel_pool(outlier=1.0).requires_grad_()
+    loss = sf.MeanFailureLoss(n_tasks=20)
+    chosen = loss.draw(scores, np.random.default_rng(0))
+    assert set(chosen.touched.tolist()) == set(scores.detach().topk(20).indices.tolist())
+    terms = loss.evaluate(scores[chosen.touched], chosen, N)
+    (gradient,) = th.autograd.grad(terms.loss, scores)
+    assert terms.loss.item() == pytest.approx(float(sf.failure_probability(scores.detach()[chosen.touched]).mean()))
+    np.testing.assert_allclose(gradient[chosen.touched].numpy(), terms.weights.numpy(), rtol=1e-10)
+
+
+def test_mean_failure_of_tasks_that_cannot_fail_is_0_with_gradient_0():
+    scores = th.tensor([-th.inf, -1.0, 0.5], dtype=th.float64, requires_grad=True)
+    loss = sf.MeanFailureLoss(n_tasks=3, worst=False)
+    terms = loss.evaluate(scores, loss.draw(scores, np.random.default_rng(0)), 3)
+    (gradient,) = th.autograd.grad(terms.loss, scores)
+    np.testing.assert_allclose(gradient.numpy(), terms.weights.numpy())
+    assert gradient[0] == 0.0
+    assert (gradient[1:] > 0).all()
