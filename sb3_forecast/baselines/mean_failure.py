@@ -65,7 +65,7 @@ class MeanFailureLoss:
         scores = th.where(chosen, touched_scores, 0.0)
         p = th.where(chosen, failure_probability(scores), 0.0)
         loss = self.weight * p.mean()
-        # dp/dpsi = p e^-psi (METHOD eq. 3)
+        # dp/dpsi = p e^-psi (docs/method.md eq. 3)
         weights = self.weight * (p * th.exp(-scores)).detach() / len(p)
         nothing = th.zeros(0, dtype=th.float64)
         return LossTerms(loss, nothing, nothing, nothing, weights)

@@ -1,4 +1,4 @@
-"""Failure scores from the logits along a tree of stems, pure torch: precise for p near 0 and near 1 (METHOD 1, eq. 1-5)."""
+"""Failure scores from the logits along a tree of stems, pure torch: precise for p near 0 and near 1 (docs/method.md section 1, eq. 1-5)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def log_probabilities(logits: th.Tensor, batch: Batch, n_prompts: int) -> tuple[
     """Log p that the reply begins with one of the stems, and log(1 - p).
 
     The second is summed over the places where a reply can leave the tree, so nothing cancels when p is close to 1; for a single
-    token it is METHOD eq. 5.
+    token it is docs/method.md eq. 5.
 
     :param logits: of the scored positions, shape (S, vocabulary), any floating dtype
     :param batch: where they are from

@@ -59,8 +59,8 @@ def evaluate_forecast(
         )
     if n_splits < 1:
         raise ValueError(f"n_splits must be at least 1, got {n_splits}; use 400")
-    tasks = make_measuring_scorer(scorer, pool, model, seed)
-    found = tasks.measure(model, k, seed)
+    used_scorer = make_measuring_scorer(scorer, pool, model, seed)
+    found = used_scorer.measure(model, k, seed)
     scores, frequencies, success = (column[used] for column in (found.scores, found.frequencies, found.success))
     rare = np.asarray(pool.rare, dtype=np.bool_)[used]
     splits = forecast_splits(scores, eval_size, deploy_size, n_splits, seed, k, method)
@@ -82,7 +82,7 @@ def evaluate_forecast(
         seed=seed,
         n_tasks=n_tasks,
         n_rare=int(rare.sum()),
-        scorer=type(tasks).__name__,
+        scorer=type(used_scorer).__name__,
         limit_holds=float(below.mean()),
         interval_holds=float(((splits.realised >= splits.low) & (splits.realised <= splits.high)).mean()),
         within_10x=float((np.abs(errors_log10) <= 1.0).mean()),

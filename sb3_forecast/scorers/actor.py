@@ -169,7 +169,7 @@ def log_probabilities(
             part = normalize.normalize_obs(part)
         batch = th.as_tensor(part, device=policy.device)
         chosen = {} if masks is None else {"action_masks": masks[begin : begin + _BATCH]}
-        # normalised anew in float64: the network's own float32 log-softmax is good to 1e-7 only (METHOD 1)
+        # normalised anew in float64: the network's own float32 log-softmax is good to 1e-7 only (docs/method.md section 1)
         logits = policy.get_distribution(batch, **chosen).distribution.logits
         out.append(logits.double().log_softmax(-1).cpu())
     return th.cat(out)

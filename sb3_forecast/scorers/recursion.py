@@ -195,7 +195,7 @@ def _over_tasks(n_tasks: int, run: Callable[[int, int], None]) -> None:
 
 
 def scores_from_outcomes(failed: F64, survived: F64) -> F64:
-    """Failure scores from both probabilities, each used where it is the small one (METHOD eq. 1, 4).
+    """Failure scores from both probabilities, each used where it is the small one (docs/method.md eq. 1, 4).
 
     :param failed: p, shape (tasks,)
     :param survived: 1 - p, shape (tasks,)
@@ -240,7 +240,7 @@ def log_odds_and_gradients(
 
 
 def score_from_log_odds(log_odds: th.Tensor) -> th.Tensor:
-    """Psi of log odds h: -log p = softplus(-h) (METHOD eq. 5).
+    """Psi of log odds h: -log p = softplus(-h) (docs/method.md eq. 5).
 
     :param log_odds: any shape, float64
     :return: same shape; precise at both ends

@@ -1,4 +1,4 @@
-"""Universal bias of the forecasts under an exact exponential tail (METHOD 3)."""
+"""Universal bias of the forecasts under an exact exponential tail (docs/method.md section 3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sb3_forecast.statistics.names import Method
 
 @dataclass(frozen=True)
 class BiasConstants:
-    """Bias of a forecast under an exact exponential tail, in units of its scale (METHOD eq. 16-21).
+    """Bias of a forecast under an exact exponential tail, in units of its scale (docs/method.md eq. 16-21).
 
     :param intercept: c0, bias against the 1/n quantile at n = m
     :param slope: kappa, its growth per unit of log(n/m)
@@ -29,7 +29,7 @@ class BiasConstants:
 
 
 def expected_ratio(k: int, n_eval: int) -> float:
-    """E[S_psipsi / S_psit] under an exact tail of scale 1 (METHOD eq. 20), the inverse regression's mean slope.
+    """E[S_psipsi / S_psit] under an exact tail of scale 1 (docs/method.md eq. 20), the inverse regression's mean slope.
 
     :param k: number of top scores, at least 2
     :param n_eval: evaluation set size m
@@ -52,7 +52,7 @@ def expected_ratio(k: int, n_eval: int) -> float:
 
 
 def bias_constants(k: int, n_eval: int, n_deploy: float, method: Method = "jones") -> BiasConstants:
-    """Universal bias of a forecast under an exact tail (METHOD eq. 16, 20, 21).
+    """Universal bias of a forecast under an exact tail (docs/method.md eq. 16, 20, 21).
 
     :param k: number of top scores
     :param n_eval: evaluation set size m
@@ -94,7 +94,7 @@ def ideal_error(k: int, n_eval: int, n_deploy: int, method: Method = "blue", n_s
     """
     check_sizes(k, n_eval, n_deploy)
     generator = np.random.default_rng(0)
-    # the k largest of m exponentials, by Renyi's representation (METHOD eq. 15): psi_j = sum_{i >= j} Z_i / i
+    # the k largest of m exponentials, by Renyi's representation (docs/method.md eq. 15): psi_j = sum_{i >= j} Z_i / i
     spacings = generator.exponential(size=(n_samples, k)) / np.arange(1, k + 1)
     # what lies below the k-th: minus the log of the k-th largest uniform, a beta variable
     spacings[:, -1] = -np.log(generator.beta(k, n_eval - k + 1, size=n_samples))

@@ -1,4 +1,4 @@
-"""Distribution-free companions of the forecast: exchangeability only, no tail model (METHOD 4, eq. 32-34)."""
+"""Distribution-free companions of the forecast: exchangeability only, no tail model (docs/method.md section 4, eq. 32-34)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _check(n_eval: int, n_deploy: int) -> None:
 
 
 def exceedance_probability(n_eval: int, n_deploy: int, j: int, r: int = 1) -> float:
-    """P(at least r deployment scores exceed the j-th largest evaluation score) (METHOD eq. 32, 33).
+    """P(at least r deployment scores exceed the j-th largest evaluation score) (docs/method.md eq. 32, 33).
 
     :param n_eval: evaluation set size m
     :param n_deploy: deployment set size n
@@ -32,14 +32,14 @@ def exceedance_probability(n_eval: int, n_deploy: int, j: int, r: int = 1) -> fl
     if not 1 <= r <= n_deploy:
         raise ValueError(f"r={r} exceedances cannot be counted among {n_deploy} deployment scores; use 1 to {n_deploy}")
     if r == 1:
-        # none of the deployment among the top j (METHOD eq. 32): quick for any n
+        # none of the deployment among the top j (docs/method.md eq. 32): quick for any n
         return float(-np.expm1(np.log1p(-n_deploy / (n_eval + n_deploy - np.arange(j))).sum()))
     # at least r of them precede the j-th evaluation score iff the top j + r - 1 of all hold at most j - 1 evaluation scores
     return float(hypergeom.cdf(j - 1, n_eval + n_deploy, n_eval, j + r - 1))
 
 
 def exceedance_count_interval(n_eval: int, n_deploy: int, j: int, level: float = 0.9) -> tuple[int, int]:
-    """How many deployment scores exceed the j-th largest evaluation score, two-sided (METHOD eq. 33).
+    """How many deployment scores exceed the j-th largest evaluation score, two-sided (docs/method.md eq. 33).
 
     :param n_eval: evaluation set size m
     :param n_deploy: deployment set size n
@@ -69,7 +69,7 @@ def exceedance_count_interval(n_eval: int, n_deploy: int, j: int, level: float =
 
 
 def upper_bound(scores: Any, n_deploy: int, level: float = 0.9) -> float:
-    """Distribution-free upper bound on the worst deployment score: the largest evaluation score (METHOD eq. 34).
+    """Distribution-free upper bound on the worst deployment score: the largest evaluation score (docs/method.md eq. 34).
 
     :param scores: all m evaluation scores
     :param n_deploy: deployment set size n
@@ -94,7 +94,7 @@ def upper_bound(scores: Any, n_deploy: int, level: float = 0.9) -> float:
 
 
 def lower_bound(scores: Any, n_deploy: int, level: float = 0.9) -> float:
-    """Distribution-free lower bound on the worst deployment score (METHOD eq. 32, 34).
+    """Distribution-free lower bound on the worst deployment score (docs/method.md eq. 32, 34).
 
     :param scores: all m evaluation scores
     :param n_deploy: deployment set size n

@@ -1,7 +1,7 @@
 """Forecasts from counts: failures out of trials per task, most of them zero.
 
 An observed frequency of 0 out of T is no probability of 0, and 1 out of T is no probability of 1/T: turned into scores they tie and
-pile up, and the tail's spacings are meaningless (METHOD 1, 9). Counts are therefore modelled as what they are: every task has its own
+pile up, and the tail's spacings are meaningless (docs/method.md section 1, 9). Counts are therefore modelled as what they are: every task has its own
 failure probability, drawn from a beta distribution that is fitted to all counts by maximum likelihood; counts are binomial given it.
 The tail of that beta distribution is what is extrapolated. It is an assumption, as the exponential tail is: the interval, by parametric
 bootstrap, is conditional on it.

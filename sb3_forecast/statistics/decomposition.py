@@ -1,4 +1,4 @@
-"""Where a forecast error comes from: the exact finite-k decomposition (METHOD 3)."""
+"""Where a forecast error comes from: the exact finite-k decomposition (docs/method.md section 3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sb3_forecast.statistics.tails import GumbelTail
 
 @dataclass(frozen=True)
 class Decomposition:
-    """forecast - observed = universal + curvature + inflation - extension (METHOD eq. 13), each of the scores' batch shape.
+    """forecast - observed = universal + curvature + inflation - extension (docs/method.md eq. 13), each of the scores' batch shape.
 
     :param universal: U, plotting positions and finite k: a constant of (k, m, n) times the scale
     :param curvature: C, unequal normalised spacings inside the evaluation tail
@@ -36,7 +36,7 @@ class Decomposition:
 def decompose(
     scores: Any, n_deploy: float, observed: Any, k: int | None = None, method: Method = "jones", target: Target = "max"
 ) -> Decomposition:
-    """Split a forecast error into its four causes, exactly (METHOD eq. 10-13).
+    """Split a forecast error into its four causes, exactly (docs/method.md eq. 10-13).
 
     :param scores: all m evaluation scores, any order, shape (..., m)
     :param n_deploy: deployment set size n

@@ -1,4 +1,4 @@
-"""Does the exponential tail fit, how many scores to use, and what a missed mode would mean (METHOD 3, 7)."""
+"""Does the exponential tail fit, how many scores to use, and what a missed mode would mean (docs/method.md section 3, 7)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sb3_forecast.statistics.estimators import forecast_top, mean_spacing
 from sb3_forecast.statistics.names import Method
 
 #: upper quantiles of A*^2 under the null and their p-values: 4 million samples of 20 exponentials with estimated mean,
-#: from `python benchmarks/anderson_darling.py`; METHOD eq. 48 quotes .738, 1.072, 1.320, 1.954 for 25, 10, 5, 1%
+#: from `python benchmarks/anderson_darling.py`; docs/method.md eq. 48 quotes .738, 1.072, 1.320, 1.954 for 25, 10, 5, 1%
 _AD_TABLE: tuple[tuple[float, float], ...] = (
     (0.0, 1.0), (0.1656, 0.99), (0.2202, 0.95), (0.2598, 0.9), (0.3505, 0.75), (0.5045, 0.5), (0.6295, 0.35), (0.7465, 0.25), (0.9269, 0.15),
     (1.0733, 0.1), (1.3327, 0.05), (1.604, 0.025), (1.9834, 0.01), (2.2853, 0.005), (2.6074, 0.0025), (3.0574, 0.001), (3.429, 0.0005),
@@ -28,9 +28,9 @@ class Diagnostics:
 
     :param k: number of top scores
     :param n_eval: evaluation set size m
-    :param curvature: z of the curvature score (METHOD eq. 47); positive: heavier than exponential, the forecast is too low
+    :param curvature: z of the curvature score (docs/method.md eq. 47); positive: heavier than exponential, the forecast is too low
     :param curvature_p: its two-sided p-value
-    :param anderson_darling: A*^2 (METHOD eq. 48)
+    :param anderson_darling: A*^2 (docs/method.md eq. 48)
     :param anderson_darling_p: its p-value
     :param ties: number of the k top scores that equal another one
     :param warnings: what to know and to do, one sentence each; empty if nothing is wrong
@@ -47,7 +47,7 @@ class Diagnostics:
 
 
 def curvature_score(top: NDArray[np.float64]) -> float:
-    """Score test of exponential spacings against a changing scale (METHOD eq. 47); mean 0 and variance 1 under the null.
+    """Score test of exponential spacings against a changing scale (docs/method.md eq. 47); mean 0 and variance 1 under the null.
 
     :param top: the k largest scores, descending, shape (k,)
     :return: z; NaN if all are equal or k < 3
@@ -63,7 +63,7 @@ def curvature_score(top: NDArray[np.float64]) -> float:
 
 
 def anderson_darling(top: NDArray[np.float64]) -> float:
-    """A*^2 of the excesses over psi_k against an exponential with estimated mean (METHOD eq. 48).
+    """A*^2 of the excesses over psi_k against an exponential with estimated mean (docs/method.md eq. 48).
 
     :param top: the k largest scores, descending, shape (k,)
     :return: A^2 (1 + 0.6 / K), K = k - 1; NaN if all scores are equal
@@ -135,7 +135,7 @@ def diagnose(scores: NDArray[np.float64], k: int) -> Diagnostics:
 
 
 def forward_stop_k(scores: NDArray[np.float64], alpha: float = 0.1, smallest: int = 10) -> int:
-    """Largest k whose tail is accepted by ForwardStop on Anderson-Darling p-values (METHOD 7; Bader et al. 2018).
+    """Largest k whose tail is accepted by ForwardStop on Anderson-Darling p-values (docs/method.md section 7; Bader et al. 2018).
 
     :param scores: all m evaluation scores, any order
     :param alpha: false discovery rate
@@ -211,7 +211,7 @@ def stability_scan(
 
 @dataclass(frozen=True)
 class MissedMode:
-    """What a rare mode would do to a forecast (METHOD eq. 22, 23), in units of the scale.
+    """What a rare mode would do to a forecast (docs/method.md eq. 22, 23), in units of the scale.
 
     :param miss_probability: that no evaluation task belongs to the mode
     :param hit_probability: that some deployment task does

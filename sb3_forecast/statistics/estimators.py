@@ -1,4 +1,4 @@
-"""Point forecasts from the k largest of m scores (METHOD 2 and 4), as pure functions.
+"""Point forecasts from the k largest of m scores (docs/method.md section 2 and 4), as pure functions.
 
 ``top`` holds the k largest scores in descending order along the last axis; leading axes are a batch. All functions take
 numpy arrays or torch tensors and return the same kind in float64.
@@ -45,7 +45,7 @@ def check_sizes(k: int, n_eval: int, n_deploy: float) -> None:
 
 
 def log_positions(k: int, n_eval: int) -> NDArray[np.float64]:
-    """Plotting positions t_j = log(m / j), j = 1..k (METHOD 1).
+    """Plotting positions t_j = log(m / j), j = 1..k (docs/method.md section 1).
 
     :return: shape (k,), descending
     """
@@ -53,7 +53,7 @@ def log_positions(k: int, n_eval: int) -> NDArray[np.float64]:
 
 
 def target_height(k: int, n_eval: int, n_deploy: float, target: Target = "max", r: int = 1) -> float:
-    """Expected height B of the target above psi_k, in units of the scale, under an exact tail (METHOD eq. 12, 26).
+    """Expected height B of the target above psi_k, in units of the scale, under an exact tail (docs/method.md eq. 12, 26).
 
     :param target: ``"max"`` for the r-th largest deployment score, ``"quantile"`` for the true 1/n quantile
     :param r: which largest deployment score; only for ``"max"``
@@ -66,7 +66,7 @@ def target_height(k: int, n_eval: int, n_deploy: float, target: Target = "max", 
 
 
 def mean_spacing(top: Any) -> Any:
-    """Local scale sigma_bar, the mean normalised spacing (METHOD eq. 11).
+    """Local scale sigma_bar, the mean normalised spacing (docs/method.md eq. 11).
 
     :param top: shape (..., k)
     :return: shape (...); 0 if all k scores are equal
@@ -78,7 +78,7 @@ def mean_spacing(top: Any) -> Any:
 
 
 def direct_weights(k: int, n_eval: int, n_deploy: float) -> NDArray[np.float64]:
-    """Weights of the direct regression of scores on positions, an L-estimator (METHOD eq. 9).
+    """Weights of the direct regression of scores on positions, an L-estimator (docs/method.md eq. 9).
 
     :return: shape (k,), summing to 1
     """
@@ -88,7 +88,7 @@ def direct_weights(k: int, n_eval: int, n_deploy: float) -> NDArray[np.float64]:
 
 
 def blue_weights(k: int, n_eval: int, n_deploy: float, target: Target = "max") -> NDArray[np.float64]:
-    """Weights of the best linear unbiased forecast psi_k + B sigma_bar (METHOD eq. 26).
+    """Weights of the best linear unbiased forecast psi_k + B sigma_bar (docs/method.md eq. 26).
 
     :return: shape (k,), summing to 1
     """
@@ -123,9 +123,9 @@ def apply_weights(top: Any, weights: NDArray[np.float64]) -> Any:
 
 
 def jones_forecast(top: Any, n_eval: int, n_deploy: float) -> Any:
-    """Inverse regression of Jones et al.: log(j/m) regressed on the score, solved for log(1/n) (METHOD eq. 6).
+    """Inverse regression of Jones et al.: log(j/m) regressed on the score, solved for log(1/n) (docs/method.md eq. 6).
 
-    All k scores equal: the common score, with zero gradient to the spread (METHOD, after eq. 9).
+    All k scores equal: the common score, with zero gradient to the spread (docs/method.md, after eq. 9).
 
     :param top: shape (..., k)
     :return: shape (...)
@@ -147,7 +147,7 @@ def jones_forecast(top: Any, n_eval: int, n_deploy: float) -> Any:
 
 
 def jones_gradient(top: NDArray[np.float64], n_eval: int, n_deploy: float) -> NDArray[np.float64]:
-    """Closed-form gradient of :func:`jones_forecast` in each score (METHOD eq. 8).
+    """Closed-form gradient of :func:`jones_forecast` in each score (docs/method.md eq. 8).
 
     :param top: shape (..., k)
     :return: shape (..., k), summing to 1; 1/k each where all k scores are equal
@@ -173,7 +173,7 @@ def forecast_top(top: Any, n_eval: int, n_deploy: float, method: Method = "blue"
     :param top: the k largest evaluation scores, descending, shape (..., k), finite
     :param n_eval: evaluation set size m
     :param n_deploy: deployment set size n
-    :param method: ``"blue"`` (METHOD eq. 26), ``"jones"`` (eq. 6) or ``"direct"`` (eq. 7)
+    :param method: ``"blue"`` (docs/method.md eq. 26), ``"jones"`` (eq. 6) or ``"direct"`` (eq. 7)
     :param target: ``"max"`` or ``"quantile"``
     :return: shape (...)
     :raises ValueError: for sizes without a forecast, or an unknown method or target

@@ -1,4 +1,4 @@
-"""The squared forecast error averaged over every partition of a pool, exactly (METHOD 5b).
+"""The squared forecast error averaged over every partition of a pool, exactly (docs/method.md section 5b).
 
 For a forecast that is linear in the scores the error of a partition is a sum over the gaps of the sorted pool, e = sum_i g_i Y_i,
 where Y_i depends only on how many evaluation tasks are among the i worst. That number is a Markov chain along the ranks, so the
@@ -48,14 +48,14 @@ class ExpectedSquaredError:
     """E (forecast - deployment maximum)^2 over all partitions of a pool, as a differentiable function of its sorted scores.
 
     Exact while the prefix is at most ``single`` ranks; beyond, scores are averaged over blocks of ranks that grow by ``ratio``
-    (METHOD eq. 43), whose error :meth:`relative_error` measures. Ranks beyond the prefix count as equal to its last one (eq. 45).
+    (docs/method.md eq. 43), whose error :meth:`relative_error` measures. Ranks beyond the prefix count as equal to its last one (eq. 45).
 
     :param n_pool: pool size N
     :param eval_size: evaluation set size m
     :param k: number of top evaluation scores
     :param method: ``"direct"`` or ``"blue"``; ``"jones"`` is not linear and needs sampled partitions
     :param target: for ``"blue"``: ``"max"`` or ``"quantile"``
-    :param prefix: ranks that matter; ``None`` for E r_k + 8 sqrt(k) N / m (METHOD eq. 45)
+    :param prefix: ranks that matter; ``None`` for E r_k + 8 sqrt(k) N / m (docs/method.md eq. 45)
     :param single: ranks that are not averaged
     :param ratio: growth of the blocks after them
     :param per_block: a block's mean is taken over at most so many of its ranks, evenly spread
@@ -102,7 +102,7 @@ class ExpectedSquaredError:
         self.mean_gap, self.kernel, self._deployment_rows = self._build()
 
     def _build(self) -> tuple[F64, F64, F64]:
-        """mu, K, and for each rank s the row r_s with E[e; deployment maximum at rank s] = r_s' g (METHOD eq. 38, 39, 41).
+        """mu, K, and for each rank s the row r_s with E[e; deployment maximum at rank s] = r_s' g (docs/method.md eq. 38, 39, 41).
 
         States: c = 0..k-1 evaluation tasks seen and a deployment task too; k: all so far are evaluation tasks. Having seen k and a
         deployment task is absorbing with Y = 0 and is left out.
@@ -111,7 +111,7 @@ class ExpectedSquaredError:
         ends = self.ends
         count = len(ends)
         cumulative = np.concatenate([[0.0], np.cumsum(self.weights)])
-        values = np.empty((count, k + 1))  # Y of each state at each block end (METHOD eq. 37)
+        values = np.empty((count, k + 1))  # Y of each state at each block end (docs/method.md eq. 37)
         values[:, :k] = cumulative[:k] - 1.0
         values[:, k] = cumulative[np.minimum(ends, k)]
         values[ends >= n] = 0.0  # there is no gap after the last rank
@@ -198,7 +198,7 @@ class ExpectedSquaredError:
         return gaps
 
     def value_and_gradient(self, sorted_scores: F64) -> tuple[float, F64]:
-        """Mean squared error and its gradient in each score (METHOD eq. 39).
+        """Mean squared error and its gradient in each score (docs/method.md eq. 39).
 
         :param sorted_scores: the pool's scores, descending, or its first ``prefix`` ones
         :return: the value, and the gradient of the argument's shape
@@ -216,21 +216,21 @@ class ExpectedSquaredError:
         return value, gradient
 
     def mean(self, sorted_scores: F64) -> float:
-        """Mean signed error, E(forecast - deployment maximum) (METHOD eq. 38).
+        """Mean signed error, E(forecast - deployment maximum) (docs/method.md eq. 38).
 
         :param sorted_scores: as :meth:`value_and_gradient`
         """
         return float(self.mean_gap @ self._gaps(sorted_scores))
 
     def variance(self, sorted_scores: F64) -> float:
-        """Variance of the error over the partitions (METHOD eq. 42).
+        """Variance of the error over the partitions (docs/method.md eq. 42).
 
         :param sorted_scores: as :meth:`value_and_gradient`
         """
         return self.value_and_gradient(sorted_scores)[0] - self.mean(sorted_scores) ** 2
 
     def gradient_sides(self, sorted_scores: F64) -> tuple[F64, F64]:
-        """The gradient through the forecast alone and through the deployment maximum alone (METHOD eq. 41).
+        """The gradient through the forecast alone and through the deployment maximum alone (docs/method.md eq. 41).
 
         :param sorted_scores: as :meth:`value_and_gradient`
         :return: evaluation side and deployment side; they add up to the gradient

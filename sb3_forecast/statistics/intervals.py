@@ -1,4 +1,4 @@
-"""Prediction limits for the deployment maximum under an exact exponential tail (METHOD 4, eq. 29-31).
+"""Prediction limits for the deployment maximum under an exact exponential tail (docs/method.md section 4, eq. 29-31).
 
 The pivot V = (M - psi_k) / sigma_bar has a distribution that depends on (k, m, n) only, so a limit is psi_k + c sigma_bar
 with a constant c: no simulation, and again linear in the scores.
@@ -40,7 +40,7 @@ def _beta_nodes(k: int, n_eval: int) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 
 def pivot_cdf(c: float, k: int, n_eval: int, n_deploy: float) -> float:
-    """P((M - psi_k) / sigma_bar <= c) under an exact tail (METHOD eq. 29).
+    """P((M - psi_k) / sigma_bar <= c) under an exact tail (docs/method.md eq. 29).
 
     :param c: height above psi_k in units of sigma_bar, >= 0
     :param k: number of top scores
@@ -60,7 +60,7 @@ def pivot_cdf(c: float, k: int, n_eval: int, n_deploy: float) -> float:
 
 @lru_cache(maxsize=1024)
 def pivot_quantile(p: float, k: int, n_eval: int, n_deploy: float) -> float:
-    """Height c with P((M - psi_k) / sigma_bar <= c) = p (METHOD eq. 29, 31).
+    """Height c with P((M - psi_k) / sigma_bar <= c) = p (docs/method.md eq. 29, 31).
 
     :param p: probability, 0 < p < 1
     :param k: number of top scores

@@ -1,4 +1,4 @@
-"""Random partitions of a pool into an evaluation and a deployment set (METHOD 5a)."""
+"""Random partitions of a pool into an evaluation and a deployment set (docs/method.md section 5a)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_partition(n_pool: int, eval_size: int, k: int) -> None:
 def sample_partitions(
     n_pool: int, eval_size: int, k: int, n_partitions: int, generator: np.random.Generator
 ) -> PartitionRanks:
-    """Draw partitions by the gaps between evaluation ranks, O(k) each whatever the pool size (METHOD 5a).
+    """Draw partitions by the gaps between evaluation ranks, O(k) each whatever the pool size (docs/method.md section 5a).
 
     The number of deployment tasks that rank between the (j-1)-th and the j-th evaluation task is binomial given the
     uniform spacings of the evaluation labels; drawing those numbers in turn gives the exact joint law of the ranks.

@@ -81,7 +81,7 @@ def tail_plot(
 
 
 def spacing_plot(tail: GumbelTail, path: str | pathlib.Path | None = None) -> Figure:
-    """QQ plot of the normalised spacings j (psi_j - psi_(j+1)) against unit exponentials, with a 95% band (METHOD eq. 15).
+    """QQ plot of the normalised spacings j (psi_j - psi_(j+1)) against unit exponentials, with a 95% band (docs/method.md eq. 15).
 
     :param tail: a fitted tail of one sample
     :param path: also save it there

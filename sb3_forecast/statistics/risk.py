@@ -1,4 +1,4 @@
-"""What a fitted tail says about a deployment besides its worst score (METHOD 8), as pure functions of psi_k and sigma_bar.
+"""What a fitted tail says about a deployment besides its worst score (docs/method.md section 8), as pure functions of psi_k and sigma_bar.
 
 All are smooth in location and scale, take numpy or torch, and are computed in logs, so that nothing underflows.
 """
@@ -20,7 +20,7 @@ from sb3_forecast.statistics.scores import float64_array, float64_like, log_fail
 
 
 def log_frequency(threshold: float, location: Any, scale: Any, k: int, n_eval: int) -> Any:
-    """Log of the share of tasks whose score exceeds a threshold, plug-in (METHOD eq. 50).
+    """Log of the share of tasks whose score exceeds a threshold, plug-in (docs/method.md eq. 50).
 
     :param threshold: score x
     :param location: psi_k, shape (...); the tail says nothing below it
@@ -35,7 +35,7 @@ def log_frequency(threshold: float, location: Any, scale: Any, k: int, n_eval: i
 
 
 def jones_log_frequency(threshold: float, top: Any, n_eval: int) -> Any:
-    """The same by the regression of Jones et al. (METHOD eq. 49).
+    """The same by the regression of Jones et al. (docs/method.md eq. 49).
 
     :param threshold: score x
     :param top: the k largest scores, descending, shape (..., k)
@@ -51,7 +51,7 @@ def jones_log_frequency(threshold: float, top: Any, n_eval: int) -> Any:
 
 
 def umvu_frequency(threshold: float, location: Any, scale: Any, k: int, n_eval: int) -> Any:
-    """The unbiased estimate of the same share (METHOD eq. 51); often exactly 0 far out, so it is no forecast by itself.
+    """The unbiased estimate of the same share (docs/method.md eq. 51); often exactly 0 far out, so it is no forecast by itself.
 
     :param threshold: score x
     :param location: psi_k, shape (...)
@@ -69,7 +69,7 @@ def umvu_frequency(threshold: float, location: Any, scale: Any, k: int, n_eval: 
 
 
 def frequency_upper_limit(height: float, k: int, n_eval: int, level: float = 0.95) -> float:
-    """Upper confidence limit of the share of tasks beyond a threshold, exact if the tail is (METHOD eq. 52).
+    """Upper confidence limit of the share of tasks beyond a threshold, exact if the tail is (docs/method.md eq. 52).
 
     :param height: (threshold - psi_k) / sigma_bar, >= 0
     :param k: number of top scores
@@ -95,7 +95,7 @@ def frequency_upper_limit(height: float, k: int, n_eval: int, level: float = 0.9
 
 
 def clopper_pearson(count: int, n_eval: int, level: float = 0.95) -> float:
-    """Distribution-free upper limit of a share from how often it was seen (METHOD 8).
+    """Distribution-free upper limit of a share from how often it was seen (docs/method.md section 8).
 
     :param count: tasks beyond the threshold
     :param n_eval: evaluation set size m
@@ -106,7 +106,7 @@ def clopper_pearson(count: int, n_eval: int, level: float = 0.95) -> float:
 
 
 def log_mean_beyond(location: Any, scale: Any) -> Any:
-    """Log E[p | psi > psi_k] = log E[p(psi_k + sigma_bar Z)], Z ~ Exp(1) (METHOD eq. 54), by quadrature in log Z.
+    """Log E[p | psi > psi_k] = log E[p(psi_k + sigma_bar Z)], Z ~ Exp(1) (docs/method.md eq. 54), by quadrature in log Z.
 
     :param location: psi_k, shape (...)
     :param scale: sigma_bar, shape (...)
@@ -123,7 +123,7 @@ def log_mean_beyond(location: Any, scale: Any) -> Any:
 
 
 def log_mean_failure(scores: Any, k: int, scale: Any) -> Any:
-    """Log E p of a fresh task: the sample's below psi_k, the tail's above (METHOD eq. 54).
+    """Log E p of a fresh task: the sample's below psi_k, the tail's above (docs/method.md eq. 54).
 
     :param scores: all m scores, descending, shape (..., m)
     :param k: number of top scores
@@ -145,7 +145,7 @@ def log_mean_failure(scores: Any, k: int, scale: Any) -> Any:
 
 
 def log_aggregate_risk(log_mean: Any, n_deploy: float) -> Any:
-    """Log probability that a deployment of n tasks sees at least one failure (METHOD eq. 53).
+    """Log probability that a deployment of n tasks sees at least one failure (docs/method.md eq. 53).
 
     :param log_mean: log of the mean failure probability, shape (...)
     :param n_deploy: deployment set size n

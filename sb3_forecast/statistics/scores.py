@@ -1,4 +1,4 @@
-"""The failure score psi = -log(-log p) and its inverses, stable in log space (METHOD 1).
+"""The failure score psi = -log(-log p) and its inverses, stable in log space (docs/method.md section 1).
 
 Inputs may be numpy arrays, torch tensors (gradients flow) or numbers; results are float64 of the same kind.
 Outcomes at the ends: p = 0 has score -inf, p = 1 has score +inf.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Array = TypeVar("Array", NDArray[np.float64], th.Tensor)
 
-#: beyond this score, log(1 - p) = -psi to the last bit of a float64 (METHOD 2)
+#: beyond this score, log(1 - p) = -psi to the last bit of a float64 (docs/method.md section 2)
 _ASYMPTOTIC = 37.0
 
 
@@ -53,7 +53,7 @@ def _log_argument(values: Any, name: str) -> Any:
 
 
 def log1mexp(a: Any) -> Any:
-    """log(1 - e^-a) for a >= 0, accurate at both ends (METHOD 2).
+    """log(1 - e^-a) for a >= 0, accurate at both ends (docs/method.md section 2).
 
     :param a: non-negative numbers, any shape
     :return: same shape, float64; -inf at a = 0
@@ -69,7 +69,7 @@ def log1mexp(a: Any) -> Any:
 
 
 def failure_score(log_p: Any) -> Any:
-    """Failure score of a log-probability, psi = -log(-log p) (METHOD 1, eq. 1).
+    """Failure score of a log-probability, psi = -log(-log p) (docs/method.md section 1, eq. 1).
 
     :param log_p: natural log of the failure probability, any shape, <= 0
     :return: scores, same shape, float64; -inf for p = 0 and +inf for p = 1
@@ -85,7 +85,7 @@ def failure_score(log_p: Any) -> Any:
 
 
 def log_failure_probability(score: Any) -> Any:
-    """Log failure probability of a score, log p = -exp(-psi) (METHOD 1, eq. 2).
+    """Log failure probability of a score, log p = -exp(-psi) (docs/method.md section 1, eq. 2).
 
     :param score: failure scores, any shape
     :return: natural logs, same shape, float64
@@ -97,7 +97,7 @@ def log_failure_probability(score: Any) -> Any:
 
 
 def failure_probability(score: Any) -> Any:
-    """Failure probability of a score, p = exp(-exp(-psi)) (METHOD 1, eq. 2).
+    """Failure probability of a score, p = exp(-exp(-psi)) (docs/method.md section 1, eq. 2).
 
     :param score: failure scores, any shape
     :return: probabilities, same shape, float64
@@ -107,7 +107,7 @@ def failure_probability(score: Any) -> Any:
 
 
 def log_survival_probability(score: Any) -> Any:
-    """log(1 - p) of a score, without cancellation (METHOD 1, eq. 2).
+    """log(1 - p) of a score, without cancellation (docs/method.md section 1, eq. 2).
 
     :param score: failure scores, any shape
     :return: natural logs, same shape, float64
@@ -121,7 +121,7 @@ def log_survival_probability(score: Any) -> Any:
 
 
 def failure_score_from_log_survival(log1mp: Any) -> Any:
-    """Failure score of a log survival probability log(1 - p) (METHOD 1, eq. 4).
+    """Failure score of a log survival probability log(1 - p) (docs/method.md section 1, eq. 4).
 
     Keeps full relative precision where p is close to 1, and where it is tiny.
 

@@ -1,4 +1,4 @@
-"""GumbelTail: an exponential tail fitted to the worst scores of an evaluation set (METHOD 2, 4; Jones et al. 2025)."""
+"""GumbelTail: an exponential tail fitted to the worst scores of an evaluation set (docs/method.md section 2, 4; Jones et al. 2025)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sb3_forecast.statistics.scores import failure_probability, failure_score, f
 
 
 def default_k(n_eval: int) -> int:
-    """Number of top scores, clamp(round(2 sqrt(m)), 10, m // 4) (METHOD 7: no data-driven rule beats it clearly).
+    """Number of top scores, clamp(round(2 sqrt(m)), 10, m // 4) (docs/method.md section 7: no data-driven rule beats it clearly).
 
     :param n_eval: evaluation set size m
     :return: k; at least 2, and at most m
@@ -109,7 +109,7 @@ class GumbelTail:
 
     @property
     def scale(self) -> Any:
-        """sigma_bar, the mean normalised spacing (METHOD eq. 11), shape (...); 0 if the top scores are all equal."""
+        """sigma_bar, the mean normalised spacing (docs/method.md eq. 11), shape (...); 0 if the top scores are all equal."""
         return mean_spacing(self.top)
 
     def forecast(self, n_deploy: float, target: Target = "max") -> Any:
@@ -123,7 +123,7 @@ class GumbelTail:
         return forecast_top(self.top, self.n_eval, n_deploy, self.method, target)
 
     def interval(self, n_deploy: int, level: float = 0.9) -> tuple[Any, Any]:
-        """Prediction interval of the worst deployment score, exact if the tail is (METHOD eq. 29-31).
+        """Prediction interval of the worst deployment score, exact if the tail is (docs/method.md eq. 29-31).
 
         :param n_deploy: deployment set size n
         :param level: coverage
@@ -152,7 +152,7 @@ class GumbelTail:
         return np.asarray(forecast_top(tops, self.n_eval, n_deploy, self.method, target))
 
     def worst_query_risk(self, n_deploy: float, target: Target = "max") -> Any:
-        """Failure probability of the worst task of a deployment (METHOD 8).
+        """Failure probability of the worst task of a deployment (docs/method.md section 8).
 
         :param n_deploy: deployment set size n
         :param target: see :meth:`forecast`
@@ -170,7 +170,7 @@ class GumbelTail:
         return log_survival_probability(self.forecast(n_deploy, target))
 
     def log_behavior_frequency(self, p_threshold: float) -> Any:
-        """Log share of tasks that fail with more than a given probability (METHOD eq. 49, 50).
+        """Log share of tasks that fail with more than a given probability (docs/method.md eq. 49, 50).
 
         Beyond psi_k by the fitted tail (``jones``: its own regression), below it the share in the sample.
 
@@ -200,7 +200,7 @@ class GumbelTail:
         return array_api_compat.array_namespace(log_share).exp(log_share)
 
     def behavior_frequency_limit(self, p_threshold: float, level: float = 0.95) -> float:
-        """Upper confidence limit of that share (METHOD eq. 52 beyond psi_k; below, Clopper-Pearson, without any model).
+        """Upper confidence limit of that share (docs/method.md eq. 52 beyond psi_k; below, Clopper-Pearson, without any model).
 
         :param p_threshold: failure probability, strictly between 0 and 1
         :param level: confidence
@@ -214,14 +214,14 @@ class GumbelTail:
         return frequency_upper_limit((x - float(self.location)) / scale, self.k, self.n_eval, level)
 
     def log_mean_failure(self) -> Any:
-        """Log failure probability of a fresh task: the sample's below psi_k, the tail's above (METHOD eq. 54).
+        """Log failure probability of a fresh task: the sample's below psi_k, the tail's above (docs/method.md eq. 54).
 
         :return: natural log, shape (...)
         """
         return log_mean_failure(self.scores, self.k, self.scale)
 
     def aggregate_risk(self, n_deploy: float) -> Any:
-        """Probability that a deployment sees at least one failure, each task being tried once (METHOD eq. 53, 54).
+        """Probability that a deployment sees at least one failure, each task being tried once (docs/method.md eq. 53, 54).
 
         :param n_deploy: deployment set size n
         :return: probability, shape (...)
@@ -241,7 +241,7 @@ class GumbelTail:
         return log_aggregate_risk(self.log_mean_failure(), n_deploy)
 
     def diagnostics(self) -> Diagnostics:
-        """Curvature, Anderson-Darling, ties, and warnings that say what to do (METHOD 7).
+        """Curvature, Anderson-Darling, ties, and warnings that say what to do (docs/method.md section 7).
 
         :return: the checks
         :raises ValueError: if the scores are a batch

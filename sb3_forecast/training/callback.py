@@ -125,7 +125,7 @@ class ForecastCallback(BaseCallback):
         self._injector = GradientInjector(lambda: objective.loss(self.model), self._coef, norm, self.gradient_every)
 
     def _coef(self) -> float:
-        if self.objective is None or not self.objective.drawn:
+        if self.objective is None or not self.objective.has_partitions:
             # a cost model that has not learnt enough yet, or no risk that it knows of
             return 0.0
         coef = self._schedule(self.model._current_progress_remaining)

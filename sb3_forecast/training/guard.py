@@ -1,4 +1,4 @@
-"""Watches a training for the degenerate directions that a forecast loss has (docs/gridworld.md; METHOD 6)."""
+"""Watches a training for the degenerate directions that a forecast loss has (docs/gridworld.md; docs/method.md section 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forecastability loss and its variants, pure torch (METHOD 5, 6; Schwarzer & Niekum 2026 for the idea)."""
+"""The forecastability loss and its variants, pure torch (docs/method.md section 5, 6; Schwarzer & Niekum 2026 for the idea)."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ class ForecastLoss:
     Kinds:
 
     - ``"squared"``: mean of (forecast - realised maximum)^2, gradient through both sides: the paper's form. It lowers
-      the tail's spread even where the forecast is right, and raises ordinary tasks when it under-predicts (METHOD 6).
+      the tail's spread even where the forecast is right, and raises ordinary tasks when it under-predicts (docs/method.md section 6).
     - ``"guarded"`` (default): the same loss, but weights that would make a task fail more are set to zero, and so are
       those of tasks with p below ``p_floor``.
     - ``"hinge"``: squared excess of the maximum over the upper ``level`` prediction limit, in units of the scale, with
-      gradient in the deployment score only (METHOD 6, L_H).
+      gradient in the deployment score only (docs/method.md section 6, L_H).
 
     :param eval_size: evaluation set size m of a partition
     :param k: number of top evaluation scores used by the forecast
@@ -130,7 +130,7 @@ class ForecastLoss:
             self.score_floor = float(failure_score(np.log(p_floor)))
 
     def reach(self, n_pool: int) -> int:
-        """How many of a pool's worst tasks the partitions touch, but for about one in 2000: E r_k + 4 sqrt(k) N / m (METHOD eq. 35).
+        """How many of a pool's worst tasks the partitions touch, but for about one in 2000: E r_k + 4 sqrt(k) N / m (docs/method.md eq. 35).
 
         :param n_pool: pool size N
         """
@@ -212,13 +212,13 @@ class ForecastLoss:
         (weights,) = th.autograd.grad(value, leaf)
         if self.kind != "squared":
             weights = th.where(leaf.detach() > self.score_floor, weights.clamp(min=0.0), 0.0)
-        # value of the loss, gradient of the weights: sum_i w_i psi_i, the partition-invariant form (METHOD 5, training recipe)
+        # value of the loss, gradient of the weights: sum_i w_i psi_i, the partition-invariant form (docs/method.md section 5, training recipe)
         linear = (weights * touched_scores).sum()
         loss = linear + (value.detach() - linear.detach())
         return LossTerms(loss, forecast.detach(), realised.detach(), scale.detach(), weights)
 
     def suggest_partitions(self, scores: th.Tensor, generator: np.random.Generator, n_probe: int = 512) -> int:
-        """Number of partitions whose gradient noise has a tenth of the gradient's power (METHOD 7, R).
+        """Number of partitions whose gradient noise has a tenth of the gradient's power (docs/method.md section 7, R).
 
         Measures tr Cov(g) / |E g|^2 of the gradient of single partitions of the squared error, before any guard.
 

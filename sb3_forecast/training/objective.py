@@ -89,7 +89,7 @@ class ForecastObjective:
         #: share of the pool's worst ``WATCHED_TASKS`` that the last full scoring found outside of what partial ones had followed
         self.missed_top = float("nan")
         self._partitions: Partitions | None = None
-        self._drawn: NDArray[np.int64] = np.arange(scorer.n_tasks)
+        self._partitioned: NDArray[np.int64] = np.arange(scorer.n_tasks)
         self._weights = th.zeros(0, dtype=th.float64)
 
     def refresh(self, model: Any) -> LossTerms:
@@ -100,10 +100,10 @@ class ForecastObjective:
         :raises ValueError: if the scores have no forecast; see :meth:`ForecastLoss.draw`
         """
         if self.subpool is not None:
-            self._drawn = np.sort(self.generator.choice(self.scorer.n_tasks, self.subpool, replace=False))
+            self._partitioned = np.sort(self.generator.choice(self.scorer.n_tasks, self.subpool, replace=False))
             if self.scores is None:
                 self.scores = th.full((self.scorer.n_tasks,), -th.inf, dtype=th.float64)
-            self.scores[th.from_numpy(self._drawn)] = self.scorer.score(model, self._drawn)
+            self.scores[th.from_numpy(self._partitioned)] = self.scorer.score(model, self._partitioned)
         elif self.scores is None or self.n_refreshes % self.full_every == 0:
             followed = None if self.scores is None or self.full_every == 1 else self.candidates
             self.scores = self.scorer.score(model)
@@ -114,7 +114,7 @@ class ForecastObjective:
             candidates = self.candidates
             self.scores[th.from_numpy(candidates)] = self.scorer.score(model, candidates)
         self.n_refreshes += 1
-        partitioned = self.scores[th.from_numpy(self._drawn)]
+        partitioned = self.scores[th.from_numpy(self._partitioned)]
         # if nothing can be drawn, nothing is left of what was drawn before
         self._partitions = None
         self._partitions = self.pool_loss.draw(partitioned, self.generator)
@@ -125,7 +125,7 @@ class ForecastObjective:
         return terms
 
     @property
-    def drawn(self) -> bool:
+    def has_partitions(self) -> bool:
         """Whether there are partitions that :meth:`loss` can be asked for."""
         return self._partitions is not None
 
@@ -141,7 +141,7 @@ class ForecastObjective:
         """Tasks that the current partitions touch, ascending."""
         if self._partitions is None:
             raise RuntimeError("no partitions were drawn yet; call refresh(model) first")
-        touched: NDArray[np.int64] = self._drawn[self._partitions.touched.numpy()]
+        touched: NDArray[np.int64] = self._partitioned[self._partitions.touched.numpy()]
         return touched
 
     @property
@@ -149,7 +149,7 @@ class ForecastObjective:
         """Tasks with a weight other than 0 at the last refresh, ascending, and their weights: all that its gradient needs.
 
         As long as the model is the one of the refresh, sum_i w_i dpsi_i/dtheta over them is the gradient of :meth:`loss`
-        (METHOD 5, training recipe).
+        (docs/method.md section 5, training recipe).
         """
         chosen = self._weights != 0.0
         return self.touched[chosen.numpy()], self._weights[chosen]

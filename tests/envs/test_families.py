@@ -10,7 +10,7 @@ import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.scorers.actor import log_probabilities
 from sb3_forecast_envs.gridworld import env as gridworld
-from sb3_forecast_envs.seeded.exploration import Situation
+from sb3_forecast_envs.seeded.exploration import MiniGridState
 
 FAMILIES = [sfe.ThinIce, sfe.Bridge, sfe.Decoy, sfe.Vault, sfe.Wind]
 
@@ -80,7 +80,7 @@ def test_views_encodings_and_occlusion(family, options):
 def real_transitions(env, turns):
     """The finite model of the present episode by real MiniGrid steps, every turn of the wind forced in its turn."""
     env.gen_obs()
-    start = Situation.of(env)
+    start = MiniGridState.of(env)
     number, situations, successors, observations = {start.key: 0}, [start], [], [env._observe(env.gen_obs())]
     for here in situations:
         row = []
@@ -92,7 +92,7 @@ def real_transitions(env, turns):
                 if terminated:
                     row.append(-2 if info["cost"] else -1)
                     continue
-                after = Situation.of(env)
+                after = MiniGridState.of(env)
                 if after.key not in number:
                     number[after.key] = len(situations)
                     situations.append(after)

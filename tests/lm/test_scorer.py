@@ -97,7 +97,7 @@ def batch_of(stems, logits):
 
 
 def test_precise_near_certainty():
-    """METHOD eq. 5: psi = 30 where a float32 log-softmax gives p = 1."""
+    """docs/method.md eq. 5: psi = 30 where a float32 log-softmax gives p = 1."""
     log_p, log_survival = batch_of([[1]], [[-15.0, 15.0]])
     assert float(scores(log_p, log_survival)) == pytest.approx(30.0, abs=1e-5)
     assert float(log_survival) == pytest.approx(-30.0, abs=1e-5)

@@ -298,7 +298,7 @@ def test_baselines_weigh_as_said():
     assert weights(WorstScoresLoss(share=0.4, per_task=True)) == ([2, 4], [1.0, 1.0], 3.0)
     touched, log_weights, value = weights(WorstScoresLoss(share=1.0, measure="log_p"))
     assert touched == [0, 1, 2, 3, 4]
-    np.testing.assert_allclose(log_weights, np.exp(-scores.numpy()) / 5)  # METHOD eq. 3: dl/dpsi = e^-psi
+    np.testing.assert_allclose(log_weights, np.exp(-scores.numpy()) / 5)  # docs/method.md eq. 3: dl/dpsi = e^-psi
     assert value == pytest.approx(-np.exp(-scores.numpy()).mean())
     for wrong in ({"share": 0.0}, {"count": 0}, {"measure": "p"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

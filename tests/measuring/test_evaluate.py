@@ -66,7 +66,7 @@ def test_a_missed_rare_mode_is_under_predicted_and_an_exact_tail_is_not():
     rng = np.random.default_rng(1)
     common = 0.3 * rng.exponential(size=4000) - 3
     plain = report_of(common, eval_size=200, n_splits=200, method="jones")
-    assert plain.error.signed > 0  # METHOD eq. 17
+    assert plain.error.signed > 0  # docs/method.md eq. 17
     mode = common.copy()
     mode[:4] = 3.0
     assert report_of(mode, eval_size=200, n_splits=200).under_predicted > 0.75

@@ -69,4 +69,4 @@ def test_suggested_partitions(n, expected):
     mode = ideal.clone()
     mode[:3] += 12.0
     many, few = (loss.suggest_partitions(x, np.random.default_rng(1)) for x in (ideal, mode))
-    assert expected[0] <= few < many <= expected[1]  # METHOD 7: a rare mode makes the gradient clear
+    assert expected[0] <= few < many <= expected[1]  # docs/method.md section 7: a rare mode makes the gradient clear

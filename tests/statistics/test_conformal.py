@@ -12,7 +12,7 @@ def test_vectors(vectors):
 
 
 def test_largest_score_in_closed_form():
-    assert sf.exceedance_probability(100, 1000, 1) == pytest.approx(1000 / 1100)  # METHOD eq. 32, j = 1
+    assert sf.exceedance_probability(100, 1000, 1) == pytest.approx(1000 / 1100)  # docs/method.md eq. 32, j = 1
 
 
 @pytest.mark.parametrize("draw", ["normal", "standard_cauchy"])
@@ -32,7 +32,7 @@ def test_counts_cover_whatever_the_distribution(draw):
 
 def test_upper_bound_exists_only_for_small_deployments():
     scores = np.arange(1000.0)
-    assert conformal.upper_bound(scores, 52, 0.95) == 999.0  # METHOD after eq. 34
+    assert conformal.upper_bound(scores, 52, 0.95) == 999.0  # docs/method.md after eq. 34
     assert conformal.upper_bound(scores, 111, 0.9) == 999.0
     with pytest.raises(
         ValueError,

@@ -45,7 +45,7 @@ def test_inflation_is_not_negative_for_deployments_at_least_as_large(values, k):
 
 def test_inflation_flips_for_small_deployments():
     scores = np.random.default_rng(0).normal(size=100)
-    assert sf.decompose(scores, 1, 0.0, k=10).inflation < 0  # METHOD 9, trap 5
+    assert sf.decompose(scores, 1, 0.0, k=10).inflation < 0  # docs/method.md section 9, trap 5
 
 
 def test_torch_and_batches():
@@ -74,7 +74,7 @@ def test_bias_law_of_the_method(k, kappa, c0, kappa_direct, c0_direct):
     assert sf.bias_constants(k, 1000, 10_000, "blue").maximum == 0.0
 
 
-#: METHOD 3: k, n/m, bias vs E M, sd of Jones, P(Jones > M), P(BLU > M) at m = 1000
+#: docs/method.md section 3: k, n/m, bias vs E M, sd of Jones, P(Jones > M), P(BLU > M) at m = 1000
 TABLE = [(5, 10, 1.097, 3.118, 0.587, 0.465), (10, 100, 1.525, 3.707, 0.617, 0.475), (20, 1000, 1.493, 3.625, 0.624, 0.485)]
 
 
@@ -101,7 +101,7 @@ def test_table_of_the_method_by_simulation(k, ratio, bias, sd, jones_over, blue_
 
 @pytest.mark.parametrize(("shift", "error", "under"), [(12, -1.33, 0.68), (16, -5.26, 0.91)])
 def test_missed_mode_under_predicts(shift, error, under):
-    """METHOD 3, rare mode: m = 1000, n = 1e5, k = 10, rho = 1e-4, evaluation free of the mode."""
+    """docs/method.md section 3, rare mode: m = 1000, n = 1e5, k = 10, rho = 1e-4, evaluation free of the mode."""
     rng, m, n, k, repeats = np.random.default_rng(shift), 1000, 100_000, 10, 20_000
     low = -np.log(rng.beta(k, m - k + 1, size=repeats))
     top = np.concatenate(

@@ -16,7 +16,7 @@ def test_curvature_has_mean_0_and_variance_1_under_the_null(k):
     z = np.array([curvature_score(top) for top in exact_tails(20_000, k)])
     assert abs(z.mean()) < 4 / np.sqrt(20_000)
     assert z.var() == pytest.approx(1.0, abs=0.05)
-    assert (np.abs(z) > 1.645).mean() == pytest.approx(0.0975, abs=0.012)  # METHOD after eq. 47: .094 to .101
+    assert (np.abs(z) > 1.645).mean() == pytest.approx(0.0975, abs=0.012)  # docs/method.md after eq. 47: .094 to .101
 
 
 @pytest.mark.parametrize(("critical", "p"), [(0.738, 0.25), (1.072, 0.10), (1.320, 0.05), (1.954, 0.01)])

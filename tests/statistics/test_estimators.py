@@ -115,7 +115,7 @@ def test_blue_is_unbiased_under_an_exact_tail():
     jones = sf.GumbelTail.fit(psi, k=10, method="jones").forecast(1000) - realised
     assert jones.mean() == pytest.approx(
         0.794, abs=4 * jones.std() / np.sqrt(len(jones)) + 0.006
-    )  # METHOD 3, row k=10, n/m=10
+    )  # docs/method.md section 3, row k=10, n/m=10
 
 
 def test_p_zero_stays_out_of_the_top():

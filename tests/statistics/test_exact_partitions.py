@@ -68,7 +68,7 @@ def _touched(loss, x):
 
 
 def test_link_to_the_bias_of_an_exact_tail():
-    """METHOD eq. 44: the mean error of an exponential pool is the bias of the estimator."""
+    """docs/method.md eq. 44: the mean error of an exponential pool is the bias of the estimator."""
     n_pool, m, k = 2000, 100, 10
     loss = sf.ExpectedSquaredError(n_pool, m, k, method="direct", prefix=n_pool, single=n_pool)
     spacing = 1.0 / np.arange(1, n_pool + 1)  # expected gaps of an exponential sample
@@ -109,7 +109,7 @@ def test_torch_gradient_and_prefix():
     (2.0 * loss(part)).backward()
     np.testing.assert_allclose(part.grad.numpy(), 2 * whole.grad[: loss.prefix].numpy())
     assert (whole.grad[loss.prefix :] == 0).all()
-    assert whole.grad.sum().item() == pytest.approx(0.0, abs=1e-9)  # METHOD eq. 46
+    assert whole.grad.sum().item() == pytest.approx(0.0, abs=1e-9)  # docs/method.md eq. 46
     assert (whole.grad * whole.detach()).sum().item() == pytest.approx(2 * loss(x), rel=1e-9)  # homogeneous of degree 2
 
 

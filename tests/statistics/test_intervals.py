@@ -12,7 +12,7 @@ def test_vectors(vectors):
 
 
 def test_value_quoted_in_the_method():
-    assert pivot_cdf(10.0, 10, 200, 20_000) == pytest.approx(0.75685, abs=1e-5)  # METHOD after eq. 30
+    assert pivot_cdf(10.0, 10, 200, 20_000) == pytest.approx(0.75685, abs=1e-5)  # docs/method.md after eq. 30
 
 
 def test_coverage_of_an_exact_tail():

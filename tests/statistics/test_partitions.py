@@ -31,7 +31,7 @@ def test_same_law_as_shuffling(n_pool, eval_size, k):
 def test_expected_ranks_and_structure():
     n_pool, m, k = 4000, 200, 10
     ranks = sf.sample_partitions(n_pool, m, k, 20_000, np.random.default_rng(0))
-    expected = np.arange(1, k + 1) * (n_pool + 1) / (m + 1) - 1  # METHOD eq. 35, counted from 0
+    expected = np.arange(1, k + 1) * (n_pool + 1) / (m + 1) - 1  # docs/method.md eq. 35, counted from 0
     np.testing.assert_allclose(ranks.evaluation.mean(0), expected, rtol=0.02)
     assert (np.diff(ranks.evaluation, axis=1) > 0).all()
     assert not (ranks.evaluation == ranks.deployment[:, None]).any()

@@ -17,7 +17,7 @@ def gumbel_pool(seed=0, outlier=None):
 
 
 def by_hand(scores, partitions):
-    """The squared loss and its gradient, partition by partition, from the closed form of METHOD eq. 8."""
+    """The squared loss and its gradient, partition by partition, from the closed form of docs/method.md eq. 8."""
     x = scores.numpy()
     value, gradient = 0.0, np.zeros(len(x))
     count = len(partitions.deployment)

@@ -63,7 +63,7 @@ def reported_cost(step: Step) -> bool:
 
 
 @dataclass(frozen=True)
-class Situation:
+class MiniGridState:
     """Everything about a MiniGrid episode that a step reads and changes, step count and random numbers apart."""
 
     position: tuple[int, int]
@@ -73,7 +73,7 @@ class Situation:
     attributes: list[tuple[WorldObj, dict[str, Any]]]
 
     @classmethod
-    def of(cls, env: MiniGridEnv) -> Situation:
+    def of(cls, env: MiniGridEnv) -> MiniGridState:
         """The present situation.
 
         :param env: MiniGrid's own environment, unwrapped
@@ -97,7 +97,7 @@ class Situation:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Equal for equal situations. Objects count as themselves: some tasks ask for *this* ball."""
+        """Equal for equal states. Objects count as themselves: some tasks ask for *this* ball."""
         states = tuple(
             (
                 id(thing),
@@ -153,12 +153,12 @@ def explore_episode(env: gym.Env[Any, Any], failed: Failed, max_states: int) -> 
     plain = type(inner).step is MiniGridEnv.step
     luck = inner.np_random.bit_generator.state
     rest = _others(inner)
-    start = Situation.of(inner)
+    start = MiniGridState.of(inner)
     number = {start.key: 0}
-    situations = [start]
+    states = [start]
     observations = [np.asarray(observe(inner.gen_obs()))]
     successors: list[list[int]] = []
-    for here in situations:  # grows while it is walked
+    for here in states:  # grows while it is walked
         row = []
         for action in range(n_actions):
             here.restore(inner)
@@ -173,16 +173,16 @@ def explore_episode(env: gym.Env[Any, Any], failed: Failed, max_states: int) -> 
                 step = Step(env, float(reward), True, bool(truncated), info)
                 row.append(-2 if failed(step) else -1)
                 continue
-            after = Situation.of(inner)
+            after = MiniGridState.of(inner)
             key = after.key
             if key not in number:
-                if len(situations) >= max_states:
+                if len(states) >= max_states:
                     raise ValueError(
                         f"state space too large for the finite model: a task of {type(inner).__name__} has more than max_states="
                         f"{max_states}; raise max_states, or choose an environment in which less can be moved about"
                     )
-                number[key] = len(situations)
-                situations.append(after)
+                number[key] = len(states)
+                states.append(after)
                 observations.append(np.asarray(observe(inner.gen_obs())))
             row.append(number[key])
         successors.append(row)
