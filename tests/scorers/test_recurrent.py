@@ -96,7 +96,7 @@ def test_the_callback_trains_them(few):
         objective = sf.ForecastObjective(scorer, sf.ForecastLoss(eval_size=20, k=4, n_partitions=16))
         agent = RecurrentPPO("MlpLstmPolicy", sfe.GridVecEnv(few, 16, seed=1), **SETTINGS)
         agent.learn(5 * 512, callback=sf.ForecastCallback(objective, forecast_coef=coef, gradient_every=2))
-        assert objective.drawn
+        assert objective.has_partitions
         return th.cat([parameter.detach().flatten() for parameter in agent.policy.parameters()])
 
     first, again, without = learn(1.0), learn(1.0), learn(0.0)
