@@ -1,4 +1,4 @@
-"""ForecastEvalCallback: held-out forecasts during training, the best model kept; the counterpart of SB3's EvalCallback."""
+"""ForecastEvalCallback: held-out forecasts during training, with the best model kept, as SB3's EvalCallback does for returns."""
 
 from __future__ import annotations
 
@@ -14,35 +14,40 @@ from stable_baselines3.common.logger import Figure
 from sb3_forecast.files import write_whole
 from sb3_forecast.measuring.evaluate import evaluate_forecast
 from sb3_forecast.measuring.report import ForecastReport
+from sb3_forecast.measuring.selection import quality
 from sb3_forecast.scorers.make import make_measuring_scorer
-from sb3_forecast.scorers.protocols import FailureScorer, Scorer
-from sb3_forecast.statistics.names import Method
+from sb3_forecast.scorers.protocols import FailureScorer, Scorer, TellsTasksApart
+from sb3_forecast.statistics.names import METHODS, Method
 from sb3_forecast.statistics.partitions import check_partition
 
 
 class ForecastEvalCallback(EventCallback):
-    """Evaluate the forecast on held-out tasks now and then, and keep the model with the smallest error that still does its job.
+    """Evaluate the forecast on held-out tasks now and then, and keep the best model.
 
-    Logger keys: ``eval/forecast_error``, ``eval/signed_error``, ``eval/worst_failure``, ``eval/mean_failure``, ``eval/success``,
-    ``eval/rare_success``, and the figure ``eval/tail``.
+    The best model reaches the success floor, its 95% limit holds in most splits, and it fails least; see
+    :func:`sb3_forecast.measuring.selection.quality`.
 
-    :param pool: held-out tasks: not those of the training
+    Logger keys: ``eval/limit_holds``, ``eval/interval_holds``, ``eval/within_10x``, ``eval/forecast_error``, ``eval/signed_error``,
+    ``eval/worst_failure``, ``eval/mean_failure``, ``eval/success``, ``eval/rare_success``, and the figure ``eval/tail``.
+
+    :param pool: held-out tasks, not those of the training
     :param eval_size: evaluation set size m of a split
-    :param min_success: a model with less success is never the best: one that does not move has no forecast error either
+    :param min_success: a model with less success is never the best: an agent that does not move never fails, and its limit holds
     :param callback_on_new_best: called when there is a new best model
     :param callback_after_eval: called after every evaluation
-    :param eval_freq: evaluate every so many calls of the callback, as in ``EvalCallback``: steps of the vectorised environment
+    :param eval_freq: evaluate at every n-th call of the callback, as in ``EvalCallback``: steps of the vectorised environment
     :param log_path: folder of ``evaluations.npz``
     :param best_model_save_path: folder of ``best_model.zip``
     :param n_splits: as in :func:`evaluate_forecast`
-    :param seed: seed of the splits and of a scorer that samples, the same at every evaluation unless the scorer is an object of yours
+    :param seed: seed of the splits and of a scorer that samples; the same at every evaluation, unless you pass a scorer object
     :param deploy_size: as in :func:`evaluate_forecast`
     :param k: as in :func:`evaluate_forecast`
     :param method: as in :func:`evaluate_forecast`
     :param scorer: as in :func:`evaluate_forecast`
+    :param exclude: as in :func:`evaluate_forecast`
     :param figures: draw ``eval/tail`` for TensorBoard
     :param verbose: 0 for no output, 1 for a line per evaluation
-    :raises ValueError: if the sizes do not fit the pool
+    :raises ValueError: if an argument is out of range, or the sizes do not fit the pool
     """
 
     def __init__(
@@ -61,26 +66,35 @@ class ForecastEvalCallback(EventCallback):
         k: int = 10,
         method: Method = "blue",
         scorer: str | FailureScorer | Scorer = "auto",
+        exclude: TellsTasksApart | None = None,
         figures: bool = True,
         verbose: int = 1,
     ) -> None:
         super().__init__(callback_after_eval, verbose=verbose)
+        # every mistake is found now: during training an error only means that this agent has no forecast
         check_partition(len(pool), eval_size, k)
+        if deploy_size is not None and not 1 <= deploy_size <= len(pool) - eval_size:
+            raise ValueError(
+                f"deploy_size must be in [1, {len(pool) - eval_size}], got {deploy_size}; use None for the rest of the pool"
+            )
         if not 0.0 <= min_success <= 1.0:
-            raise ValueError(f"min_success={min_success} is no probability; use a value in [0, 1]")
-        if eval_freq < 1:
-            raise ValueError(f"eval_freq={eval_freq} never evaluates; use eval_freq >= 1")
+            raise ValueError(f"min_success must be in [0, 1], got {min_success}; use the least success that you accept")
+        for name, value in (("eval_freq", eval_freq), ("n_splits", n_splits)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}; use a positive number")
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {METHODS}, got {method!r}; use 'blue'")
         self.callback_on_new_best = callback_on_new_best
         if callback_on_new_best is not None:
             callback_on_new_best.parent = self
         self.pool, self.eval_size, self.min_success, self.eval_freq = pool, eval_size, min_success, eval_freq
         self.log_path, self.best_model_save_path = log_path, best_model_save_path
         self.n_splits, self.seed, self.deploy_size, self.k, self.method = n_splits, seed, deploy_size, k, method
-        self.scorer = scorer
+        self.scorer, self.exclude = scorer, exclude
         self.figures = figures
-        self.best_error = math.inf
-        #: the last evaluation
+        #: the last evaluation, and that of the best model; ``None`` before any
         self.last_report: ForecastReport | None = None
+        self.best_report: ForecastReport | None = None
         self._history: dict[str, list[float]] = {}
 
     def _init_callback(self) -> None:
@@ -99,14 +113,26 @@ class ForecastEvalCallback(EventCallback):
             # one that samples is made anew, so that every evaluation draws the same episodes
             scorer = self.scorer if self._scorer.samples and isinstance(self.scorer, str) else self._scorer
             report = evaluate_forecast(
-                self.model, self.pool, self.eval_size, self.n_splits, self.seed, self.deploy_size, self.k, self.method, scorer
+                self.model,
+                self.pool,
+                self.eval_size,
+                self.n_splits,
+                self.seed,
+                self.deploy_size,
+                self.k,
+                self.method,
+                scorer,
+                self.exclude,
             )
         except ValueError as error:
-            # of an agent that never fails in sampled episodes no forecast exists; the training goes on
+            # an agent that never failed in sampled episodes has no forecast; the training goes on
             warnings.warn(f"no evaluation at {self.num_timesteps} steps: {error}", stacklevel=2)
             return True
         self.last_report = report
         values = {
+            "limit_holds": report.limit_holds,
+            "interval_holds": report.interval_holds,
+            "within_10x": report.within_10x,
             "forecast_error": report.error.mean_abs,
             "signed_error": report.error.signed,
             "worst_failure": report.worst_failure,
@@ -125,15 +151,15 @@ class ForecastEvalCallback(EventCallback):
         self._keep({"timesteps": float(self.num_timesteps), **values})
         if self.verbose:
             print(  # noqa: T201  # as SB3's EvalCallback does
-                f"Eval num_timesteps={self.num_timesteps}, forecast error={report.error.mean_abs:.3f}, success={report.success:.4f}, "
+                f"Eval num_timesteps={self.num_timesteps}, limit holds={report.limit_holds:.0%}, success={report.success:.4f}, "
                 f"worst failure={report.worst_failure:.2e}"
             )
         going_on = True
-        # an environment that does not tell successes has no floor to fall below
-        enough = math.isnan(report.success) or report.success >= self.min_success
-        # where all scores tie, as counts of a safe agent do, nothing was forecast
-        if enough and report.mean_scale > 0.0 and report.error.mean_abs < self.best_error:
-            self.best_error = report.error.mean_abs
+        found = quality(report, self.min_success)
+        # a model below the floor is never the best, and a forecast that never held is none to keep
+        usable = found[0] and report.mean_scale > 0.0
+        if usable and (self.best_report is None or found > quality(self.best_report, self.min_success)):
+            self.best_report = report
             if self.best_model_save_path is not None:
                 write_whole(os.path.join(self.best_model_save_path, "best_model.zip"), lambda file: self.model.save(file))
             if self.callback_on_new_best is not None:

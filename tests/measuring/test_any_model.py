@@ -1,5 +1,7 @@
 """Measuring any model: counts, the evaluation callback, recordings, the command line."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
+from sb3_forecast.measuring.selection import quality
 from tests.conftest import SMALL_PPO
 
 
@@ -119,10 +122,11 @@ def test_eval_callback(pool, tmp_path):
     assert 1 <= best.calls <= 3
     kept = np.load(tmp_path / "log" / "evaluations.npz")
     assert kept["timesteps"].tolist() == [256, 512, 768]
-    assert callback.best_error == kept["forecast_error"].min()
+    assert callback.best_report.limit_holds in kept["limit_holds"]
+    assert callback.last_report.limit_holds == kept["limit_holds"][-1]
     loaded = PPO.load(tmp_path / "best" / "best_model.zip", device="cpu")
     again = sf.evaluate_forecast(loaded, held, 50, 50, k=5)
-    assert again.error.mean_abs == pytest.approx(callback.best_error, rel=1e-6)
+    assert again.error.mean_abs == pytest.approx(callback.best_report.error.mean_abs, rel=1e-6)
     (folder,) = (tmp_path / "tb").iterdir()
     events = EventAccumulator(str(folder)).Reload()
     assert {"eval/forecast_error", "eval/success", "eval/rare_success", "eval/worst_failure"} <= set(events.Tags()["scalars"])
@@ -136,10 +140,44 @@ def test_a_model_without_success_is_not_the_best(pool, tmp_path):
     )
     PPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=1), seed=0, **SMALL_PPO).learn(128, callback=callback)
     assert callback.last_report.success < 0.99
-    assert callback.best_error == np.inf
+    assert callback.best_report is None
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="min_success=2"):
-        sf.ForecastEvalCallback(held, 50, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"min_success": 2.0}, r"min_success must be in \[0, 1\], got 2"),
+        ({"eval_freq": 0}, "eval_freq must be at least 1, got 0"),
+        ({"n_splits": 0}, "n_splits must be at least 1, got 0"),
+        ({"method": "blu"}, "method must be one of .* got 'blu'"),
+        ({"deploy_size": 10**6}, r"deploy_size must be in \[1, 250\], got 1000000"),
+    ],
+)
+def test_mistakes_of_the_eval_callback_are_found_before_training(pool, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sf.ForecastEvalCallback(pool, 50, k=5, **arguments)
+
+
+def test_the_best_model_does_its_job_and_its_limit_holds(pool, clumsy):
+    report = sf.evaluate_forecast(clumsy, pool, 60, 50, k=5)
+    usual = replace(report, success=0.9, limit_holds=0.5, mean_failure=0.1)
+    better = [
+        replace(usual, limit_holds=0.96, mean_failure=0.2),  # a limit that holds is worth more than fewer failures
+        replace(usual, mean_failure=0.05),
+        replace(usual, success=float("nan"), mean_failure=0.05),  # success that nothing tells cannot be too low
+        replace(usual, limit_holds=0.52, mean_failure=0.09),  # 2% of the splits are noise
+    ]
+    worse = [
+        replace(usual, success=0.7, limit_holds=1.0, mean_failure=0.0),  # an agent that does not move
+        replace(usual, limit_holds=0.4, mean_failure=0.0),
+        replace(usual, limit_holds=1.0, mean_scale=0.0),  # all scores equal: nothing was forecast
+    ]
+    for other in better:
+        assert quality(other, 0.8) > quality(usual, 0.8)
+    for other in worse:
+        assert quality(other, 0.8) < quality(usual, 0.8)
+    assert quality(replace(usual, limit_holds=0.97), 0.8) == quality(replace(usual, limit_holds=0.99), 0.8)
 
 
 def test_recording(agent, pool, poles, tmp_path):
