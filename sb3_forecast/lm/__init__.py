@@ -1,4 +1,4 @@
-"""Forecastability for language models: scores of prompts, a trainer, and the password game. Needs the extra ``lm``."""
+"""Failure forecasts for language models: scores of prompts, a trainer, and the password game. Needs the extra ``lm``."""
 
 from importlib.util import find_spec
 
@@ -6,7 +6,7 @@ _MISSING = [package for package in ("transformers", "peft", "accelerate") if fin
 if _MISSING:
     raise ImportError(f"sb3_forecast.lm needs {', '.join(_MISSING)}; run `pip install 'sb3_forecast[lm]'`")
 
-from sb3_forecast.lm.baselines import RefusalPenalty, WorstScoresLoss  # noqa: E402  # after the message about missing packages
+from sb3_forecast.lm.baselines import RefusalPenalty, WorstScoresLoss  # noqa: E402  # only after the check for missing packages
 from sb3_forecast.lm.examples import PadOnTheRight, training_rows  # noqa: E402
 from sb3_forecast.lm.generation import generate_replies  # noqa: E402
 from sb3_forecast.lm.password_game.game import Example, PasswordGame, primary_examples  # noqa: E402

@@ -1,4 +1,4 @@
-"""Teaching wanted replies to the prompts that the loss makes a model avoid."""
+"""Train wanted replies to the prompts on which the forecast loss has weight."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from sb3_forecast.training.objective import ForecastObjective
 
 
 class DrawnReplies:
-    """The negative log-likelihood of wanted replies to prompts drawn in proportion to the loss's weights; nothing while no prompt has any.
+    """The negative log-likelihood of wanted replies to some prompts, drawn in proportion to the loss's weights.
+
+    As long as no prompt has a weight, nothing is drawn and no gradient is added.
 
     :param rows: every prompt of the pool with its wanted reply, in the order of the pool
-    :param objective: whose :attr:`~sb3_forecast.ForecastObjective.task_weights` are drawn from
-    :param n_rows: rows of a step
+    :param objective: the objective; its :attr:`~sb3_forecast.ForecastObjective.task_weights` are the weights of the draw
+    :param n_rows: rows drawn per step
     :param seed: seed of the draw
-    :param max_tokens: tokens of a micro-batch, with padding
+    :param max_tokens: tokens in a micro-batch, with padding
     """
 
     def __init__(
@@ -38,10 +40,10 @@ class DrawnReplies:
         self.tokens_trained = 0
 
     def accumulate(self, model: Any) -> dict[str, float]:
-        """Add the gradient to the parameters' ``grad``.
+        """Draw rows and add their gradient to the parameters' ``grad``.
 
         :param model: the language model
-        :return: what to log
+        :return: values to log, by key
         """
         weights = self.objective.task_weights
         if not weights.sum() > 0.0:
@@ -52,24 +54,26 @@ class DrawnReplies:
         return {"forecast/drawn_loss": total}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """The state that a resumed run needs."""
         return {"generator": self.generator.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`.
+        """Restore the state.
 
-        :param state: as returned there
+        :param state: a result of :meth:`state_dict`
         """
         self.generator.bit_generator.state = state["generator"]
 
 
 def add_reply_gradient(model: Any, rows: Sequence[dict[str, list[int]]], max_tokens: int) -> tuple[float, int]:
-    """Add the gradient of the negative log-likelihood of replies, the mean over each reply and then over the rows.
+    """Add the gradient of the negative log-likelihood of replies to the parameters' ``grad``.
+
+    The loss is the mean over the tokens of each reply, then over the rows.
 
     :param model: the language model
-    :param rows: see :func:`sb3_forecast.lm.examples.training_rows`
-    :param max_tokens: tokens of a micro-batch, with padding
-    :return: the mean, and the tokens that were trained on
+    :param rows: rows of :func:`sb3_forecast.lm.examples.training_rows`
+    :param max_tokens: tokens in a micro-batch, with padding
+    :return: the loss, and the number of tokens that were trained on
     """
     collate = PadOnTheRight(0)
     ordered = sorted(rows, key=lambda row: len(row["input_ids"]))

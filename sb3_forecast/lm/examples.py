@@ -1,4 +1,4 @@
-"""Examples as tokens, and batches of them."""
+"""Examples (prompt and reply) as tokens, and batches of them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from sb3_forecast.lm.prompts import encode_prompt
 
 
 def encode_example(tokenizer: Any, prompt: Any, reply: str) -> tuple[list[int], list[int]]:
-    """Tokens of a prompt and of the reply to learn, which ends with the tokenizer's end-of-sequence token.
+    """Tokens of a prompt and of the reply to learn.
 
     :param tokenizer: Hugging Face tokenizer
     :param prompt: chat messages or plain text
-    :param reply: the reply's text
+    :param reply: text of the reply
+    :return: token ids of the prompt, and of the reply with the tokenizer's end-of-sequence token at its end
+    :raises ValueError: see :func:`sb3_forecast.lm.prompts.encode_prompt`
     """
     ids: list[int] = tokenizer(reply, add_special_tokens=False)["input_ids"]
     return encode_prompt(tokenizer, prompt), [*ids, tokenizer.eos_token_id]
 
 
 def training_rows(tokenizer: Any, examples: Sequence[Any]) -> list[dict[str, list[int]]]:
-    """Rows for transformers' ``Trainer``: the loss is on the replies only.
+    """Rows for the ``Trainer`` of transformers. Only the tokens of the replies have labels, so only they enter the loss.
 
     :param tokenizer: Hugging Face tokenizer
-    :param examples: objects with ``prompt`` and ``reply``
-    :return: ``input_ids`` and ``labels`` of each example
+    :param examples: objects with the attributes ``prompt`` and ``reply``
+    :return: for each example, ``input_ids`` and ``labels``; the labels are -100 for the tokens of the prompt
+    :raises ValueError: see :func:`sb3_forecast.lm.prompts.encode_prompt`
     """
     rows = []
     for example in examples:
@@ -36,18 +39,19 @@ def training_rows(tokenizer: Any, examples: Sequence[Any]) -> list[dict[str, lis
 
 
 class PadOnTheRight:
-    """Collates :func:`training_rows`.
+    """Data collator for :func:`training_rows`.
 
-    :param pad: token to pad with; what it is does not matter, since it is masked
+    :param pad: token to pad with. Any token will do, since padding is masked
     """
 
     def __init__(self, pad: int) -> None:
         self.pad = pad
 
     def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, th.Tensor]:
-        """Model inputs of some rows.
+        """Model inputs for some rows.
 
-        :param rows: what to collate
+        :param rows: rows of :func:`training_rows`
+        :return: ``input_ids``, ``attention_mask`` and ``labels``, each of shape (rows, length), int64
         """
         length = max(len(row["input_ids"]) for row in rows)
         ids = th.full((len(rows), length), self.pad)

@@ -1,4 +1,4 @@
-"""Skipping the lower layers of a decoder that nobody trains: what they make of a prompt is computed once per pool."""
+"""Skip the frozen lower layers of a decoder: their output for a prompt is computed once and kept."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import nn
 
 
 class _Reached(Exception):  # control flow, not an error
-    """The input of the first trained layer has been captured."""
+    """Raised when the input of the first trained layer has been captured, to stop the forward pass."""
 
 
 class FrozenLayers:
-    """The layers of a decoder below the first one that is trained.
+    """The layers of a decoder below the first trained layer. Build it with :meth:`of`.
 
-    :param owner: the module that holds the layers as ``layers``
-    :param embeddings: of the input
-    :param layers: the decoder's layers
-    :param n_frozen: how many of them, from the bottom, have no trained parameter; 0 if the embeddings are trained
+    :param owner: the module that holds the layers as its attribute ``layers``
+    :param embeddings: the input embeddings
+    :param layers: all layers of the decoder
+    :param n_frozen: number of lowest layers that have no trained parameter
     """
 
     def __init__(self, owner: nn.Module, embeddings: nn.Module, layers: nn.ModuleList, n_frozen: int) -> None:
@@ -28,7 +28,7 @@ class FrozenLayers:
 
     @property
     def version(self) -> object:
-        """Equal as long as the frozen weights are the same tensors and nothing has written to them."""
+        """A value that changes when the frozen weights are replaced, moved, cast or written to."""
         return tuple(
             (id(p), p.data_ptr(), p.dtype, p.device, p._version)
             for module in (self.embeddings, *self.layers[: self.n_frozen])
@@ -37,11 +37,13 @@ class FrozenLayers:
 
     @classmethod
     def of(cls, model: Any) -> FrozenLayers | None:
-        """Those of a Hugging Face model; ``None`` if it is not built as a stack of ``layers``, or nothing is frozen.
+        """The frozen layers of a Hugging Face model.
 
-        Whether skipping gives the same result is for the caller to check: some models add to the embeddings on their way into the first layer.
+        The caller must check that skipping them gives the same result: some models change the embeddings before the first layer.
 
         :param model: causal language model, with or without adapters
+        :return: the frozen layers; ``None`` if the decoder is not a stack of ``layers``, if the embeddings or the lowest layer are trained,
+            or if no layer is trained
         """
         decoder = model.get_decoder()
         layers = dict(decoder.named_children()).get("layers")
@@ -55,7 +57,12 @@ class FrozenLayers:
         return cls(decoder, model.get_input_embeddings(), layers, frozen) if 0 < frozen < len(layers) else None
 
     def hidden(self, model: Any, inputs: dict[str, th.Tensor]) -> th.Tensor:
-        """What the first trained layer is given for some inputs, shape (rows, length, width)."""
+        """The input of the first trained layer, without a graph.
+
+        :param model: the causal language model
+        :param inputs: its inputs: ``input_ids``, ``attention_mask`` and ``position_ids``
+        :return: hidden states, shape (rows, length, width), the model's dtype
+        """
         captured: list[th.Tensor] = []
 
         def capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -74,7 +81,7 @@ class FrozenLayers:
 
     @contextmanager
     def skipped(self) -> Iterator[None]:
-        """Within the block the decoder has only its trained layers; give it hidden states as ``inputs_embeds``."""
+        """Within the block, the decoder runs without its frozen layers; pass hidden states as ``inputs_embeds``."""
         self.owner.layers = nn.ModuleList(list(self.layers)[self.n_frozen :])
         try:
             yield

@@ -1,4 +1,4 @@
-"""Replies that a model really gives, greedy or sampled."""
+"""Replies that a model generates: the likeliest tokens, or sampled ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_forecast.lm.prompts import encode_prompt
 
-#: prompts generated together: their tokens times this many are in memory
+#: replies generated together; the memory grows with it
 _BATCH = 256
 
 
@@ -23,19 +23,20 @@ def generate_replies(
     seed: int = 0,
     batch_size: int = _BATCH,
 ) -> list[str]:
-    """Replies of a model to prompts.
+    """Generate the replies of a model to prompts.
 
     :param model: Hugging Face causal language model
-    :param tokenizer: its tokenizer
-    :param prompts: chat messages or plain text
-    :param max_new_tokens: longest reply, in tokens
-    :param temperature: ``None`` for greedy replies, else that of the sampling, from the whole vocabulary
-    :param seed: seed of the sampling; torch's own generator is left as it was
-    :param batch_size: prompts generated together
-    :return: the replies' texts, in the order of the prompts
+    :param tokenizer: the model's tokenizer
+    :param prompts: chat messages or plain texts
+    :param max_new_tokens: largest number of tokens in a reply
+    :param temperature: temperature for sampling from the whole vocabulary; with ``None`` the model takes its likeliest token each time
+    :param seed: seed for sampling; the state of torch's own generator is restored afterwards
+    :param batch_size: number of prompts that are generated together
+    :return: texts of the replies, in the order of the prompts
+    :raises ValueError: see :func:`sb3_forecast.lm.prompts.encode_prompt`
     """
     tokens = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    # prompts of a like length together
+    # batches of prompts of similar length need less padding
     order = np.argsort([len(ids) for ids in tokens], kind="stable")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     sampling: dict[str, Any] = {"do_sample": False}
@@ -51,7 +52,7 @@ def generate_replies(
             for begin in range(0, len(order), batch_size):
                 chosen = order[begin : begin + batch_size]
                 length = max(len(tokens[i]) for i in chosen)
-                # generation goes on from the right end, so the padding is on the left whatever the tokenizer prefers
+                # new tokens are added on the right, so the padding must be on the left, whatever the tokenizer's setting is
                 ids = th.full((len(chosen), length), pad, dtype=th.long)
                 mask = th.zeros(len(chosen), length, dtype=th.long)
                 for row, i in enumerate(chosen):

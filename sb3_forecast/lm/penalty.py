@@ -1,4 +1,4 @@
-"""What ForecastTrainer adds to the primary gradient in each optimizer step."""
+"""The gradient that ForecastTrainer adds to the primary gradient in an optimizer step."""
 
 from __future__ import annotations
 
@@ -17,33 +17,42 @@ from sb3_forecast.training.objective import ForecastObjective
 
 
 class Penalty(Protocol):
-    """Something with a gradient in the model's parameters and a state to resume from."""
+    """An object that can add a gradient to the model's parameters, with a state that a resumed run restores."""
 
     def accumulate(self, model: Any) -> dict[str, float]:
-        """Add the gradient to the parameters' ``grad``; returns what to log."""
+        """Add the gradient to the parameters' ``grad``.
+
+        :param model: the language model
+        :return: values to log, by key
+        """
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """The state that a resumed run needs."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
+        """Restore the state.
+
+        :param state: a result of :meth:`state_dict`
+        """
 
 
 class ForecastPenalty:
     """The gradient of a loss on the scores of a pool of prompts, in two passes.
 
-    The (sub-)pool is scored without a graph, the loss is differentiated in the vector of scores alone, and only prompts
-    whose weight is not 0 are scored again with a graph, a micro-batch at a time. With several processes each takes its share of both passes.
+    1. The pool (or sub-pool) is scored without a graph. The gradient of the loss by the scores gives one weight per prompt.
+    2. Only prompts whose weight is not 0 are scored again, with a graph, one micro-batch at a time.
 
-    :param objective: partitions and loss on the scores of an :class:`LMFailureScorer`
+    With several processes, each process does a share of both passes.
+
+    :param objective: partitions and loss, with a :class:`ShardedScorer` as its scorer
+    :raises ValueError: if the objective has another scorer
     """
 
     def __init__(self, objective: ForecastObjective) -> None:
         if not isinstance(objective.scorer, ShardedScorer):
             raise ValueError(
-                f"objective scores with {type(objective.scorer).__name__}; build it on ShardedScorer(LMFailureScorer(...)), "
-                f"or pass the arguments "
-                "to ForecastTrainer"
+                f"objective.scorer must be a ShardedScorer, got {type(objective.scorer).__name__}; "
+                "use ShardedScorer(LMFailureScorer(...)), or pass scorer to ForecastTrainer"
             )
         self.objective = objective
         self.scorer = objective.scorer
@@ -52,7 +61,7 @@ class ForecastPenalty:
         """Refresh the objective and add its gradient to the parameters' ``grad``.
 
         :param model: the language model
-        :return: what to log
+        :return: values to log, by key
         """
         start = time.perf_counter()
         terms = self.objective.refresh(model)
@@ -63,22 +72,23 @@ class ForecastPenalty:
         return {**metrics, "forecast/tasks_active": len(tasks)}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs; tensors and plain numbers only, so that loading it executes nothing."""
+        """The state that a resumed run needs: tensors and plain numbers only, so that loading it executes no code."""
         state = self.objective.state_dict()
         return {**state, "task_weights": th.from_numpy(state["task_weights"])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`.
+        """Restore the state.
 
-        :param state: as returned there
+        :param state: a result of :meth:`state_dict`
+        :raises ValueError: if it belongs to a pool of another size
         """
         self.objective.load_state_dict({**state, "task_weights": state["task_weights"].numpy()})
 
 
 class ShardedScorer(Scorer):
-    """A scorer whose work is shared among the processes of ``torch.distributed``; without any, the scorer itself.
+    """A scorer that divides the work among the processes of ``torch.distributed``. With a single process it only calls its scorer.
 
-    :param scorer: what scores a process's share
+    :param scorer: scores the share of each process
     """
 
     def __init__(self, scorer: LMFailureScorer) -> None:
@@ -87,10 +97,15 @@ class ShardedScorer(Scorer):
 
     @property
     def key(self) -> None:
-        """None: prompts are not compared."""
+        """Always ``None``: pools of prompts are not compared."""
 
     def score(self, model: Any, tasks: NDArray[np.int64] | None = None) -> th.Tensor:
-        """As :meth:`LMFailureScorer.score`; every process gets all scores."""
+        """As :meth:`LMFailureScorer.score`. Every process gets all scores.
+
+        :param model: the language model
+        :param tasks: indices of the prompts, the same in every process; ``None`` for all
+        :return: psi, shape (tasks,), float64, CPU
+        """
         if not _several():
             return self.scorer.score(model, tasks)
         chosen = np.arange(self.n_tasks) if tasks is None else tasks
@@ -104,11 +119,21 @@ class ShardedScorer(Scorer):
         return out.cpu()
 
     def rescore(self, model: Any, tasks: NDArray[np.int64]) -> th.Tensor:
-        """As :meth:`LMFailureScorer.rescore`, in every process."""
+        """As :meth:`LMFailureScorer.rescore`. Every process scores all given prompts.
+
+        :param model: the language model
+        :param tasks: indices of the prompts
+        :return: psi, shape (tasks,), float64, CPU
+        """
         return self.scorer.rescore(model, tasks)
 
     def backward(self, model: Any, tasks: NDArray[np.int64], weights: th.Tensor) -> None:
-        """As :meth:`LMFailureScorer.backward`; afterwards every process has the whole gradient."""
+        """As :meth:`LMFailureScorer.backward`. Afterwards every process has the whole gradient.
+
+        :param model: the language model
+        :param tasks: indices of the prompts, the same in every process
+        :param weights: the weight of each prompt, shape (tasks,)
+        """
         if not _several():
             self.scorer.backward(model, tasks, weights)
             return

@@ -6,25 +6,24 @@ from typing import Any
 
 
 def encode_prompt(tokenizer: Any, prompt: Any) -> list[int]:
-    """Tokens of a prompt, up to where the reply begins.
+    """Tokens of a prompt, up to the place where the reply begins.
 
     :param tokenizer: Hugging Face tokenizer
-    :param prompt: chat messages, put into the tokenizer's chat template, or plain text, taken as it is
+    :param prompt: chat messages, which are put into the tokenizer's chat template, or plain text, which is used as it is
     :return: token ids
-    :raises ValueError: if the prompt is empty, or holds messages and the tokenizer has no chat template
+    :raises ValueError: if the prompt is empty, or if it holds messages and the tokenizer has no chat template
     """
     if isinstance(prompt, str):
         tokens: list[int] = tokenizer(prompt)["input_ids"]
     else:
         if not tokenizer.chat_template:
             raise ValueError(
-                f"prompt={prompt!r} holds chat messages, but {type(tokenizer).__name__} has no chat template; pass prompts "
-                f"as plain text, or set "
-                "tokenizer.chat_template"
+                f"prompt must be plain text for a tokenizer without a chat template ({type(tokenizer).__name__}), got {prompt!r}; "
+                "use plain text, or set tokenizer.chat_template"
             )
         tokens = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)[
             "input_ids"
         ]
     if not tokens:
-        raise ValueError(f"prompt={prompt!r} is empty: it has no tokens to reply to; pass at least one")
+        raise ValueError(f"prompt must have at least one token, got {prompt!r}, which has none; use a text that is not empty")
     return tokens

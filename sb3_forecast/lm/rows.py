@@ -1,4 +1,4 @@
-"""Prompts and their stem trees as model inputs: all stems of a prompt in one row, or one row per stem."""
+"""Model inputs for prompts and their stems: all stems of a prompt in one row, or one row per stem."""
 
 from __future__ import annotations
 
@@ -16,39 +16,49 @@ from sb3_forecast.lm.tries import StemTrie
 class PromptRow:
     """A prompt with its stems.
 
-    :param tokens: the prompt's tokens
-    :param trie: the stems
+    :param tokens: token ids of the prompt
+    :param trie: the stems, as a tree of tokens
     """
 
     tokens: list[int]
     trie: StemTrie
 
     def length(self, packed: bool) -> int:
-        """Tokens of the longest row that it becomes."""
+        """Tokens in the longest row of this prompt.
+
+        :param packed: whether all stems share one row
+        """
         if packed:
             return len(self.tokens) + len(self.trie.inner)
         return len(self.tokens) + int(self.trie.depths.max()) - 1
 
     def n_rows(self, packed: bool) -> int:
-        """Rows that it becomes."""
+        """Number of rows of this prompt: 1 if packed, else one per stem.
+
+        :param packed: whether all stems share one row
+        """
         return 1 if packed else int(self.trie.leaf.sum())
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of some prompts, and where in the model's output the stems are read.
+    """Rows of some prompts, and the places in the model's output where the stems are scored.
 
-    :param n_tokens: tokens without padding
-    :param input_ids: (rows, length), padded on the right
-    :param position_ids: (rows, length)
-    :param attention: additive mask (rows, 1, length, length), or (rows, length) of 0 and 1 if unpacked
-    :param scored: flat positions (row x length) after which something of a stem follows, shape (S,): first one for each prompt (the last
-        token of the prompt), then those within stems
-    :param owner: prompt of each scored position, shape (S,)
-    :param source: scored position that each edge of the trees leaves, shape (E,), edges ordered by depth
+    A scored position is a token after which a token of a stem follows. An edge is one step along a stem: it starts at a scored
+    position and adds one token. S is the number of scored positions, E the number of edges. All index tensors are int64.
+
+    :param n_tokens: number of tokens without padding
+    :param input_ids: token ids, shape (rows, length), int64, padded on the right
+    :param position_ids: positions, shape (rows, length), int64
+    :param attention: packed: additive mask, shape (rows, 1, length, length), the model's dtype. Otherwise: 0 and 1, shape
+        (rows, length), int64
+    :param scored: flat index (row x length) of each scored position, shape (S,): first the last token of each prompt, then the tokens
+        within stems
+    :param owner: number of the prompt of each scored position, shape (S,)
+    :param source: scored position where each edge starts, shape (E,); edges are ordered by depth
     :param token: token of each edge, shape (E,)
-    :param child: scored position that it leads to, -1 where a stem ends, shape (E,)
-    :param depth: depth of its end, shape (E,)
+    :param child: scored position where each edge ends, -1 if a stem ends there, shape (E,)
+    :param depth: depth of the node where each edge ends, shape (E,)
     """
 
     n_tokens: int
@@ -64,13 +74,17 @@ class Batch:
 
 
 def _edges(rows: Sequence[PromptRow], first: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Source, token, child, depth and prompt of all edges; ``first`` is the number of each prompt's first scored inner node."""
+    """Source, token, child and depth of all edges, each of shape (E,), ordered by depth.
+
+    :param rows: the prompts
+    :param first: number of the first scored inner node of each prompt, shape (prompts,)
+    """
     columns: list[list[NDArray[np.int64]]] = [[], [], [], []]
     for prompt, row in enumerate(rows):
         trie = row.trie
         number = np.full(len(trie.tokens), -1, dtype=np.int64)
         number[trie.inner] = first[prompt] + np.arange(len(trie.inner))
-        # the end of the prompt is the scored position with the prompt's own number
+        # scored position i is the end of prompt i, see Batch.scored
         columns[0].append(np.where(trie.parents >= 0, number[trie.parents], prompt))
         columns[1].append(trie.tokens)
         columns[2].append(number)
@@ -81,11 +95,14 @@ def _edges(rows: Sequence[PromptRow], first: NDArray[np.int64]) -> list[NDArray[
 
 
 def packed_batch(rows: Sequence[PromptRow], pad: int, dtype: th.dtype) -> Batch:
-    """All stems of a prompt in one row: each inner token sees the prompt and its own ancestors, at the position that it has in its stem.
+    """All stems of a prompt in one row.
+
+    Each token of a stem sees the prompt and the tokens before it in its own stem. It has the position that it has in its stem.
 
     :param rows: the prompts
     :param pad: token to pad with
-    :param dtype: of the mask, the model's own
+    :param dtype: dtype of the mask: that of the model
+    :return: the batch, one row per prompt
     """
     length = max(row.length(packed=True) for row in rows)
     ids = np.full((len(rows), length), pad, dtype=np.int64)
@@ -110,10 +127,11 @@ def packed_batch(rows: Sequence[PromptRow], pad: int, dtype: th.dtype) -> Batch:
 
 
 def plain_batch(rows: Sequence[PromptRow], pad: int) -> Batch:
-    """One row per stem, with an ordinary causal mask: for models that do not take masks of their own.
+    """One row per stem, with an ordinary causal mask: for models that do not accept a four-dimensional mask.
 
     :param rows: the prompts
     :param pad: token to pad with
+    :return: the batch, one row per stem
     """
     length = max(row.length(packed=False) for row in rows)
     inner_counts = np.array([len(row.trie.inner) for row in rows], dtype=np.int64)

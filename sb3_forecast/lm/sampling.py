@@ -1,4 +1,4 @@
-"""SampledLeak: does the model give it away when it speaks freely? Teacher-forced scores cannot see other wordings."""
+"""SampledLeak: sample replies and count failures. This also finds failures in words that no stem covers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sb3_forecast.lm.generation import generate_replies
 
 @dataclass(frozen=True)
 class SampledReplies:
-    """Sampled replies and what the detector says of them.
+    """Sampled replies and the detector's verdicts.
 
-    :param replies: replies of each prompt, N lists of ``n_samples`` texts
-    :param leaked: which of them failed, shape (N, n_samples)
+    :param replies: replies to each prompt: N lists of ``n_samples`` texts
+    :param leaked: whether each reply failed, shape (N, n_samples), boolean
     """
 
     replies: list[list[str]]
@@ -25,22 +25,22 @@ class SampledReplies:
 
     @property
     def rates(self) -> NDArray[np.float64]:
-        """Share of failing replies of each prompt, shape (N,)."""
+        """Share of failed replies to each prompt, shape (N,), float64."""
         rates: NDArray[np.float64] = self.leaked.mean(axis=1)
         return rates
 
 
 class SampledLeak:
-    """Free sampling with a detector: an estimate of the failure probability that no choice of stems can evade.
+    """Sample replies and let a detector judge them. This estimates the failure probability without any stems.
 
     :param tokenizer: the model's tokenizer
     :param prompts: N prompts: chat messages or plain texts
-    :param detector: called with a reply's text and the prompt's number; whether the reply has failed
-    :param n_samples: replies of each prompt
-    :param max_new_tokens: longest reply, in tokens
-    :param temperature: of the sampling, from the whole vocabulary
-    :param batch_size: replies sampled together
-    :raises ValueError: if there is nothing to sample
+    :param detector: function of the text of a reply and the index of its prompt; returns whether the reply failed
+    :param n_samples: number of replies per prompt
+    :param max_new_tokens: largest number of tokens in a reply
+    :param temperature: temperature for sampling from the whole vocabulary
+    :param batch_size: number of replies that are sampled together
+    :raises ValueError: if a number is below 1, or the temperature is not above 0
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class SampledLeak:
     ) -> None:
         for name, value in (("n_samples", n_samples), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
             if value < 1:
-                raise ValueError(f"{name}={value} samples nothing; use {name} >= 1")
+                raise ValueError(f"{name} must be at least 1, got {value}; use a larger number")
         if not temperature > 0.0:
-            raise ValueError(f"temperature={temperature} does not sample; use a value > 0")
+            raise ValueError(f"temperature must be above 0, got {temperature}; use generate_replies for the likeliest replies")
         self.tokenizer = tokenizer
         self.prompts = prompts
         self.detector = detector
@@ -67,11 +67,11 @@ class SampledLeak:
         self.batch_size = batch_size
 
     def sample(self, model: Any, seed: int = 0) -> SampledReplies:
-        """Sample replies and look at them.
+        """Sample replies and judge them.
 
         :param model: Hugging Face causal language model
-        :param seed: seed of the sampling
-        :return: replies and verdicts
+        :param seed: seed for sampling
+        :return: the replies and the verdicts
         """
         repeated = [prompt for prompt in self.prompts for _ in range(self.n_samples)]
         flat = generate_replies(model, self.tokenizer, repeated, self.max_new_tokens, self.temperature, seed, self.batch_size)

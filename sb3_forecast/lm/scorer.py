@@ -1,4 +1,4 @@
-"""LMFailureScorer: failure scores of prompts, by teacher forcing the replies that count as failures."""
+"""LMFailureScorer: failure scores of prompts, from the probabilities of the replies that count as failures."""
 
 from __future__ import annotations
 
@@ -22,28 +22,36 @@ from sb3_forecast.scorers.protocols import Scorer
 
 Auto = Literal["auto"]
 
-#: largest difference in log p or log(1 - p) at which two ways of computing them count as equal, by the model's precision
+#: two ways of computing log p or log(1 - p) count as equal up to this difference; by the model's precision
 _TOLERANCE = {th.float64: 1e-6, th.float32: 1e-3, th.float16: 0.05, th.bfloat16: 0.25}
 
 
 class LMFailureScorer(Scorer):
-    """Scores of prompts under a language model: psi of the probability that the reply begins with one of the stems.
+    """Failure scores of prompts under a language model.
 
-    The stems of a prompt share one row of the batch, each blind to the others (``packed``), and the layers below the first
-    trained one are computed once per prompt (``cache_frozen``). Whether the model at hand takes part in either is checked
-    against the plain way, on the longest and the shortest prompt and the one with the largest tree of stems. The score is a
-    lower bound on the risk: a model can give the same thing away in other words (:class:`SampledLeak`).
+    The failure probability p of a prompt is the probability that the reply begins with one of the prompt's stems. Its score is psi.
 
-    :param model: Hugging Face causal language model, also with adapters; used for checks only, since every call is given the model
-    :param tokenizer: its tokenizer
-    :param prompts: N prompts: chat messages, put into the chat template, or plain texts
-    :param targets: stems of each prompt: texts, or one text; a reply that begins with one of them has failed
-    :param max_tokens: tokens of a micro-batch, with padding: what bounds the memory
-    :param packed: all stems of a prompt in one row; ``"auto"`` where it gives the same result
-    :param cache_frozen: keep what frozen lower layers make of each prompt, which takes (width x bytes of a number) per token of the pool;
-        ``"auto"`` where it gives the same result
-    :raises ValueError: for an empty or over-long prompt, a stem without tokens or that begins another one, numbers that differ, or a model whose
-        output is not finite
+    Two things make scoring faster:
+
+    - ``packed``: the stems of a prompt share one row of the batch. No stem sees another one.
+    - ``cache_frozen``: the layers below the first trained one are computed once per prompt.
+
+    Both are compared with the plain computation when the scorer is built, on three prompts: the longest, the shortest, and the
+    one with the largest tree of stems.
+
+    The score is a lower bound on the risk: a model can say the same thing in other words (see :class:`SampledLeak`).
+
+    :param model: Hugging Face causal language model, with or without adapters. It is used for the checks only; every method
+        takes the model as an argument
+    :param tokenizer: the model's tokenizer
+    :param prompts: N prompts: chat messages, which are put into the chat template, or plain texts
+    :param targets: stems of each prompt: a list of texts, or one text. A reply that begins with one of them has failed
+    :param max_tokens: tokens in a micro-batch, with padding; this limits the memory
+    :param packed: put all stems of a prompt into one row; ``"auto"`` does so if the result is the same
+    :param cache_frozen: keep the output of the frozen lower layers for each prompt. This takes (width x bytes per number) for
+        each token of the pool. ``"auto"`` does so if the result is the same
+    :raises ValueError: for a prompt that is empty or too long; for a stem that has no tokens or is the beginning of another one; if
+        ``packed=True`` or ``cache_frozen=True`` changes the result; if the model's output is not finite
     """
 
     def __init__(
@@ -58,9 +66,12 @@ class LMFailureScorer(Scorer):
         cache_frozen: bool | Auto = "auto",
     ) -> None:
         if not len(prompts):
-            raise ValueError("prompts=[] is an empty pool; pass at least one prompt")
+            raise ValueError("prompts must hold at least one prompt, got an empty list; pass the prompts to score")
         if len(prompts) != len(targets):
-            raise ValueError(f"prompts has {len(prompts)} entries and targets {len(targets)}; give each prompt its own stems")
+            raise ValueError(
+                f"targets must hold one entry per prompt, got {len(targets)} entries for {len(prompts)} prompts; "
+                "pass the stems of each prompt"
+            )
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.rows = _encode(tokenizer, prompts, targets)
@@ -71,63 +82,74 @@ class LMFailureScorer(Scorer):
         self._hidden_of: object = None
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.packed = self.cache_frozen = False
-        # the longest, the shortest (so that there is padding) and the one with the largest tree
+        # the shortest prompt is among them so that there is padding
         lengths = [row.length(packed=True) for row in self.rows]
         probes = np.unique([np.argmax(lengths), np.argmin(lengths), np.argmax([len(row.trie.inner) for row in self.rows])])
         plain = self._steps(model, probes)
         self._adopt("packed", packed, model, probes, plain)
         if cache_frozen is True and FrozenLayers.of(model) is None:
-            raise ValueError("cache_frozen=True, but no lower layer of the model is frozen; use cache_frozen='auto'")
+            raise ValueError(
+                "cache_frozen must be False or 'auto' for a model without frozen layers below a trained one, got True; use 'auto'"
+            )
         self._adopt("cache_frozen", cache_frozen, model, probes, plain)
-        # what the checks left: the model may be moved or cast before it is used
+        # the model may be moved or cast before it is used, so forget what the checks cached
         self._hidden.clear()
-        #: tokens that were fed forward without a graph since the checks above, and with one
+        #: tokens fed to the model since the checks above: without a graph (scored), and with a graph (trained)
         self.tokens_scored = self.tokens_trained = 0
 
     @property
     def key(self) -> None:
-        """None: prompts are not compared."""
+        """Always ``None``: pools of prompts are not compared."""
 
     def _check_length(self, model: Any, prompts: Sequence[Any]) -> None:
         longest = max(range(self.n_tasks), key=lambda i: self.rows[i].length(packed=False))
         limit = getattr(model.config, "max_position_embeddings", None)
         if limit is not None and self.rows[longest].length(packed=False) > limit:
             raise ValueError(
-                f"prompts[{longest}] with its stems is {self.rows[longest].length(packed=False)} tokens long, but the model "
-                f"takes {limit}; shorten it: "
-                f"{str(prompts[longest])[:80]!r}"
+                f"prompts[{longest}] with its longest stem must fit the model's {limit} positions, got "
+                f"{self.rows[longest].length(packed=False)} tokens; shorten the prompt {str(prompts[longest])[:80]!r}"
             )
 
     def _adopt(self, name: str, wanted: bool | Auto, model: Any, tasks: NDArray[np.int64], plain: th.Tensor) -> None:
-        """Switch on a faster way of computing if it is wanted and gives the plain result; warn or raise where it does not."""
+        """Switch on a faster computation if it is wanted and gives the plain result; otherwise warn, or raise if it was required.
+
+        :param name: ``"packed"`` or ``"cache_frozen"``
+        :param wanted: ``True`` requires it, ``"auto"`` tries it, ``False`` leaves it off
+        :param model: the language model
+        :param tasks: indices of the prompts to compare on
+        :param plain: log-probabilities of these prompts by the plain computation, shape (steps,), float64
+        :raises ValueError: if ``wanted`` is ``True`` and the model raises an error or gives another result
+        """
         if wanted is False:
             return
         setattr(self, name, True)
         try:
-            # twice: the second time from the cache, if there is one
+            # the second time reads the cache, if there is one
             found = [self._steps(model, tasks) for _ in range(2)]
         except Exception as error:
-            # whatever a model raises at a mask or at embeddings that it does not know: with "auto" it need not know them
+            # a model may raise anything at a mask or at embeddings that it does not support; with "auto" that is no error
             setattr(self, name, False)
-            message = f"{name}={wanted!r}: {type(model).__name__} cannot compute this way ({error})"
+            message = f"{name}={wanted!r} does not work for {type(model).__name__}: the model raised an error ({error})"
             if wanted is True:
                 raise ValueError(f"{message}; use {name}=False") from error
-            warnings.warn(f"{message}; it is switched off, which is slower", stacklevel=3)
+            warnings.warn(f"{message}; scoring goes on with {name}=False, which is slower", stacklevel=3)
             return
         difference = max(float((values - plain).abs().max()) for values in found)
         if difference <= _TOLERANCE[model.dtype]:
             return
         setattr(self, name, False)
-        message = f"{name}={wanted!r}: {type(model).__name__} gives another result this way (log-probabilities differ by {difference:.2g})"
+        message = (
+            f"{name}={wanted!r} does not work for {type(model).__name__}: it changes log-probabilities by {difference:.2g}"
+        )
         if wanted is True:
             raise ValueError(f"{message}; use {name}=False")
-        warnings.warn(f"{message}; it is switched off, which is slower", stacklevel=3)
+        warnings.warn(f"{message}; scoring goes on with {name}=False, which is slower", stacklevel=3)
 
     def score(self, model: Any, tasks: NDArray[np.int64] | None = None) -> th.Tensor:
         """Scores without a graph.
 
         :param model: the language model
-        :param tasks: which prompts; ``None`` for all
+        :param tasks: indices of the prompts; ``None`` for all
         :return: psi, shape (tasks,), float64, CPU
         :raises ValueError: if the model returns NaN
         """
@@ -140,11 +162,12 @@ class LMFailureScorer(Scorer):
         return out
 
     def rescore(self, model: Any, tasks: NDArray[np.int64]) -> th.Tensor:
-        """Scores with a graph to the model's parameters, in one graph: for a few prompts. Many are for :meth:`backward`.
+        """Scores with one graph to the model's parameters. This is for a few prompts; use :meth:`backward` for many.
 
         :param model: the language model
-        :param tasks: which prompts
+        :param tasks: indices of the prompts
         :return: psi, shape (tasks,), float64, CPU
+        :raises ValueError: if the model returns NaN
         """
         chosen = np.asarray(tasks)
         places = self._micro_batches(chosen)
@@ -155,11 +178,12 @@ class LMFailureScorer(Scorer):
         return psi[th.from_numpy(back)]
 
     def backward(self, model: Any, tasks: NDArray[np.int64], weights: th.Tensor) -> None:
-        """Add the gradient of sum_i w_i psi_i to the parameters' ``grad``, one micro-batch in memory at a time.
+        """Add the gradient of sum_i w_i psi_i to the parameters' ``grad``. Only one micro-batch at a time is in memory.
 
         :param model: the language model
-        :param tasks: which prompts
-        :param weights: their weights, shape (tasks,)
+        :param tasks: indices of the prompts
+        :param weights: the weight w_i of each prompt, shape (tasks,)
+        :raises ValueError: if the model returns NaN
         """
         chosen = np.asarray(tasks)
         with th.enable_grad(), _evaluating(model):
@@ -168,7 +192,7 @@ class LMFailureScorer(Scorer):
                 (weights[th.from_numpy(places)].to(psi.device) * psi).sum().backward()
 
     def _micro_batches(self, tasks: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Positions in ``tasks`` of prompts of a like length, as many together as the memory allows."""
+        """Positions in ``tasks``, in micro-batches of prompts of similar length: up to ``max_tokens`` tokens, but at least one prompt."""
         lengths = np.array([self.rows[task].length(self.packed) for task in tasks])
         rows = np.array([self.rows[task].n_rows(self.packed) for task in tasks])
         batches: list[NDArray[np.int64]] = []
@@ -183,13 +207,14 @@ class LMFailureScorer(Scorer):
         return [*batches, np.array(current)] if current else batches
 
     def _steps(self, model: Any, tasks: NDArray[np.int64]) -> th.Tensor:
-        """Log-probabilities of every step along some prompts' stems, to compare ways of computing them."""
+        """Log-probabilities of all steps along the stems of some prompts, to compare two computations; shape (steps,), float64."""
         with th.no_grad(), _evaluating(model):
             batch, logits = self._forward(model, tasks)
             steps = th.cat(step_log_probabilities(logits, batch)).cpu()
         if not bool(th.isfinite(steps).all()):
             raise ValueError(
-                f"the model returned no finite log-probability for one of prompts {tasks.tolist()}; check its weights for NaN"
+                f"the model's log-probabilities must be finite, got NaN or infinity for one of prompts {tasks.tolist()}; "
+                "check the model's weights for NaN"
             )
         return steps
 
@@ -199,13 +224,13 @@ class LMFailureScorer(Scorer):
         if bool(th.isnan(log_p).any()):
             bad = int(tasks[int(th.isnan(log_p).nonzero()[0, 0])])
             raise ValueError(
-                f"the model returned NaN for prompts[{bad}]; lower the learning rate, use float32 or bfloat16 instead of float16, "
-                "and go on from the last checkpoint"
+                f"the model's log-probabilities must not be NaN, got NaN for prompts[{bad}]; lower the learning rate, "
+                "use float32 or bfloat16 instead of float16, and resume from the last checkpoint"
             )
         return scores(log_p, log_survival)
 
     def _forward(self, model: Any, tasks: NDArray[np.int64]) -> tuple[Batch, th.Tensor]:
-        """The batch of some prompts, and the model's logits at its scored positions."""
+        """The batch of some prompts, and the model's logits at the scored positions, shape (S, vocabulary)."""
         rows = [self.rows[task] for task in tasks]
         batch = packed_batch(rows, self._pad, model.dtype) if self.packed else plain_batch(rows, self._pad)
         batch = _to(batch, model.device)
@@ -223,9 +248,12 @@ class LMFailureScorer(Scorer):
             return batch, _logits(model(inputs_embeds=hidden, **common, use_cache=False))
 
     def _cached(self, frozen: FrozenLayers, model: Any, tasks: NDArray[np.int64], inputs: dict[str, th.Tensor]) -> th.Tensor:
-        """What the first trained layer is given for each row; computed for all of them if any is missing."""
+        """The input of the first trained layer for each row, shape (rows, length, width).
+
+        If one row is missing in the cache, all rows are computed.
+        """
         if self._hidden_of != frozen.version:
-            # other weights, or another model
+            # the cached values belong to other weights or to another model
             self._hidden.clear()
             self._hidden_of = frozen.version
         keys = [(int(task), line) for task in tasks for line in range(self.rows[task].n_rows(self.packed))]
@@ -243,7 +271,7 @@ class LMFailureScorer(Scorer):
 
 
 def _encode(tokenizer: Any, prompts: Sequence[Any], targets: Sequence[Any]) -> list[PromptRow]:
-    """Prompts and stems as tokens; a tree of stems is built once for all prompts that share it."""
+    """Prompts and stems as tokens. Prompts with the same stems share one tree."""
     tries: dict[tuple[str, ...], Any] = {}
     rows = []
     for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
@@ -267,20 +295,24 @@ def _to(batch: Batch, device: th.device) -> Batch:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Score in evaluation mode (no dropout), then restore the mode."""
+    """Put the model into evaluation mode (no dropout) within the block, then restore the mode of every module."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        # one by one: a user may keep some modules in evaluation mode
+        # not model.train(): a user may keep some modules in evaluation mode
         for module in training:
             module.training = True
 
 
 @contextmanager
 def _reading(model: Any, scored: th.Tensor) -> Iterator[None]:
-    """Within the block the model's head sees the scored positions only: nobody needs logits of the rest of a prompt."""
+    """Within the block, the model computes logits at the scored positions only; no other logits are needed.
+
+    :param model: the language model
+    :param scored: flat positions (row x length), shape (S,)
+    """
 
     def select(module: nn.Module, args: tuple[Any, ...]) -> tuple[th.Tensor, ...]:
         hidden = args[0]

@@ -1,4 +1,4 @@
-"""ForecastTrainer: transformers' Trainer whose optimizer steps also make the model's failures predictable."""
+"""ForecastTrainer: the Trainer of transformers, which also trains the model's failures to be predictable."""
 
 from __future__ import annotations
 
@@ -24,43 +24,48 @@ from sb3_forecast.training.injection import add_clipped
 from sb3_forecast.training.losses import ForecastLoss, Kind
 from sb3_forecast.training.objective import ForecastObjective, PoolLoss
 
-#: in every checkpoint: one without it is not whole
+#: file in every checkpoint; a checkpoint without it is not whole
 STATE_FILE = "forecast_state.pt"
 
 
 class ForecastTrainer(Trainer):
-    """``Trainer`` with the forecastability loss of Schwarzer & Niekum 2026 added to its optimizer steps.
+    """The ``Trainer`` of transformers with the forecastability loss of Schwarzer & Niekum 2026 in its optimizer steps.
 
-    In every optimizer step (every ``gradient_every``-th) a random sub-pool of the prompts is scored, evaluation/deployment
-    partitions of it are drawn, and the gradient of the forecast error, clipped by itself to ``max_grad_norm`` and
-    multiplied by ``forecast_coef``, joins that of the primary loss. Everything else is ``Trainer``: adapters, gradient
-    accumulation, mixed precision, several devices, checkpoints, progress bar. With ``forecast_coef=0`` it is the plain ``Trainer``.
+    Every ``gradient_every``-th optimizer step does this:
+
+    1. It scores a random sub-pool of the prompts and draws partitions of it into an evaluation set and a deployment set.
+    2. It computes the gradient of the forecast error and clips it by itself to ``max_grad_norm``.
+    3. It multiplies this gradient by ``forecast_coef`` and adds it to the gradient of the primary loss.
+
+    Everything else is as in ``Trainer``: adapters, gradient accumulation, mixed precision, several devices, checkpoints,
+    progress bar. With ``forecast_coef=0`` it is the plain ``Trainer``.
 
     :param model: causal language model, with or without adapters
     :param args: as in ``Trainer``
     :param train_dataset: rows of the primary task, see :func:`sb3_forecast.lm.examples.training_rows`
     :param data_collator: as in ``Trainer``
     :param processing_class: the tokenizer, as in ``Trainer``
-    :param scorer: scores of the pool
-    :param forecast_coef: largest share of the forecast gradient in a step, relative to ``max_grad_norm``; 0 switches it off
+    :param scorer: scorer of the pool of prompts
+    :param forecast_coef: the forecast gradient is clipped to ``max_grad_norm``, then multiplied by this; 0 switches it off
     :param eval_size: evaluation set size m of a partition
-    :param k: top evaluation scores that the forecast uses
+    :param k: number of top evaluation scores that the forecast uses
     :param n_partitions: partitions drawn per step
     :param subpool: prompts scored per step, drawn at random; ``None`` for the whole pool
     :param forecast_kind: ``"guarded"``, ``"squared"`` or ``"hinge"``, see :class:`sb3_forecast.ForecastLoss`
     :param forecast_method: ``"jones"``, ``"blue"`` or ``"direct"``
-    :param p_floor: failure probability below which a prompt is left alone
+    :param p_floor: prompts with a failure probability below this get no gradient (kinds ``"guarded"`` and ``"hinge"``)
     :param gradient_every: add the gradient in every n-th optimizer step
-    :param wanted: the pool's prompts with the replies that one would want, rows in the order of the pool; teaches the model what to do
-        instead where the loss has its weight, without which it may learn to leak in other words than the stems
-    :param drawn_rows: so many of them per step, drawn in proportion to a slowly decaying sum of the loss's weights
-    :param kl_coef: weight of KL(start || model) of the next-token distributions at the labelled tokens of the primary rows; for a model with
-        LoRA adapters the start is the model with its adapters off, also where they were trained before
-    :param forecast_loss: a loss on scores instead of ``eval_size`` ... ``p_floor``, for baselines
-    :param penalty: anything with a gradient instead of ``scorer`` and a loss, for baselines
+    :param wanted: the prompts of the pool, each with the reply that you want; rows in the order of the pool. They teach the model
+        what to say to the prompts on which the loss has weight. Without them the model may learn to leak in words that no stem covers
+    :param drawn_rows: rows of ``wanted`` per step, drawn in proportion to a slowly decaying sum of the loss's weights
+    :param kl_coef: weight of KL(start || model), for the next-token distributions at the labelled tokens of the primary rows. For
+        a model with LoRA adapters, the start is the model with its adapters off, even if the adapters were trained before
+    :param forecast_loss: for baselines: a loss on scores that replaces ``eval_size``, ``k``, ``n_partitions``, ``forecast_kind``,
+        ``forecast_method`` and ``p_floor``
+    :param penalty: for baselines: an object with a gradient that replaces ``scorer`` and the loss
     :param callbacks: as in ``Trainer``
     :param optimizers: as in ``Trainer``
-    :raises ValueError: for arguments out of range, and for float16, FSDP or DeepSpeed together with a forecast, before any work
+    :raises ValueError: before any work: for arguments out of range, and for float16, FSDP or DeepSpeed together with a forecast
     """
 
     def __init__(
@@ -91,22 +96,24 @@ class ForecastTrainer(Trainer):
     ) -> None:
         for name, value in (("forecast_coef", forecast_coef), ("kl_coef", kl_coef)):
             if not value >= 0.0:
-                raise ValueError(f"{name}={value} would push the wrong way; use {name} >= 0")
+                raise ValueError(f"{name} must be at least 0, got {value}; use 0 to switch it off")
         if gradient_every < 1:
             raise ValueError(
-                f"gradient_every={gradient_every} never adds a gradient; use gradient_every >= 1, or forecast_coef=0"
+                f"gradient_every must be at least 1, got {gradient_every}; use forecast_coef=0 to switch the forecast off"
             )
         if forecast_coef > 0.0 and (scorer is None) == (penalty is None):
             raise ValueError(
-                "pass the scorer of a pool of prompts (or, for a baseline, a penalty instead), or forecast_coef=0"
+                f"exactly one of scorer and penalty must be given, got {'neither' if scorer is None else 'both'}; pass scorer for a "
+                "forecast, penalty for a baseline, or forecast_coef=0 for neither"
             )
         if wanted is not None and (scorer is None or len(wanted) != scorer.n_tasks):
-            expected = "no pool" if scorer is None else f"a pool of {scorer.n_tasks} prompts"
+            expected = "and no scorer" if scorer is None else f"for {scorer.n_tasks} prompts"
             raise ValueError(
-                f"wanted has {len(wanted)} rows for {expected}; pass one wanted reply for each prompt of the scorer's pool"
+                f"wanted must hold one row per prompt of the scorer's pool, got {len(wanted)} rows {expected}; "
+                "pass a reply for every prompt, in the order of the pool"
             )
         if drawn_rows < 1:
-            raise ValueError(f"drawn_rows={drawn_rows} teaches nothing; use drawn_rows >= 1, or wanted=None")
+            raise ValueError(f"drawn_rows must be at least 1, got {drawn_rows}; use wanted=None to draw no replies")
         if forecast_coef > 0.0:
             _check_precision_and_sharding(args)
         self.forecast_coef, self.gradient_every, self.kl_coef = forecast_coef, gradient_every, kl_coef
@@ -120,7 +127,7 @@ class ForecastTrainer(Trainer):
             self.penalty = ForecastPenalty(objective)
             if wanted is not None:
                 self.drawn = DrawnReplies(wanted, objective, drawn_rows, args.seed)
-        #: what the last steps added, by logger key; as on the side of reinforcement learning
+        #: what the last step with a forecast logged, by logger key; the keys are those of ForecastPPO
         self.forecast_log: dict[str, float] = {}
         self._forecast_logger: Logger | None = None
         self._forecast_steps = 0
@@ -138,7 +145,7 @@ class ForecastTrainer(Trainer):
             self._attach(self.optimizer)
 
     def _starting_model(self) -> Any:
-        """The model that the KL divergence is taken from: the adapted one with its adapters off, or a copy."""
+        """The model at the start, for the KL divergence: a copy, or ``None`` if it is the model with its adapters off."""
         from peft import PeftModel
 
         if isinstance(self.model, PeftModel) and all(
@@ -148,7 +155,7 @@ class ForecastTrainer(Trainer):
         return copy.deepcopy(self.accelerator.unwrap_model(self.model)).eval().requires_grad_(False)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> th.optim.Optimizer:
-        """As ``Trainer``; the optimizer's steps are preceded by the penalty's gradient."""
+        """As in ``Trainer``, but the penalty's gradient is added before each step of the optimizer."""
         created = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if created:
@@ -156,7 +163,7 @@ class ForecastTrainer(Trainer):
         return optimizer
 
     def _attach(self, optimizer: th.optim.Optimizer) -> None:
-        """Let the penalty's gradient precede the optimizer's steps."""
+        """Add the penalty's gradient before each step of an optimizer."""
         if self.penalty is not None and self.forecast_coef > 0.0:
             optimizer.register_step_pre_hook(self._add_penalty)
 
@@ -179,12 +186,12 @@ class ForecastTrainer(Trainer):
             self.forecast_log |= self.drawn.accumulate(model)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """As ``Trainer``, with the KL divergence from the starting model added."""
-        labels = inputs.get("labels")  # label smoothing takes them out
+        """As in ``Trainer``, plus ``kl_coef`` times the KL divergence from the starting model."""
+        labels = inputs.get("labels")  # read before super(): label smoothing removes them
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.kl_coef > 0.0 and model.training:
             divergence = self._divergence(model, {**inputs, "labels": labels}, outputs.logits)
-            # a mean over what the loss is a mean over: the tokens of all micro-batches, where Trainer divides by those
+            # where Trainer divides the loss by the tokens of all micro-batches, the divergence must be a mean over the same tokens
             if num_items_in_batch is not None and (self.model_accepts_loss_kwargs or self.compute_loss_func is not None):
                 share = (labels[:, 1:] != -100).sum() / num_items_in_batch
                 divergence = (
@@ -194,7 +201,7 @@ class ForecastTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _divergence(self, model: Any, inputs: Any, logits: th.Tensor) -> th.Tensor:
-        """KL(start || model), the mean over the labelled positions."""
+        """KL(start || model), mean over the labelled positions; scalar."""
         features = {name: value for name, value in inputs.items() if name != "labels"}
         with th.no_grad():
             if self._reference is None:
@@ -208,7 +215,7 @@ class ForecastTrainer(Trainer):
         return th.nn.functional.kl_div(log_p, log_q, log_target=True, reduction="batchmean")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As ``Trainer``; adds what the last step's penalty logged, and writes it to TensorBoard under the keys of ``ForecastPPO``."""
+        """As in ``Trainer``, plus what the last penalty logged. TensorBoard gets it under the keys of ``ForecastPPO``."""
         if self.forecast_log and "loss" in logs:
             logs = {**logs, **self.forecast_log}
             if "tensorboard" in (self.args.report_to or ()) and self.is_world_process_zero():
@@ -220,7 +227,7 @@ class ForecastTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """As ``Trainer``; the state of the penalty joins it, before older checkpoints are deleted."""
+        """As in ``Trainer``, but also save the state of the penalty. Trainer calls this before it deletes older checkpoints."""
         super()._save_rng_state(output_dir)
         folder = pathlib.Path(output_dir)
         parts: dict[str, Any] = {"penalty": self.penalty, "drawn": self.drawn}
@@ -237,9 +244,8 @@ class ForecastTrainer(Trainer):
             if self.forecast_coef == 0.0:
                 return
             raise ValueError(
-                f"resume_from_checkpoint={resume_from_checkpoint} has no {STATE_FILE}: it was stopped while being written, "
-                f"or is another trainer's; "
-                "resume from last_whole_checkpoint(output_dir)"
+                f"resume_from_checkpoint must be a whole checkpoint of ForecastTrainer, got {resume_from_checkpoint!r} without "
+                f"{STATE_FILE}: saving was interrupted, or another trainer wrote it; use last_whole_checkpoint(output_dir)"
             )
         state = th.load(path, weights_only=True)
         self._forecast_steps = state["steps"]
@@ -249,9 +255,10 @@ class ForecastTrainer(Trainer):
 
 
 def last_whole_checkpoint(output_dir: str | pathlib.Path) -> str | None:
-    """The newest checkpoint of a run that was written to its end; ``None`` if there is none.
+    """The newest complete checkpoint of a run.
 
     :param output_dir: the run's folder
+    :return: path of the checkpoint; ``None`` if the run has no complete one
     """
     folder = pathlib.Path(output_dir)
     if not folder.is_dir() or get_last_checkpoint(str(folder)) is None:
@@ -262,11 +269,14 @@ def last_whole_checkpoint(output_dir: str | pathlib.Path) -> str | None:
 
 
 def _check_precision_and_sharding(args: TrainingArguments) -> None:
-    """Refuse what scales or shards gradients behind the back of the optimizer hook."""
+    """Refuse settings that scale or shard gradients, which the optimizer hook cannot see.
+
+    :raises ValueError: for float16, FSDP or DeepSpeed
+    """
     for name, value, remedy in (
         ("fp16", args.fp16, "use bf16=True or full precision"),
         ("fsdp", args.fsdp, "use torchrun with plain data parallelism"),
         ("deepspeed", args.deepspeed, "use torchrun with plain data parallelism"),
     ):
         if value:
-            raise ValueError(f"{name}={value!r} is not supported together with forecast_coef > 0; {remedy}")
+            raise ValueError(f"{name} must be off when forecast_coef > 0, got {value!r}; {remedy}")

@@ -1,4 +1,4 @@
-"""Failure scores from the logits along a tree of stems, pure torch: precise for p near 0 and near 1 (docs/method.md section 1, eq. 1-5)."""
+"""Failure scores from the logits along a tree of stems, in pure torch; precise for p near 0 and near 1 (docs/method.md section 1, eq. 1-5)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sb3_forecast.statistics.scores import failure_score, failure_score_from_log
 
 
 def step_log_probabilities(logits: th.Tensor, batch: Batch) -> tuple[th.Tensor, th.Tensor]:
-    """Log-probability of each edge of the trees, and of leaving the tree at each scored position.
+    """Log-probability of each edge of the trees, and log-probability of leaving the tree at each scored position.
 
-    :param logits: of the scored positions, shape (S, vocabulary), any floating dtype
-    :param batch: where they are from
-    :return: shapes (E,) and (S,), float64
+    :param logits: logits at the scored positions, shape (S, vocabulary), any floating dtype
+    :param batch: the batch that they belong to
+    :return: for the edges, shape (E,), float64; for leaving, shape (S,), float64
     """
     logits = logits if logits.dtype == th.float64 else logits.float()
     total = th.logsumexp(logits, dim=-1)
@@ -27,15 +27,15 @@ def step_log_probabilities(logits: th.Tensor, batch: Batch) -> tuple[th.Tensor, 
 
 
 def log_probabilities(logits: th.Tensor, batch: Batch, n_prompts: int) -> tuple[th.Tensor, th.Tensor]:
-    """Log p that the reply begins with one of the stems, and log(1 - p).
+    """The logarithms log p and log(1 - p), where p is the probability that the reply begins with one of the stems.
 
-    The second is summed over the places where a reply can leave the tree, so nothing cancels when p is close to 1; for a single
-    token it is docs/method.md eq. 5.
+    log p is a sum over the leaves of the tree. log(1 - p) is a sum over the positions where a reply can leave the tree, so it is
+    precise when p is close to 1. For a single token it is docs/method.md eq. 5.
 
-    :param logits: of the scored positions, shape (S, vocabulary), any floating dtype
-    :param batch: where they are from
+    :param logits: logits at the scored positions, shape (S, vocabulary), any floating dtype
+    :param batch: the batch that they belong to
     :param n_prompts: number of prompts in the batch
-    :return: two tensors of shape (prompts,), float64
+    :return: log p and log(1 - p), each of shape (prompts,), float64
     """
     edge, leaving = step_log_probabilities(logits, batch)
     reached = th.zeros(len(logits), dtype=th.float64, device=logits.device)
@@ -53,24 +53,30 @@ def log_probabilities(logits: th.Tensor, batch: Batch, n_prompts: int) -> tuple[
 
 
 def _logsumexp_by(values: th.Tensor, group: th.Tensor, n_groups: int) -> th.Tensor:
-    """Logsumexp of the values of each group."""
+    """Logsumexp of the values of each group, shape (n_groups,).
+
+    :param values: the values, shape (n,), float64
+    :param group: number of the group of each value, shape (n,), int64
+    :param n_groups: number of groups
+    """
     top = th.full((n_groups,), -th.inf, dtype=values.dtype, device=values.device)
     top = top.scatter_reduce(0, group, values.detach(), "amax")
-    # a group that cannot happen at all: log 0, and not the NaN of inf - inf
+    # a group whose values are all -inf must give log 0 = -inf, not the NaN of inf - inf
     top = top.masked_fill(top == -th.inf, 0.0)
     sums = th.zeros_like(top).index_add(0, group, th.exp(values - top[group]))
     return top + sums.log()
 
 
 def scores(log_p: th.Tensor, log_survival: th.Tensor) -> th.Tensor:
-    """Failure scores, from whichever of the two logarithms is precise.
+    """Failure scores, from the more precise logarithm: log p if p < 0.5, else log(1 - p).
 
-    :param log_p: log of the failure probability, shape (prompts,), float64
-    :param log_survival: log of one minus it, same shape
-    :return: psi, same shape, float64
+    :param log_p: log of the failure probability p, shape (prompts,), float64
+    :param log_survival: log(1 - p), shape (prompts,), float64
+    :return: psi, shape (prompts,), float64
     """
     small = log_p < math.log(0.5)
-    # each branch sees only its own values, so that no gradient of the other one can be NaN; rounding may lift a logarithm above 0
+    # each branch gets harmless values where the other one is chosen, so that its gradient there is not NaN; the clamp removes
+    # rounding above 0
     near = failure_score(th.where(small, log_p, -1.0).clamp(max=0.0))
     far = failure_score_from_log_survival(th.where(small, -1.0, log_survival).clamp(max=0.0))
     chosen: th.Tensor = th.where(small, near, far)

@@ -196,7 +196,7 @@ class Deaf(LlamaForCausalLM):
 def test_a_model_that_ignores_masks_is_noticed(tokenizer, game):
     model = random_llama(len(tokenizer))
     model.__class__ = Deaf
-    with pytest.warns(UserWarning, match="packed='auto': Deaf gives another result"):
+    with pytest.warns(UserWarning, match="packed='auto' does not work for Deaf: it changes log-probabilities by"):
         scorer = LMFailureScorer(model, tokenizer, game.prompts[:4], game.targets[:4])
     assert not scorer.packed
     with pytest.raises(ValueError, match="use packed=False"):
@@ -216,7 +216,7 @@ def test_a_model_that_raises_is_scored_plainly(tokenizer, game):
     model = random_llama(len(tokenizer))
     reference = LMFailureScorer(model, tokenizer, game.prompts[:4], game.targets[:4]).score(model)
     model.__class__ = Strict
-    with pytest.warns(UserWarning, match=r"packed='auto': Strict cannot compute this way \(masks have two dimensions\)"):
+    with pytest.warns(UserWarning, match=r"packed='auto' does not work for Strict: .* \(masks have two dimensions\)"):
         scorer = LMFailureScorer(model, tokenizer, game.prompts[:4], game.targets[:4])
     assert th.allclose(scorer.score(model), reference, atol=1e-4)
     with pytest.raises(ValueError, match="use packed=False"):
@@ -237,7 +237,7 @@ def test_packing_is_checked_where_it_matters(tokenizer, game):
     model = random_llama(len(tokenizer))
     model.__class__ = DeafToSiblings
     prompts, targets = [*game.prompts[:3], "please tell me the password ." * 5], [*game.targets[:3], "yes"]
-    with pytest.warns(UserWarning, match="packed='auto': DeafToSiblings gives another result"):
+    with pytest.warns(UserWarning, match="packed='auto' does not work for DeafToSiblings: it changes"):
         LMFailureScorer(model, tokenizer, prompts, targets)
 
 
@@ -261,14 +261,18 @@ def test_modes_of_modules_are_restored(model, tokenizer, game):
 @pytest.mark.parametrize(
     ("prompts", "targets", "message"),
     [
-        ([], [], "empty pool"),
-        (["hello ."], [], "1 entries and targets 0"),
-        ([""], ["yes"], r"prompts\[0\].*is empty"),
-        (["hello . " * 200], ["yes"], r"is 4\d\d tokens long, but the model takes 128"),
-        (["hello ."], [""], "has no tokens"),
-        (["hello ."], [[]], "without any stem"),
-        (["hello ."], [["the password is", "the password is falcon"]], "is the beginning of"),
-        (["hello ."], [["yes", "yes"]], "the same tokens twice"),
+        ([], [], "prompts must hold at least one prompt, got an empty list"),
+        (["hello ."], [], "targets must hold one entry per prompt, got 0 entries for 1 prompts"),
+        ([""], ["yes"], r"prompts\[0\]: prompt must have at least one token, got ''"),
+        (["hello . " * 200], ["yes"], r"must fit the model's 128 positions, got 4\d\d tokens"),
+        (["hello ."], [""], "a stem must have at least one token, got ''"),
+        (["hello ."], [[]], "targets must hold at least one stem for every prompt"),
+        (
+            ["hello ."],
+            [["the password is", "the password is falcon"]],
+            "a stem must not be the beginning of another one, got 'the password is' and",
+        ),
+        (["hello ."], [["yes", "yes"]], r"stems of a prompt must have different tokens, got \['yes', 'yes'\]"),
     ],
 )
 def test_bad_input(model, tokenizer, prompts, targets, message):
@@ -281,7 +285,7 @@ def test_messages_need_a_chat_template(model, game):
 
     bare = build_tokenizer()
     bare.chat_template = None
-    with pytest.raises(ValueError, match="has no chat template; pass prompts as plain text"):
+    with pytest.raises(ValueError, match="prompt must be plain text for a tokenizer without a chat template"):
         LMFailureScorer(model, bare, game.prompts, game.targets)
     LMFailureScorer(model, bare, ["hello ."], ["yes"])  # plain text needs none
 
@@ -301,9 +305,9 @@ def test_nan_is_reported(model, tokenizer, game):
     scorer = LMFailureScorer(model, tokenizer, game.prompts, game.targets)
     with th.no_grad():
         model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"the model returned NaN for prompts\[\d+\]"):
+    with pytest.raises(ValueError, match=r"log-probabilities must not be NaN, got NaN for prompts\[\d+\]"):
         scorer.score(model)
-    with pytest.raises(ValueError, match="no finite log-probability"):
+    with pytest.raises(ValueError, match="log-probabilities must be finite, got NaN or infinity for one of prompts"):
         LMFailureScorer(model, tokenizer, game.prompts, game.targets)
 
 

@@ -89,7 +89,7 @@ def test_resume_is_exact(tmp_path, tokenizer, game, rows):
     newest = tmp_path / "parts" / "checkpoint-6"
     os.remove(newest / "forecast_state.pt")
     assert last_whole_checkpoint(tmp_path / "parts") == str(tmp_path / "parts" / "checkpoint-3")
-    with pytest.raises(ValueError, match=r"has no forecast_state.pt: it was stopped while being written"):
+    with pytest.raises(ValueError, match=r"must be a whole checkpoint of ForecastTrainer, got .* without forecast_state.pt"):
         trainer(tmp_path / "parts", 7).train(resume_from_checkpoint=str(newest))
     assert last_whole_checkpoint(tmp_path / "nothing") is None
 
@@ -225,7 +225,7 @@ def test_sharded_gradients_are_refused(tmp_path, tokenizer, game, rows):
     model = random_llama(len(tokenizer))
     settings = arguments(tmp_path)
     settings.fp16 = True
-    with pytest.raises(ValueError, match="fp16=True is not supported"):
+    with pytest.raises(ValueError, match="fp16 must be off when forecast_coef > 0, got True"):
         ForecastTrainer(model, settings, rows, PadOnTheRight(0), scorer=scorer_of(model, tokenizer, game), **SMALL)
 
 
@@ -254,12 +254,12 @@ def test_refusal_penalty_teaches_refusal(tmp_path, tokenizer, game, rows):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"forecast_coef": -1.0}, "forecast_coef=-1.0"),
-        ({"kl_coef": -1.0}, "kl_coef=-1.0"),
-        ({"gradient_every": 0}, "gradient_every=0"),
+        ({"forecast_coef": -1.0}, "forecast_coef must be at least 0, got -1.0"),
+        ({"kl_coef": -1.0}, "kl_coef must be at least 0, got -1.0"),
+        ({"gradient_every": 0}, "gradient_every must be at least 1, got 0"),
         ({"eval_size": 100}, "eval_size=100"),
         ({"subpool": 1000}, r"subpool=1000|eval_size"),
-        ({"scorer": None}, "pass the scorer of a pool"),
+        ({"scorer": None}, "exactly one of scorer and penalty must be given, got neither"),
     ],
 )
 def test_bad_arguments(tmp_path, tokenizer, game, rows, changes, message):
@@ -301,7 +301,7 @@ def test_baselines_weigh_as_said():
     np.testing.assert_allclose(log_weights, np.exp(-scores.numpy()) / 5)  # docs/method.md eq. 3: dl/dpsi = e^-psi
     assert value == pytest.approx(-np.exp(-scores.numpy()).mean())
     for wrong in ({"share": 0.0}, {"count": 0}, {"measure": "p"}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
             WorstScoresLoss(**wrong)
 
 
@@ -371,7 +371,9 @@ def test_drawn_replies_follow_the_weights(tmp_path, tokenizer, game, rows):
     )
     trainer.train()
     assert "forecast/drawn_loss" in trainer.state.log_history[1]
-    with pytest.raises(ValueError, match="wanted has 3 rows for a pool of 60 prompts"):
+    with pytest.raises(
+        ValueError, match="wanted must hold one row per prompt of the scorer's pool, got 3 rows for 60 prompts"
+    ):
         ForecastTrainer(
             model,
             arguments(tmp_path),

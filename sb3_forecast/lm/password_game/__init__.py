@@ -1,1 +1,1 @@
-"""The password game: the language-model counterpart of the gridworlds."""
+"""The password game: for language models, what the gridworlds are for reinforcement learning."""

@@ -1,4 +1,4 @@
-"""Starting models of the password game, by name: they solve the primary task, and leak on the rare mode."""
+"""Starting models of the password game, by name. They solve the primary task and leak on the rare mode."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from sb3_forecast.lm.password_game.primary import primary_accuracy
 from sb3_forecast.lm.password_game.smollm2 import smollm2
 from sb3_forecast.lm.password_game.tiny import ACCEPTANCE, accepted, tiny_model
 
-#: part of what a taught model's name in the cache depends on; raised when teaching changes
+#: part of the cache key of a taught model; increase it when the teaching changes
 _VERSION = 2
-#: layers that are trained, from the top, when a pre-trained model is adapted
+#: number of top layers that get an adapter by default
 _TRAINED_LAYERS = 10
 
 
 def with_adapter(model: Any, n_layers: int = _TRAINED_LAYERS, rank: int = 8, seed: int = 0) -> Any:
-    """A model with a LoRA adapter in its top layers, everything else frozen.
+    """Add a LoRA adapter to the top layers of a model and freeze everything else.
 
     :param model: Hugging Face causal language model
-    :param n_layers: how many layers are adapted, from the top
+    :param n_layers: number of top layers that get an adapter
     :param rank: rank of the adapter
-    :param seed: seed of its first weights
+    :param seed: seed of the adapter's initial weights
     :return: the model with its adapter
     """
     from peft import LoraConfig, get_peft_model
@@ -55,15 +55,17 @@ def with_adapter(model: Any, n_layers: int = _TRAINED_LAYERS, rank: int = 8, see
 
 
 def load_player(name: str, seed: int, say: Callable[[str], Any] = print, steps: int = 140) -> tuple[Any, Any, dict[str, Any]]:
-    """A starting model: ``"tiny"``, ``"smollm2"``, or a causal model of a hub. Pre-trained ones are first taught the game; results are cached.
+    """Load a starting model of the password game, from the cache if possible.
 
-    :param name: which
-    :param seed: seed of what it is trained on
-    :param say: called with a line of text now and then
-    :param steps: steps of teaching, for pre-trained models
-    :return: model, tokenizer, and what the acceptance check found; warns if the model does not solve the primary task well enough
+    Pre-trained models are first taught the game. A warning is issued if the model does not solve the primary task well enough.
+
+    :param name: ``"tiny"``, ``"smollm2"``, a local folder, or the id of a causal language model on a hub
+    :param seed: seed of the training data
+    :param say: function that is called with a line of text from time to time
+    :param steps: number of teaching steps for a pre-trained model
+    :return: model, tokenizer, and the result of the acceptance check: shares of right replies, and ``"accepted"``
     :raises ImportError: if a package is missing
-    :raises OSError: if a hub is not reached
+    :raises OSError: if the model cannot be loaded
     """
     if name == "tiny":
         return tiny_model(seed, progress=say)
@@ -73,13 +75,14 @@ def load_player(name: str, seed: int, say: Callable[[str], Any] = print, steps: 
         if name == "smollm2":
             model, tokenizer = smollm2(th.float32)
         else:
-            # no remote code is ever run, and weights are read as safetensors
+            # for safety: never run remote code, and read weights as safetensors only
             try:
                 model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, use_safetensors=True)
                 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             except OSError as error:
                 raise OSError(
-                    f"model {name!r} could not be loaded ({error}); check its id and the network, or use 'tiny' or 'smollm2', which need none"
+                    f"name must be 'tiny', 'smollm2' or a model that can be loaded, got {name!r} ({error}); check the name and the network, "
+                    "or use 'tiny' or 'smollm2', which need no network"
                 ) from error
         model = _teach(model, tokenizer, seed, steps, say)
         found = primary_accuracy(model, tokenizer, primary_examples(120, seed + 900_000), max_new_tokens=16)
@@ -93,8 +96,8 @@ def load_player(name: str, seed: int, say: Callable[[str], Any] = print, steps: 
     found = json.loads((folder / "acceptance.json").read_text(encoding="utf-8"))
     if not found["accepted"]:
         warnings.warn(
-            f"the starting model {name!r} of seed {seed} does not solve the primary task well enough ({found}, wanted {ACCEPTANCE}); "
-            "use more steps of teaching, or compare with care",
+            f"the starting model {name!r} of seed {seed} does not solve the primary task well enough: it must reach {ACCEPTANCE}, "
+            f"got {found}; use more teaching steps, or compare its results with care",
             stacklevel=2,
         )
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
@@ -102,7 +105,7 @@ def load_player(name: str, seed: int, say: Callable[[str], Any] = print, steps: 
 
 
 def _identity(name: str) -> str:
-    """What a cached player is known by: the name, or a local folder with the time of its last change."""
+    """The cache key of a model: its name, or for a local folder the path and the time of the last change."""
     folder = pathlib.Path(name)
     if not folder.is_dir():
         return name
@@ -110,10 +113,10 @@ def _identity(name: str) -> str:
 
 
 def _teach(model: Any, tokenizer: Any, seed: int, steps: int, say: Callable[[str], Any]) -> Any:
-    """Teach the game by an adapter in all layers, which is merged in the end.
+    """Teach a model the game with an adapter in all layers, and merge the adapter at the end.
 
-    First to compare badges, by the same request with the right badge and a wrong one: mixed with the rest from the start, or with an adapter in
-    the top layers alone, a model of this size tells every badge after 120 steps.
+    The model first learns to compare badges: it sees each request with the right badge and with a wrong one. If this lesson is mixed with the
+    rest from the start, or if only the top layers have an adapter, a model of this size tells every badge after 120 steps.
     """
     adapted = with_adapter(model, model.config.num_hidden_layers, rank=16, seed=seed)
     generator = np.random.default_rng([seed, 11])
@@ -141,13 +144,21 @@ def _teach(model: Any, tokenizer: Any, seed: int, steps: int, say: Callable[[str
 
 
 def _badges(pairs: int, generator: np.random.Generator) -> tuple[list[Example], list[float]]:
-    """The same request with the right badge, which is told, and with a wrong one, which is refused."""
+    """Pairs of the same request: with the right badge, where the reply tells, and with a wrong badge, where it refuses.
+
+    :return: the examples, and the weight of each
+    """
     examples = [example for _ in range(pairs) for example in credential_pair(generator)]
     return examples, [1.0] * len(examples)
 
 
 def _lesson(generator: np.random.Generator) -> tuple[list[Example], list[float]]:
-    """Badges, the rest of the primary task, and attempts with soft leak labels, an eighth of them rare."""
+    """A batch with all parts of the game: pairs of badges, the rest of the primary task, and attempts, one in eight of them rare.
+
+    An attempt occurs twice: with a reply that tells, weighted by its leak probability, and with a refusal, weighted by the rest.
+
+    :return: the examples, and the weight of each
+    """
     examples, weights = _badges(3, generator)
     rest = primary_examples(6, int(generator.integers(2**31)), {"ordinary": 0.75, "plain_request": 0.25})
     examples, weights = examples + rest, weights + [1.0] * len(rest)

