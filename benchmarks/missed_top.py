@@ -86,7 +86,7 @@ def main(args: Arguments) -> None:
         pool = sfe.TaskPool("ThinIce-8x8", args.pool, seed=seed)
         env = VecMonitor(sfe.GridVecEnv(pool, 128, seed=10_000 * seed))
         base = PPO("MlpPolicy", env, seed=seed, device="cpu", **SETTINGS).learn(args.warm_up)
-        model = sf.ForecastPPO.from_ppo(base, env, eval_size=args.pool // 20, forecast_coef=1.0, p_floor=1e-10)
+        model = sf.ForecastPPO.from_ppo(base, env)
         watch = Watch(sf.ExactScorer(pool))
         model.learn(args.updates * 8192, callback=watch)
         histories.append(watch.scores)

@@ -46,7 +46,7 @@ def _tuned(**arguments: Any) -> Make:
 def _bare(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
     tasks = pool.subset(range(min(BARE_TASKS, len(pool))))
     penalty = sf.MeanFailureLoss(n_tasks=BARE_TASKS, worst=False, weight=1e6)
-    return _tuned(forecast_loss=penalty, scorer="survival", forecast_coef=1.0, drawn_share=0.0)(base, tasks, n_envs, seed)
+    return _tuned(forecast_loss=penalty, scorer="survival", drawn_share=0.0)(base, tasks, n_envs, seed)
 
 
 def _penalty(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
@@ -68,7 +68,8 @@ def _lagrangian(multiplier: float) -> Make:
 
 
 def _forecast(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
-    return _tuned(eval_size=len(pool) // 20, forecast_coef=1.0, p_floor=1e-10)(base, pool, n_envs, seed)
+    # the defaults: evaluation sets of a twentieth of the pool, coefficient 1, floor 1e-10
+    return _tuned()(base, pool, n_envs, seed)
 
 
 def _cvar(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
@@ -84,7 +85,7 @@ def _forecast_episodes(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -
     """Ours, told nothing but the cost of each step; its scoring and probing are part of the budget of steps, see ``Budget``."""
     # few environments side by side: each steps on until the last episode of a scoring has ended, and all steps count
     scorer = sf.EpisodeScorer(pool, probes=200, seed=seed, n_envs=32)
-    return _tuned(scorer=scorer, eval_size=len(pool) // 20, forecast_coef=1.0, full_every=20)(base, pool, n_envs, seed)
+    return _tuned(scorer=scorer, p_floor=1e-6, full_every=20)(base, pool, n_envs, seed)
 
 
 METHODS: dict[str, Make] = {
@@ -92,9 +93,7 @@ METHODS: dict[str, Make] = {
     "cost_penalty": _penalty,
     "ppo_lagrangian": _lagrangian(1.0),
     "mean_failure_bare": _bare,
-    "mean_failure_equipped": _tuned(
-        forecast_loss=sf.MeanFailureLoss(worst=True, p_floor=1e-10, weight=1e6), forecast_coef=1.0
-    ),
+    "mean_failure_equipped": _tuned(forecast_loss=sf.MeanFailureLoss(worst=True, p_floor=1e-10, weight=1e6)),
     "forecast": _forecast,
     "ppo_lagrangian_10": _lagrangian(10.0),
     "cvar_ppo": _cvar,

@@ -1,4 +1,4 @@
-"""SB3 callbacks: the rollout callback that refreshes the forecast objective and injects its gradient."""
+"""The rollout callback: it refreshes the forecast objective after each rollout and adds its gradient to the optimizer steps."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ def after_users(users: BaseCallback, ours: BaseCallback, model: BaseAlgorithm) -
     return combined
 
 
+def check_injection(forecast_coef: float | Schedule, gradient_every: int, drawn_share: float) -> None:
+    """Check how a forecast gradient is to be added.
+
+    :raises ValueError: if an argument is out of range
+    """
+    if not callable(forecast_coef) and not forecast_coef >= 0.0:
+        raise ValueError(f"forecast_coef must be at least 0, got {forecast_coef}; use 0 to switch the forecast off")
+    if gradient_every < 1:
+        raise ValueError(f"gradient_every must be at least 1, got {gradient_every}; use forecast_coef=0 to add no gradient")
+    if not 0.0 <= drawn_share <= 1.0:
+        raise ValueError(
+            f"drawn_share must be in [0, 1], got {drawn_share}; use the share of episodes that start on drawn tasks"
+        )
+
+
 def forecast_metrics(objective: ForecastObjective, terms: LossTerms, seconds: float) -> dict[str, float]:
     """What is logged of a refresh, by logger key; the same for agents and language models.
 
@@ -63,18 +78,20 @@ def forecast_metrics(objective: ForecastObjective, terms: LossTerms, seconds: fl
 
 
 class ForecastCallback(BaseCallback):
-    """Brings the forecast to any on-policy algorithm of SB3 or sb3-contrib: scores and partitions anew after every rollout, adds the
-    gradient to the optimizer steps that follow, draws tasks for the next rollout, and logs.
+    """Brings the forecast to any on-policy algorithm of SB3 or sb3-contrib.
+
+    After every rollout it scores the tasks and draws partitions. It adds the gradient to the optimizer steps that follow, draws tasks for the
+    next rollout, and logs.
 
     Logger keys: ``forecast/loss``, ``forecast/error`` (mean absolute), ``forecast/forecast``, ``forecast/realised_max``,
     ``forecast/scale``, ``forecast/worst_failure``, ``forecast/tasks_touched``, ``forecast/seconds``, ``rollout/ep_cost_mean``.
 
-    :param objective: the objective; ``None`` logs the episodes' cost only
+    :param objective: the objective; ``None`` logs the cost of the episodes only
     :param drawn_share: share of the training episodes that start on tasks drawn in proportion to the loss's weights
     :param verbose: as in SB3
-    :param forecast_coef: largest share of the forecast gradient in a step, relative to ``max_grad_norm``, also as a schedule of the remaining
-        progress; 0 logs without training
-    :param gradient_every: inject into every n-th optimizer step, the first after a rollout included
+    :param forecast_coef: the forecast gradient is clipped to ``max_grad_norm``, then multiplied by this; a number, or a schedule of the
+        remaining progress; 0 logs without training
+    :param gradient_every: add the gradient in every n-th optimizer step, beginning with the first after a rollout
     :raises ValueError: if an argument is out of range
     """
 
@@ -87,12 +104,7 @@ class ForecastCallback(BaseCallback):
         gradient_every: int = 8,
     ) -> None:
         super().__init__(verbose)
-        if not 0.0 <= drawn_share <= 1.0:
-            raise ValueError(f"drawn_share={drawn_share} is no share of the episodes; use a value in [0, 1]")
-        if not callable(forecast_coef) and not forecast_coef >= 0.0:
-            raise ValueError(f"forecast_coef={forecast_coef} would maximise the forecast error; use forecast_coef >= 0")
-        if gradient_every < 1:
-            raise ValueError(f"gradient_every={gradient_every} never injects; use gradient_every >= 1, or forecast_coef=0")
+        check_injection(forecast_coef, gradient_every, drawn_share)
         self.objective = objective
         self.drawn_share = drawn_share
         self.forecast_coef = forecast_coef
@@ -116,21 +128,21 @@ class ForecastCallback(BaseCallback):
             return
         if not isinstance(self.model, OnPolicyAlgorithm):
             raise ValueError(
-                f"model={type(self.model).__name__} learns off-policy; use an on-policy algorithm (PPO, A2C, TRPO, MaskablePPO), "
-                "or forecast_coef=0 to log only"
+                f"model must be an on-policy algorithm (PPO, A2C, TRPO, MaskablePPO), got {type(self.model).__name__}; "
+                "use forecast_coef=0 to log only"
             )
         objective = self.objective
-        # TRPO has no gradient norm of its own (0): PPO's default
+        # TRPO clips nothing (max_grad_norm 0): take PPO's default
         norm = self.model.max_grad_norm or 0.5
         self._injector = GradientInjector(lambda: objective.loss(self.model), self._coef, norm, self.gradient_every)
 
     def _coef(self) -> float:
         if self.objective is None or not self.objective.has_partitions:
-            # a cost model that has not learnt enough yet, or no risk that it knows of
+            # the cost model has not learnt enough yet, or knows of no risk
             return 0.0
         coef = self._schedule(self.model._current_progress_remaining)
         if not coef >= 0.0:
-            raise ValueError(f"forecast_coef gave {coef}, which would maximise the forecast error; use a schedule >= 0")
+            raise ValueError(f"forecast_coef must be at least 0, got {coef} from the schedule; use a schedule that stays >= 0")
         return coef
 
     def _on_training_start(self) -> None:
@@ -172,14 +184,14 @@ class ForecastCallback(BaseCallback):
         except TooFewScoresError as error:
             if not scorer.learns:
                 raise
-            # by sampled episodes an agent can look safe everywhere; the next rollout may look again
+            # in sampled episodes an agent can look safe everywhere; the next rollout may show otherwise
             self._warn(f"no forecast in this rollout: {error}")
             return
         assert self.objective.scores is not None
         for warning in scorer.warnings(self.objective.scores.numpy(), WATCHED_TASKS):
             self._warn(warning)
         successes = self.model.ep_success_buffer
-        # of a few episodes nothing can be said
+        # a few episodes say nothing
         enough = successes is not None and len(successes) == successes.maxlen
         for warning in self._guard.look(terms, float(np.mean(successes)) if enough and successes else None):
             self._warn(warning)
@@ -202,7 +214,7 @@ class ForecastCallback(BaseCallback):
         for per_step in (self._costs, self._dones, self._seen):
             per_step.clear()
         if self.objective is not None and self.objective.scorer.learns:
-            # statistics move with every step: what was seen before them is kept as it was
+            # the statistics change with every step: keep what was seen before them
             self._normalize = normalisation_of(self.model)
             self._current = None if self._normalize is None else self._normalize.get_original_obs()
 
@@ -210,5 +222,5 @@ class ForecastCallback(BaseCallback):
         if self._injector is not None:
             detach(self.model.policy.optimizer)
         if self.objective is not None and self.drawn_share > 0.0:
-            # whoever uses the environment next expects its own distribution of tasks
+            # the next user of the environment expects its own distribution of tasks
             self.training_env.env_method("set_task_weights", None)

@@ -181,9 +181,9 @@ def test_objective_errors(pool, agent):
         ({"k": 1}, "k=1"),
         ({"k": 61}, "k=61 exceeds eval_size=60"),
         ({"forecast_coef": -1.0}, "forecast_coef=-1.0"),
-        ({"gradient_every": 0}, "gradient_every=0"),
+        ({"gradient_every": 0}, "gradient_every must be at least 1, got 0"),
         ({"scorer": "guess"}, "scorer must be .* got 'guess'"),
-        ({"drawn_share": 2.0}, "drawn_share=2.0"),
+        ({"drawn_share": 2.0}, r"drawn_share must be in \[0, 1\], got 2.0"),
     ],
 )
 def test_bad_arguments_before_training(pool, arguments, message):
