@@ -1,7 +1,7 @@
 """A family of tasks of one's own: one class, and everything works on it.
 
 python examples/own_family.py
-python examples/train_gridworld.py --family own_family:Moat-7x7
+python examples/train_gridworld.py --family own_family:Moat-7x7 --no-unseen
 """
 
 import gymnasium as gym

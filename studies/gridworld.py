@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from stable_baselines3 import PPO
@@ -75,6 +76,8 @@ class Settings:
     """Training tasks, whose scores the forecast objective caches."""
     held_out_size: int = 12_000
     """Fresh tasks for the report."""
+    unseen: bool = True
+    """Whether these are distinct and share nothing with training; if not, they are drawn like the training tasks, and some occur there too."""
     eval_size: int = 200
     """Evaluation set size m of a held-out split."""
     deploy_size: int = 3800
@@ -139,8 +142,25 @@ def held_out(args: Settings, seed: int) -> sfe.TaskPool:
 
     :param args: the options
     :param seed: the seed
+    :raises ValueError: if the family has too few tasks that training does not hold
     """
-    return sfe.TaskPool(args.family, args.held_out_size, 1_000_000 + seed, args.rare_fraction)
+    if not args.unseen:
+        return sfe.TaskPool(args.family, args.held_out_size, 1_000_000 + seed, args.rare_fraction)
+    seen = set(sfe.TaskPool(args.family, args.pool_size, seed, args.rare_fraction).task_keys())
+    stream = sfe.TaskStream(args.family, 10 * args.held_out_size, 1_000_000 + seed, args.rare_fraction)
+    chosen: list[int] = []
+    for begin in range(0, len(stream), args.held_out_size):
+        for i, key in enumerate(stream.block(begin, begin + args.held_out_size).task_keys()):
+            if key not in seen and len(chosen) < args.held_out_size:
+                seen.add(key)
+                chosen.append(begin + i)
+        if len(chosen) == args.held_out_size:
+            drawn = sfe.TaskPool(args.family, chosen[-1] + 1, 1_000_000 + seed, args.rare_fraction)
+            return drawn.subset(np.array(chosen))
+    raise ValueError(
+        f"family must have {args.held_out_size} tasks that training does not hold, got {len(chosen)} of {args.family} in {len(stream)} draws; "
+        "use a smaller held_out_size or pool_size, or --no-unseen"
+    )
 
 
 def measure(args: Settings, model: PPO, seed: int) -> dict[str, Any]:

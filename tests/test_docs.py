@@ -12,7 +12,6 @@ import sb3_forecast_envs as sfe
 ROOT = Path(__file__).parent.parent
 SMALLER = {
     "n_tasks=20_000": "n_tasks=1_000",
-    "eval_size=1000": "eval_size=50",
     "n_envs=128": "n_envs=16",
     "500_000, progress_bar=True": "16_384",
     "n_tasks=12_000": "n_tasks=4_000",

@@ -65,7 +65,16 @@ def test_own_family(tmp_path):
     script = EXAMPLES / "own_family.py"
     assert len(script.read_text().splitlines()) < 40
     assert "worst failure probability of a task" in run(str(script)).stdout
-    arguments = [*TINY, "--family", "own_family:Moat-7x7", "--methods", "forecast", "--output", str(tmp_path / "out")]
+    arguments = [
+        *TINY,
+        "--family",
+        "own_family:Moat-7x7",
+        "--no-unseen",
+        "--methods",
+        "forecast",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert "rare success" in run(str(EXAMPLES / "train_gridworld.py"), *arguments).stdout
 
 

@@ -180,7 +180,7 @@ def test_objective_errors(pool, agent):
         ({"eval_size": 300}, "eval_size=300 leaves no deployment task in a pool of 300"),
         ({"k": 1}, "k=1"),
         ({"k": 61}, "k=61 exceeds eval_size=60"),
-        ({"forecast_coef": -1.0}, "forecast_coef=-1.0"),
+        ({"forecast_coef": -1.0}, "forecast_coef must be at least 0, got -1.0"),
         ({"gradient_every": 0}, "gradient_every must be at least 1, got 0"),
         ({"scorer": "guess"}, "scorer must be .* got 'guess'"),
         ({"drawn_share": 2.0}, r"drawn_share must be in \[0, 1\], got 2.0"),
