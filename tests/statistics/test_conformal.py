@@ -36,7 +36,7 @@ def test_upper_bound_exists_only_for_small_deployments():
     assert conformal.upper_bound(scores, 111, 0.9) == 999.0
     with pytest.raises(
         ValueError,
-        match=r"no distribution-free upper bound on the worst of n_deploy=53.*GumbelTail.interval",
+        match=r"n_deploy must be at most 52 for an upper bound.*got 53.*GumbelTail.interval",
     ):
         conformal.upper_bound(scores, 53, 0.95)
     # the bound holds: P(max of 52 exceeds the best of 1000) = 52 / 1052 < 5%
@@ -50,11 +50,11 @@ def test_no_lower_bound_from_too_few():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((10, 5, 11), "j=11"),
-        ((10, 5, 0), "j=0"),
-        ((10, 5, 1, 6), "r=6"),
-        ((0, 5, 1), "n_eval=0"),
-        ((10, 2.5, 1), "n_deploy=2.5"),
+        ((10, 5, 11), "j must be a rank among the 10 evaluation scores, got 11"),
+        ((10, 5, 0), "j must be a rank .* got 0"),
+        ((10, 5, 1, 6), "r must be .* got 6"),
+        ((0, 5, 1), "n_eval must be a number of tasks, got 0"),
+        ((10, 2.5, 1), "n_deploy must be a number of tasks, got 2.5"),
     ],
 )
 def test_bad_input(arguments, message):

@@ -43,10 +43,10 @@ def test_worst_grows_with_the_deployment_and_stays_finite():
 @pytest.mark.parametrize(
     ("failures", "trials", "message"),
     [
-        ([0] * 96 + [1] * 4, [50] * 100, r"only 4 of 100 tasks failed at all.*mean failure probability is at most 0\.00"),
-        ([1, 2, 3], [5, 5], "must be two columns of the same length"),
-        ([6, 2, 3], [5, 5, 5], "row 0: 6 failures in 5 trials is impossible"),
-        ([1, -2, 3], [5, 5, 5], "row 1: -2 failures"),
+        ([0] * 96 + [1] * 4, [50] * 100, r"failures must be above 0 for at least 5 tasks, got 4 of 100.*mean failure probability is at most 0\.00"),
+        ([1, 2, 3], [5, 5], r"failures and trials must have the same shape .* got \(3,\) and \(2,\)"),
+        ([6, 2, 3], [5, 5, 5], "got 6 failures in 5 trials in row 0"),
+        ([1, -2, 3], [5, 5, 5], "got -2 failures in 5 trials in row 1"),
     ],
 )
 def test_bad_counts(failures, trials, message):
@@ -55,5 +55,5 @@ def test_bad_counts(failures, trials, message):
 
 
 def test_no_more_variation_than_chance():
-    with pytest.raises(ValueError, match="do not differ more than binomial chance"):
+    with pytest.raises(ValueError, match="failures must differ between tasks by more than binomial chance"):
         CountTail.fit(np.tile([4, 5, 6, 5], 50), np.full(200, 10))
