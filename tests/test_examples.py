@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,23 @@ def test_train_cart_pole(tmp_path):
     wrong = run(script, *tiny, "--methods", "magic", "--output", str(tmp_path / "none"), check=False)
     assert "got ['magic']" in wrong.stderr
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("quickstart.py", "of the given tasks occur in training and were left out"),
+        ("own_env.py", "95% limit holds"),
+        ("scores_file.py", "forecast of the worst of a million"),
+    ],
+)
+def test_short_scripts(script, said):
+    """They run, with fewer steps; numbers of an agent without much training are not looked at."""
+    fewer = {"QUICKSTART_STEPS": "8192", "OWN_ENV_STEPS": "2048"}
+    found = subprocess.run(
+        [sys.executable, str(EXAMPLES / script)], capture_output=True, text=True, check=True, env={**os.environ, **fewer}
+    )
+    assert said in found.stdout
 
 
 def test_own_family(tmp_path):

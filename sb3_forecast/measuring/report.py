@@ -207,6 +207,8 @@ class ForecastReport:
 
     def verdict(self) -> str:
         """In plain words, whether the forecast held."""
+        if self.mean_scale == 0.0:
+            return "Nothing was forecast: in every split the top evaluation scores are equal, as of an agent that always or never fails."
         held = self.limit_holds >= HELD
         said = "The forecast held" if held else "The forecast did NOT hold"
         return (
@@ -230,14 +232,14 @@ class ForecastReport:
             ("forecast within a factor of 10 of the worst failure", f"{self.within_10x:.1%}"),
             ("forecast too low", f"{self.under_predicted:.1%}"),
             ("mean |forecast - worst|, in log10 of p", f"{self.error_log10.mean_abs:.2f}"),
-            ("... in units of the fitted scale", f"{self.error_in_scale.mean_abs:.2f}"),
+            ("... in units of the fitted scale", _known(self.error_in_scale.mean_abs, "{:.2f}")),
             ("... on an exactly exponential tail it would be", f"{self.ideal_error_in_scale:.2f}"),
             ("... in psi", f"{self.error.mean_abs:.3f}"),
             ("worst failure probability of a task", f"{self.worst_failure:.2e}"),
-            ("... of a rare task", f"{self.rare_worst_failure:.2e}"),
+            ("... of a rare task", _known(self.rare_worst_failure, "{:.2e}")),
             ("mean failure probability", f"{self.mean_failure:.2e}"),
-            ("... of rare tasks", f"{self.rare_mean_failure:.2e}"),
-            ("success", _known(self.success)),
+            ("... of rare tasks", _known(self.rare_mean_failure, "{:.2e}")),
+            ("success", _known(self.success) if not math.isnan(self.success) else "unknown"),
             ("... on rare tasks", _known(self.rare_success)),
         ):
             table.add_row(name, value)
@@ -245,7 +247,7 @@ class ForecastReport:
         console = Console(width=90, file=text)
         console.print(self.verdict(), markup=False, highlight=False)
         console.print(
-            f"All splits share {self.n_tasks:,} tasks: they say about as much as {max(self.n_independent, 1)} independent ones.",
+            f"All splits share {self.n_tasks:,} tasks: together they say about as much as {_count(max(self.n_independent, 1))}.",
             markup=False,
             highlight=False,
         )
@@ -273,8 +275,12 @@ class ForecastReport:
 _ARRAYS = ("scores", "rare", "splits")
 
 
-def _known(share: float) -> str:
-    return "unknown" if math.isnan(share) else f"{share:.4f}"
+def _known(value: float, form: str = "{:.4f}") -> str:
+    return "-" if math.isnan(value) else form.format(value)
+
+
+def _count(n: int) -> str:
+    return "one independent split" if n == 1 else f"{n} independent ones"
 
 
 def _without_nan(value: Any) -> Any:

@@ -75,6 +75,8 @@ def test_a_missed_rare_mode_is_under_predicted_and_an_exact_tail_is_not():
 def test_collapsed_scores_are_a_defined_outcome():
     report = report_of(np.full(300, -5.0), eval_size=50, n_splits=5)
     assert report.error.mean_abs == 0.0
+    assert report.summary().startswith("Nothing was forecast: in every split the top evaluation scores are equal")
+    assert "nan" not in report.summary()
     assert np.isnan(report.error_in_scale.mean_abs)
     content = json.loads(report.to_json())
     assert content["error_in_scale"]["mean_abs"] is None
@@ -120,8 +122,8 @@ def test_failure_map_sums_to_the_failure_probability(agent, pool, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"eval_size": 300}, "eval_size=300 leaves no deployment task"),
-        ({"eval_size": 5, "k": 10}, "k=10 exceeds eval_size=5"),
+        ({"eval_size": 300}, "eval_size must be below the pool size 300, got 300"),
+        ({"eval_size": 5, "k": 10}, "k must be at most eval_size=5, got 10"),
         ({"eval_size": 50, "deploy_size": 251}, r"deploy_size must be in \[1, 250\], .* got 251"),
         ({"eval_size": 50, "n_splits": 0}, "n_splits must be at least 1, got 0"),
         ({"eval_size": 50, "scorer": "psychic"}, "scorer must be .* got 'psychic'"),

@@ -69,7 +69,7 @@ def test_the_verdict_comes_first():
     missed = report_of(mode, eval_size=200, n_splits=100)
     assert missed.limit_holds < 0.5
     assert missed.summary().startswith("The forecast did NOT hold")
-    assert "they say about as much as 1 independent ones" in missed.summary()
+    assert "they say about as much as one independent split" in missed.summary()
     assert missed.n_independent == 1
     assert "unknown" in missed.summary()  # success, which nothing tells
 
