@@ -29,8 +29,8 @@ import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from benchmarks.memory import PeakMemory
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-from gridworld_methods import PPO_SETTINGS  # the example's own PPO is what the overhead is relative to
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from studies.gridworld_methods import PPO_SETTINGS  # the study's own PPO is what the overhead is relative to
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from sb3_forecast.training.losses import ForecastLoss
     from sb3_forecast.training.objective import ForecastObjective
 
-#: where each public name is defined; imported when it is first used, so that `import sb3_forecast` costs next to nothing
+#: module of each public name; it is imported when the name is first used, so that `import sb3_forecast` is fast
 _DEFINED_IN = {
     "CostPenalty": "sb3_forecast.baselines.cost_penalty",
     "CVaRPPO": "sb3_forecast.baselines.cvar_ppo",
@@ -144,7 +144,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported now."""
+    """Import a public name when it is first used."""
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
     if name in _DEFINED_IN:

@@ -1,4 +1,4 @@
-"""Forecast failures: from a file of scores (`forecast`), or from a saved model (`evaluate`)."""
+"""Forecast the failures of a deployment, from a file of scores (`forecast`) or from a saved model (`evaluate`)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sb3_forecast.version import __version__
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command.
+    """Run a command of the command line.
 
-    :param arguments: the command line; ``None`` for the process's own
-    :return: exit status: 0, or 2 for input that cannot be used, explained on standard error
+    :param arguments: the words of the command line; ``None`` for those of this process (``sys.argv``)
+    :return: exit status: 0, or 2 if the input cannot be used; then standard error says why
     """
     command = tyro.cli(
         Annotated[Forecast, tyro.conf.subcommand("forecast")]

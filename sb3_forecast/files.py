@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and the folder for what can be computed again."""
+"""Write files and folders completely or not at all, and find the cache folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def cache_folder() -> pathlib.Path:
-    """Where results are kept that can be computed again.
+    """Folder for results that can be computed again.
 
     :return: ``$XDG_CACHE_HOME/sb3_forecast``, or ``~/.cache/sb3_forecast``
     """
@@ -22,10 +22,10 @@ def cache_folder() -> pathlib.Path:
 
 
 def write_whole(path: str | pathlib.Path, write: Callable[[BufferedWriter], object]) -> None:
-    """Write a file so that it is whole or not there, also if the process is killed or the disk is full.
+    """Write a file completely or not at all, even if the process is killed or the disk is full.
 
-    :param path: the file; an older one of the same name stays until the new one is whole
-    :param write: writes the content to an open binary file
+    :param path: the file; an older file of the same name stays until the new one is complete
+    :param write: function that writes the content to an open binary file
     :raises OSError: if the file cannot be written
     """
     target = pathlib.Path(path)
@@ -33,7 +33,7 @@ def write_whole(path: str | pathlib.Path, write: Callable[[BufferedWriter], obje
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
-        # mkstemp makes files that only their owner can read
+        # mkstemp makes files that only their owner can read; other users may read an ordinary file
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, target)
     except BaseException:
@@ -42,37 +42,41 @@ def write_whole(path: str | pathlib.Path, write: Callable[[BufferedWriter], obje
 
 
 def write_text(path: str | pathlib.Path, text: str) -> None:
-    """Write a text file, UTF-8; whole or not there.
+    """Write a text file in UTF-8, completely or not at all.
 
     :param path: the file
-    :param text: its content
+    :param text: the content
+    :raises OSError: if the file cannot be written
     """
     write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
 
 def write_json(path: str | pathlib.Path, content: Any) -> None:
-    """Write a JSON file; whole or not there.
+    """Write a JSON file, completely or not at all.
 
     :param path: the file
-    :param content: what ``json`` can write
+    :param content: any value that ``json`` can write
+    :raises OSError: if the file cannot be written
     """
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: str | pathlib.Path) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     :param path: the file
+    :return: its content
     """
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
 
 
 def fill_whole(folder: str | pathlib.Path, fill: Callable[[pathlib.Path], None]) -> None:
-    """Make a folder with its files, all of them or none.
+    """Make a folder with all of its files, or make nothing.
 
-    :param folder: the folder; must not exist
-    :param fill: writes the files into the folder that it is given
-    :raises OSError: if something cannot be written; not if another process has made the folder meanwhile
+    :param folder: the folder; it must not exist
+    :param fill: function that writes the files into the folder that it gets as its argument
+    :raises OSError: if something cannot be written. If another process made the folder in the meantime, that folder is kept
+        and there is no error
     """
     target = pathlib.Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Compiling Python functions with numba."""
+"""Compile Python functions with numba."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def jit(function: F) -> F:
-    """Compile a function, keep the result on disk, and let other threads run meanwhile; the function's type is kept.
+    """Compile a function with numba.
 
-    :param function: compiled at its first call
+    The compiled code is kept on disk. Other threads can run while it runs. Type checkers see the type of the original function.
+
+    :param function: the function; it is compiled at its first call
     :return: the compiled function
     """
     return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 def jit_leaf(function: F) -> F:
-    """As :func:`jit`, for a function that makes no array and is called from the loops of compiled functions.
+    """Compile as :func:`jit` does, for a function that makes no array and is called in the loops of compiled functions.
 
-    Without numba's reference counting, whose atomic operations cost more than such a function does.
+    It leaves out numba's reference counting, because its atomic operations cost more time than such a function.
 
-    :param function: makes no array
+    :param function: a function that makes no array
     :return: the compiled function
     """
     options: dict[str, Any] = {
@@ -32,5 +34,5 @@ def jit_leaf(function: F) -> F:
         "cache": True,
         "nogil": True,
         "error_model": "numpy",
-    }  # numba's stub does not know the first
+    }  # a dictionary, because numba's type stub does not know _nrt
     return cast(F, numba.njit(**options)(function))

@@ -26,7 +26,7 @@ from studies.records import Record
 from studies.runner import Run, Study
 from studies.statistics import Column
 from studies.tables import markdown_of
-from studies.tools import Budget, check_sizes, load_as_ppo, save_model
+from studies.tools import Budget, check_sizes, load_as_ppo, save_model, take_over
 
 #: PPO for 128 environments; the base agent's learning rate falls from 1e-3 to 0
 PPO_SETTINGS: dict[str, Any] = {
@@ -54,13 +54,13 @@ def _lagrangian(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> 
         "MlpPolicy", env, multiplier=10.0, multiplier_lr=30.0, seed=seed + 1, device="cpu", **PPO_SETTINGS
     )
     # the cost critic starts fresh, everything else from the checkpoint
-    model.set_parameters(PPO.load(base, device="cpu").get_parameters(), exact_match=False, device="cpu")
+    take_over(model, base, whole=False)
     return model
 
 
 def _cvar(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
     model = sf.CVaRPPO("MlpPolicy", env, alpha=0.05, weight=1.0, seed=seed + 1, device="cpu", **PPO_SETTINGS)
-    model.set_parameters(PPO.load(base, device="cpu").get_parameters(), exact_match=True, device="cpu")
+    take_over(model, base, whole=True)
     return model
 
 
@@ -217,7 +217,7 @@ def report(args: Settings, records: list[Record], console: Console) -> None:
     (console if console.width >= 140 else Console(width=140)).print(table)
     write_text(args.output / "table.md", markdown_of(records, labels, list(COLUMNS.values())))
     folder = args.output / f"seed{args.first_seed}"
-    shown = [name for name in ("ppo", "forecast") if name in args.methods] or list(args.methods[-1:])
+    shown: list[str] = [name for name in ("ppo", "forecast") if name in args.methods] or list(args.methods[-1:])
     reports = {LABELS[name]: measure(args, load_as_ppo(folder / f"{name}.zip"), args.first_seed) for name in shown}
     tail_comparison(reports, args.output / "forecast.png")
 

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
+from studies.tools import take_over
 
 #: PPO for 128 environments; the same for the base agent and every method
 PPO_SETTINGS: dict[str, Any] = {
@@ -61,7 +62,7 @@ def _lagrangian(multiplier: float) -> Make:
             "MlpPolicy", env, multiplier=multiplier, multiplier_lr=10.0, seed=seed + 1, device="cpu", **PPO_SETTINGS
         )
         # the cost critic starts fresh, everything else from the checkpoint
-        model.set_parameters(PPO.load(base, device="cpu").get_parameters(), exact_match=False, device="cpu")
+        take_over(model, base, whole=False)
         return model
 
     return make
@@ -77,7 +78,7 @@ def _cvar(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
     model = sf.CVaRPPO(
         "MlpPolicy", env, alpha=0.02, weight=0.1, failure_penalty=1.0, seed=seed + 1, device="cpu", **PPO_SETTINGS
     )
-    model.set_parameters(PPO.load(base, device="cpu").get_parameters(), exact_match=True, device="cpu")
+    take_over(model, base, whole=True)
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,7 @@ def run(job: Run) -> dict[str, Any]:
     args: Settings = job.settings
     seed, method = job.seed, job.method
     show = args.progress_bar and args.jobs == 1
-    say = Console().print if show else (lambda text: None)
+    say: Callable[[str], None] = Console().print if show else (lambda text: None)
     # a pre-trained model is taught once: its pools, training and held-out prompts differ by seed, its weights at the start do not
     player = seed if args.model == "tiny" else 0
     say(f"seed {seed}: {LABELS[method]}")
@@ -249,7 +249,7 @@ def run(job: Run) -> dict[str, Any]:
             **arguments(method, coef, Budget(args.subpool, args.eval_size), scorer, game, tokenizer, seed),
         )
         trainer.train()
-        counters = [scorer, *([trainer.penalty] if method == "refusal_sft" else [])]
+        counters: list[Any] = [scorer, *([trainer.penalty] if method == "refusal_sft" else [])]
         drawn = 0 if trainer.drawn is None else trainer.drawn.tokens_trained
         extra = {
             "coef": coef,

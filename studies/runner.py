@@ -22,11 +22,25 @@ LIBRARY = ("sb3_forecast/**/*.py", "envs/**/*.py")
 class Settings(Protocol):
     """The options of a study, a frozen dataclass."""
 
-    seeds: int
-    first_seed: int
-    output: Path
-    jobs: int
-    progress_bar: bool
+    @property
+    def seeds(self) -> int:
+        """Number of seeds."""
+
+    @property
+    def first_seed(self) -> int:
+        """The first of them."""
+
+    @property
+    def output(self) -> Path:
+        """Where everything goes."""
+
+    @property
+    def jobs(self) -> int:
+        """Seeds run side by side."""
+
+    @property
+    def progress_bar(self) -> bool:
+        """Show progress."""
 
     def check(self) -> None:
         """Reject settings that cannot be run, before any work starts.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import NDArray
 
 from studies.records import PUBLISHED, ROOT, Record, read_records
@@ -54,7 +55,7 @@ class Table:
     rows: Sequence[Row]
     columns: Sequence[Column]
     paired: Mapping[str, Column] = field(default_factory=dict)
-    cell: Callable[[NDArray, str], str] = median_and_range
+    cell: Callable[[NDArray[np.float64], str], str] = median_and_range
     seeds: Sequence[int] = ()
 
     def markdown(self, published: Path = PUBLISHED) -> str:

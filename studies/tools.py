@@ -103,3 +103,14 @@ def check_sizes(settings: Any, at_least_one: tuple[str, ...]) -> None:
             f"held_out_size must be at least eval_size + deploy_size = {settings.eval_size + settings.deploy_size}, "
             f"got {settings.held_out_size}; use a larger one"
         )
+
+
+def take_over(model: BaseAlgorithm, checkpoint: Path, whole: bool) -> None:
+    """Give a model the parameters of a checkpoint of PPO.
+
+    :param model: the model
+    :param checkpoint: the file
+    :param whole: whether it has no parameters besides
+    """
+    parameters: Any = PPO.load(checkpoint, device="cpu").get_parameters()
+    model.set_parameters(parameters, exact_match=whole, device="cpu")

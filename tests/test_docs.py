@@ -14,7 +14,7 @@ SMALLER = {
     "n_tasks=20_000": "n_tasks=1_000",
     "n_envs=128": "n_envs=16",
     "500_000, progress_bar=True": "16_384",
-    "n_tasks=12_000": "n_tasks=4_000",
+    "n_tasks=12_000": "n_tasks=6_000",
 }
 
 

@@ -1,4 +1,4 @@
-"""Task families with a rare failure mode, as MiniGrid environments, batched environments and finite models."""
+"""Pools of tasks with a rare mode: gridworlds, cart-poles, and the episodes of any Gymnasium environment."""
 
 import gymnasium as gym
 

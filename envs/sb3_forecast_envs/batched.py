@@ -1,4 +1,4 @@
-"""Environments on a pool of tasks that are stepped together, as one batch: what they share, whatever they simulate."""
+"""The base class of environments that step a batch of episodes together, on the tasks of a pool."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ PoolT = TypeVar("PoolT", bound=Pool)
 
 
 class BatchedVecEnv(VecEnv, ABC, Generic[PoolT]):
-    """An SB3 ``VecEnv`` whose environments play a pool's tasks, and draw them as single environments with the same seeds would.
+    """An SB3 ``VecEnv`` that plays the tasks of a pool. It draws the same tasks as single environments with the same seeds.
 
-    Each environment draws its tasks from its own generator, seeded ``seed + i`` as SB3 seeds a ``DummyVecEnv``. Every step's ``info`` has
-    ``task`` and ``cost``; the last also ``is_success``. A subclass says how an episode starts, looks, and goes on.
+    Each environment draws its tasks with its own generator. Environment i (from 0) has the seed ``seed + i``, as in a ``DummyVecEnv`` of SB3.
+    The ``info`` of every step has ``task`` and ``cost`` (1.0 on the failing step, else 0.0). The ``info`` of the last step also has
+    ``is_success``. A subclass implements how an episode starts (:meth:`_start`), what it shows (:meth:`_observe`) and what a step does
+    (:meth:`_advance`).
 
     :param pool: the tasks
     :param n_envs: number of environments stepped together
-    :param observation_space: of one environment
+    :param observation_space: observation space of one environment
     :param n_actions: number of discrete actions
     :param seed: seed of the first environment
     :param render_mode: ``"rgb_array"`` or ``None``
     :raises ValueError: if ``n_envs < 1``
     """
 
-    #: names of what a subclass knows of the running episodes, arrays over environments
+    #: names of the arrays, one entry per environment, in which a subclass holds the state of the running episodes
     episode_state: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -50,9 +52,9 @@ class BatchedVecEnv(VecEnv, ABC, Generic[PoolT]):
         render_mode: str | None = None,
     ) -> None:
         if n_envs < 1:
-            raise ValueError(f"n_envs={n_envs} steps nothing; use n_envs >= 1")
+            raise ValueError(f"n_envs must be at least 1, got {n_envs}; use the number of environments to step together")
         self.pool = pool
-        # read by VecEnv.__init__ through get_attr
+        # set first, because VecEnv.__init__ reads it through get_attr
         self.render_mode = render_mode
         super().__init__(n_envs, observation_space, spaces.Discrete(n_actions))
         self.n_actions = n_actions
@@ -62,23 +64,35 @@ class BatchedVecEnv(VecEnv, ABC, Generic[PoolT]):
         self._actions = np.zeros(n_envs, dtype=np.int64)
         self._generators = [seeding.np_random(seed + i)[0] for i in range(n_envs)]
         self._next_tasks = np.full(n_envs, -1, dtype=np.int64)
-        # what a step reports while nothing happens; handed out as copies
+        # the info of a step on which no episode ends, made once; a step returns copies, which is faster than making them
         self._uneventful: list[dict[str, Any]] = [{} for _ in range(n_envs)]
 
     @abstractmethod
     def _start(self, envs: NDArray[np.int64]) -> None:
-        """Put environments at the start of their tasks, ``self.tasks[envs]``, just drawn."""
+        """Start an episode in some environments.
+
+        :param envs: indices of the environments; their tasks, just drawn, are ``self.tasks[envs]``
+        """
 
     @abstractmethod
     def _observe(self, envs: NDArray[np.int64]) -> NDArray[Any]:
-        """What some environments show."""
+        """Observations of some environments.
+
+        :param envs: indices of the environments
+        :return: shape (len(envs), *observation)
+        """
 
     @abstractmethod
     def _advance(self, actions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.uint8]]:
-        """Take a step everywhere, counting ``self.steps`` up: observations, rewards, and what it came to (``RUNNING``...)."""
+        """Take one step in every environment, and add 1 to ``self.steps``.
+
+        :param actions: one action per environment, shape (n_envs,), int64
+        :return: observations, shape (n_envs, *observation); rewards, shape (n_envs,), float32; results, shape (n_envs,), uint8: constants of
+            :mod:`sb3_forecast_envs.outcomes`
+        """
 
     def _begin(self, envs: NDArray[np.int64], tasks: NDArray[np.int64]) -> None:
-        """Start an episode in some environments, their tasks just drawn."""
+        """Start an episode on the given task in each of some environments."""
         self.tasks[envs] = tasks
         self.steps[envs] = 0
         for env, task in zip(envs.tolist(), tasks.tolist(), strict=True):
@@ -87,7 +101,7 @@ class BatchedVecEnv(VecEnv, ABC, Generic[PoolT]):
         self._start(envs)
 
     def reset(self) -> NDArray[Any]:
-        """Start an episode everywhere, using seeds and options set before, as SB3 vectorised environments do."""
+        """Start an episode in every environment. As in SB3, it uses the seeds and options that were set before."""
         for env, seed in enumerate(self._seeds):
             if seed is not None:
                 self._generators[env] = seeding.np_random(seed)[0]
@@ -103,19 +117,20 @@ class BatchedVecEnv(VecEnv, ABC, Generic[PoolT]):
         return self._observe(everywhere)
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
-        """Keep the actions for :meth:`step_wait`.
+        """Store the actions for :meth:`step_wait`.
 
-        :raises ValueError: if they are not one action number per environment
+        :param actions: one action per environment, shape (n_envs,)
+        :raises ValueError: if there is not one valid action per environment
         """
         taken = np.asarray(actions, dtype=np.int64)
         if taken.shape != (self.num_envs,) or taken.min() < 0 or taken.max() >= self.n_actions:
             raise ValueError(
-                f"actions={actions!r} are not {self.num_envs} numbers in [0, {self.n_actions - 1}], one per environment"
+                f"actions must be {self.num_envs} numbers in [0, {self.n_actions - 1}], got {actions!r}; use one action per environment"
             )
         self._actions = taken
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Take the step; finished episodes are followed by the first observation of a new task."""
+        """Take the step. Where an episode has ended, the observation is the first one of a new task."""
         observations, rewards, events = self._advance(self._actions)
         infos = list(map(dict.copy, self._uneventful))
         ended = np.flatnonzero(events)
@@ -138,66 +153,69 @@ class BatchedVecEnv(VecEnv, ABC, Generic[PoolT]):
         return observations, rewards, events > 0, infos
 
     def set_task_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
-        """Start a share of the episodes on tasks drawn in proportion to weights; see :class:`TaskSampler`."""
+        """Start a share of the episodes on tasks that are drawn in proportion to weights; see :meth:`TaskSampler.set_weights`."""
         self.sampler.set_weights(weights, share)
 
     def get_state(self) -> dict[str, Any]:
-        """Everything about the running episodes, for :meth:`set_state`."""
+        """The full state of the running episodes, for :meth:`set_state`."""
         shared = ("sampler", "tasks", "steps", "_generators", "_uneventful", "_next_tasks", "reset_infos")
         state = {name: copy.deepcopy(getattr(self, name)) for name in (*shared, *self.episode_state)}
         return {**state, "pool": self.pool.key}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on with the episodes of :meth:`get_state`.
+        """Continue the episodes of a saved state.
 
-        :param state: as returned there
+        :param state: as returned by :meth:`get_state`
         :raises ValueError: if it belongs to another pool or another number of environments
         """
         if state["pool"] != self.pool.key or len(state["tasks"]) != self.num_envs:
             raise ValueError(
-                f"the state belongs to {len(state['tasks'])} environments on {state['pool']}, these are {self.num_envs} on {self.pool.key}; "
-                "make them as for the run"
+                f"state must belong to {self.num_envs} environments on {self.pool.key}, got {len(state['tasks'])} environments on "
+                f"{state['pool']}; use the same n_envs and pool as in the run that was saved"
             )
         for name, value in state.items():
             if name != "pool":
                 setattr(self, name, copy.deepcopy(value))
 
     def set_next_task(self, task: int | None, indices: VecEnvIndices = None) -> None:
-        """The task of the next episode of some environments; ``None`` to draw it.
+        """Choose the task of the next episode in some environments.
 
-        :param task: index into the pool
-        :param indices: which environments
+        :param task: index into the pool; ``None`` to draw it
+        :param indices: indices of the environments; ``None`` for all
         :raises ValueError: if the task is not in the pool
         """
         if task is not None and not 0 <= task < len(self.pool):
-            raise ValueError(f"task={task} is not in the pool; use an index in [0, {len(self.pool) - 1}]")
+            raise ValueError(f"task must be in [0, {len(self.pool) - 1}], got {task}; use the index of a task of this pool")
         self._next_tasks[self._indices(indices)] = -1 if task is None else task
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
     def _indices(self, indices: VecEnvIndices) -> Sequence[int]:
         return list(self._get_indices(indices))
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Attribute of the batch, once per environment."""
+        """Get an attribute of the batch, repeated once per environment."""
         return [getattr(self, attr_name)] * len(self._indices(indices))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Set an attribute of the whole batch.
 
-        :raises ValueError: if only some environments are named: they share their attributes
+        :raises ValueError: if ``indices`` names only some environments, because they share their attributes
         """
         if len(self._indices(indices)) != self.num_envs:
             raise ValueError(
-                f"indices={indices} names some environments, but those of a batch share attributes; leave indices out"
+                f"indices must name all {self.num_envs} environments, which share their attributes, got {indices}; leave indices out"
             )
         setattr(self, attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of the batch once; its result stands for every environment, but for ``action_masks`` and ``set_next_task``."""
+        """Call a method of the batch once, and repeat its result once per environment.
+
+        ``action_masks`` gives each environment its own row; ``set_next_task`` sets the task of the given environments only.
+        """
         if method_name == "set_next_task":
             self.set_next_task(method_args[0], indices)
             return [None] * len(self._indices(indices))
@@ -209,5 +227,5 @@ class BatchedVecEnv(VecEnv, ABC, Generic[PoolT]):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Never: there are no single environments to wrap."""
+        """False for each environment: there are no single environments to wrap."""
         return [False] * len(self._indices(indices))

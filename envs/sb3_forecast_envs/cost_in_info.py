@@ -1,4 +1,4 @@
-"""Environments that return the cost of a step beside its reward, as Safety-Gymnasium's do."""
+"""A wrapper for environments that return the cost of a step as a value of its own, as Safety-Gymnasium does."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import gymnasium as gym
 
 
 class CostInInfo(gym.Wrapper[Any, Any, Any, Any]):
-    """Gymnasium's five values with ``info["cost"]``, from the six of Safety-Gymnasium: observation, reward, cost, terminated, truncated, info.
+    """Put the cost of a step into ``info["cost"]``, so that ``step`` returns Gymnasium's five values.
 
-    Safety-Gymnasium's costs count any contact, step by step; a failure is a step of positive cost.
+    Safety-Gymnasium returns six values: observation, reward, cost, terminated, truncated, info. Its cost counts every contact, step by step.
+    A step with a positive cost is a failure.
 
     :param env: the environment, such as ``safety_gymnasium.make("SafetyPointGoal1-v0")``
     """
@@ -18,17 +19,19 @@ class CostInInfo(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step.
 
-        :param action: as the environment takes it
+        :param action: an action of the environment
         :return: observation, reward, terminated, truncated, and info with the cost
         :raises ValueError: if the environment does not return six values, or its cost is negative
         """
         returned: tuple[Any, ...] = self.env.step(action)
         if len(returned) != 6:
             raise ValueError(
-                f"env={self.env.unwrapped} returned {len(returned)} values, but six hold a cost; leave CostInInfo out and report info['cost'], "
-                "or tell failures by SeededTasks(..., failed=...)"
+                f"env.step must return six values, the cost among them, got {len(returned)} from {self.env.unwrapped}; leave CostInInfo out, "
+                "and report info['cost'] or use SeededTasks(..., failed=...)"
             )
         observation, reward, cost, terminated, truncated, info = returned
         if not cost >= 0.0:
-            raise ValueError(f"env={self.env.unwrapped} returned a cost of {cost}; costs must not be negative")
+            raise ValueError(
+                f"cost must be at least 0, got {cost} from {self.env.unwrapped}; use a cost of 0 for steps without failure"
+            )
         return observation, float(reward), bool(terminated), bool(truncated), {**info, "cost": float(cost)}

@@ -1,6 +1,6 @@
-"""What a step can come to."""
+"""Results of a step."""
 
 from __future__ import annotations
 
-#: nothing yet, success, failure, the time limit, an end that is neither success nor failure
+#: the episode goes on, has succeeded, has failed, has reached its time limit, has ended with neither success nor failure
 RUNNING, SUCCESS, FAILURE, TRUNCATED, ENDED = range(5)

@@ -1,4 +1,4 @@
-"""What all pools of tasks share."""
+"""The base class of all pools of tasks."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from typing_extensions import Self
 
 from sb3_forecast_envs.sampling import select
 
-#: pool of an environment that is made without one
+#: number of tasks and seed of the default pool, for environments that are made without a pool
 DEFAULT_TASKS, DEFAULT_SEED = 4000, 0
 
 
 @dataclass(frozen=True)
 class Makers:
-    """What plays and enumerates the tasks of a kind of pool.
+    """Functions that play and enumerate the tasks of one kind of pool.
 
-    Each kind names its own in its ``__init__.py``. So an environment may know its pool, and the pool need not import the environment.
+    Each kind sets its own in its ``__init__.py``. So an environment can import its pool, and the pool need not import the environment.
 
     :param env: (pool, render_mode) -> one environment
-    :param vec_env: (pool, n_envs, seed) -> environments side by side
+    :param vec_env: (pool, n_envs, seed) -> a vectorised environment
     :param finite_model: pool -> the tasks as finite Markov decision processes; ``None`` if they have no finite model
-    :param simulation: (pool, tasks) -> one episode of each given task, with the failing actions known; ``None`` if they are not known
+    :param simulation: (pool, tasks) -> parallel episodes, one of each given task, in which it is known which actions fail; ``None`` if it
+        is not known
     """
 
     env: Callable[[Any, str | None], gym.Env[Any, Any]]
@@ -39,29 +40,30 @@ class Makers:
 
 
 class Pool(ABC):
-    """N tasks: what scorers, training and measuring work on.
+    """N tasks, for scorers, training and measuring.
 
-    A subclass holds arrays with one entry per task, names them in :attr:`per_task`, and says in :attr:`makers` what plays them.
+    A subclass holds arrays with one entry per task. It lists their names in :attr:`per_task`, and the functions that play the tasks in
+    :attr:`makers`.
     """
 
     #: names of the arrays with one entry per task; one of them is ``rare``
     per_task: ClassVar[tuple[str, ...]]
     makers: ClassVar[Makers]
-    #: which tasks belong to the rare mode, shape (N,); for reports only
+    #: which tasks belong to the rare mode, shape (N,), bool; only reports use it
     rare: NDArray[np.bool_]
 
     @property
     @abstractmethod
     def key(self) -> str:
-        """What tells these tasks from others: equal for the same tasks, also after pickling."""
+        """A text that identifies the tasks: two pools of the same tasks have the same key, also after pickling."""
 
     @abstractmethod
     def task_keys(self) -> list[bytes]:
-        """One key per task: equal for tasks that are the same, also of another pool of the kind."""
+        """One key per task. Equal tasks have equal keys, also if they belong to different pools of the same kind."""
 
     @property
     def scorers(self) -> Sequence[str]:
-        """Scorers that the tasks can serve, strongest first; ``scorer="auto"`` takes the first."""
+        """Names of the scorers that the pool can serve, the strongest first; ``scorer="auto"`` takes the first."""
         known = (("exact", self.makers.finite_model), ("survival", self.makers.simulation))
         return (*(name for name, maker in known if maker is not None), "episodes", "frequency")
 
@@ -69,11 +71,11 @@ class Pool(ABC):
         return len(self.rare)
 
     def subset(self, indices: ArrayLike) -> Self:
-        """A pool of some of the tasks, in the given order.
+        """A pool that holds some of the tasks, in the given order.
 
         :param indices: positions in this pool, or a boolean mask over it
         :return: the smaller pool
-        :raises ValueError: if nothing is selected, or an index is out of range
+        :raises ValueError: if no task is selected, or an index is out of range
         """
         chosen = select(len(self), indices)
         pool = copy.copy(self)
@@ -82,53 +84,57 @@ class Pool(ABC):
         return pool
 
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        """One environment that plays these tasks.
+        """Make one environment that plays these tasks.
 
         :param render_mode: ``"human"``, ``"rgb_array"`` or ``None``
+        :return: the environment
         """
         return self.makers.env(self, render_mode)
 
     def make_vec_env(self, n_envs: int, seed: int = 0) -> VecEnv:
-        """Environments side by side that play these tasks.
+        """Make a vectorised environment that plays these tasks.
 
-        :param n_envs: how many
-        :param seed: seed of the first; the i-th has ``seed + i``
+        :param n_envs: number of environments
+        :param seed: seed of the first environment; environment i (from 0) has the seed ``seed + i``
+        :return: the vectorised environment
         """
         return self.makers.vec_env(self, n_envs, seed)
 
     def finite_model(self) -> Any:
         """The tasks as finite Markov decision processes, for exact scores.
 
-        :raises ValueError: if they have no finite model
+        :return: see ``sb3_forecast.scorers.protocols.FiniteModel``
+        :raises ValueError: if the tasks have no finite model
         """
         if self.makers.finite_model is None:
-            raise ValueError(f"{self!r} must have a finite model for exact scores, got none; use scorer={self.scorers[0]!r}")
+            raise ValueError(f"exact scores need a pool with a finite model, got {self!r}; use scorer={self.scorers[0]!r}")
         return self.makers.finite_model(self)
 
     def simulation(self, tasks: NDArray[np.int64]) -> Any:
-        """One episode of each given task, with the failing actions known, for survival scores.
+        """Parallel episodes, one of each given task, in which it is known which actions fail. Survival scores need them.
 
-        :param tasks: indices into the pool, repeats allowed
-        :raises ValueError: if the failing actions are not known
+        :param tasks: indices into the pool, shape (episodes,), repeats allowed
+        :return: see ``sb3_forecast.scorers.protocols.Simulation``
+        :raises ValueError: if it is not known which actions fail
         """
         if self.makers.simulation is None:
             raise ValueError(
-                f"{self!r} must tell which actions fail for survival scores, got none; use scorer={self.scorers[0]!r}"
+                f"survival scores need a pool that knows which actions fail, got {self!r}; use scorer={self.scorers[0]!r}"
             )
         return self.makers.simulation(self, tasks)
 
 
 def check_pool(n_tasks: int, seed: int, rare_fraction: float | None = None) -> None:
-    """Check the arguments that pools share.
+    """Check the arguments that all pools have.
 
     :param n_tasks: number of tasks
     :param seed: seed of the pool
-    :param rare_fraction: mass of the rare mode
-    :raises ValueError: if one is out of range
+    :param rare_fraction: probability that a task belongs to the rare mode; ``None`` if the pool has no such argument
+    :raises ValueError: if an argument is out of range
     """
     if n_tasks < 1:
-        raise ValueError(f"n_tasks must be at least 1, got {n_tasks}; use the number of tasks that the pool should hold")
+        raise ValueError(f"n_tasks must be at least 1, got {n_tasks}; use the number of tasks that the pool is to hold")
     if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}; use another number")
+        raise ValueError(f"seed must be at least 0, got {seed}; use a whole number such as 0")
     if rare_fraction is not None and not 0.0 <= rare_fraction <= 1.0:
-        raise ValueError(f"rare_fraction must be in [0, 1], got {rare_fraction}; use the share of tasks in the rare mode")
+        raise ValueError(f"rare_fraction must be in [0, 1], got {rare_fraction}; use the probability of a rare task")

@@ -1,4 +1,4 @@
-"""Ids: registering families, and making the pool that belongs to an id."""
+"""Register families under Gymnasium ids, and make the pool of tasks for an id."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ NAMESPACE = "SB3Forecast"
 
 
 def register_family(family: TaskFamily) -> str:
-    """Register a family under its id; registering an equal family again changes nothing.
+    """Register a family under its id. Registering an equal family again changes nothing.
 
     :param family: the family
-    :return: the Gymnasium id, ``SB3Forecast/<Name>-<S>x<S>-v0``, usable at once by ``gym.make`` and :class:`TaskPool`
-    :raises ValueError: if another family has the id, a cell's object is unknown to MiniGrid, two cells look the same, or drawing the
-        same task twice gives different layouts
+    :return: the Gymnasium id, ``SB3Forecast/<Name>-<S>x<S>-v0``; ``gym.make`` and :class:`TaskPool` accept it at once
+    :raises ValueError: if another family has the id, MiniGrid does not know a cell's object, two cells look the same, an action is
+        unknown, a cell can be toggled into an object that is not a cell of the family, or drawing the same task twice gives different
+        results
     """
     id_ = f"{NAMESPACE}/{family.id}-v0"
     if REGISTERED.get(family.id, family) != family:
         raise ValueError(
-            f"{id_} is registered for another {type(family).__name__}; give the class another `name`, or pass the object"
+            f"the id of the family must be free, got {id_}, which is registered for another {type(family).__name__}; give the class "
+            "another `name`, or pass the family object instead of an id"
         )
     _check_cells(family)
-    # toggles every object, and says which result is no cell of the family
+    # for its checks: it refuses unknown actions, and objects that toggle into something unknown
     make_rules(family.id, family.cells, family.actions, family.stride, family.offsets, not family.see_through_walls)
     _check_deterministic(family)
     REGISTERED[family.id] = family
@@ -43,14 +45,15 @@ def register_family(family: TaskFamily) -> str:
 
 
 def make_pool(env_id: str, n_tasks: int, seed: int, failed: Callable[[Any], bool] | None = None) -> Pool | None:
-    """The tasks of an environment: what the command line asks for.
+    """Make the tasks of an environment; the command line and RL Zoo use it.
 
-    A family's id makes its tasks, any other registered id becomes tasks by reset seeds.
+    The id of a family gives a :class:`TaskPool`, ``SB3Forecast/CartPole-v0`` gives :class:`CartPoleTasks`, and any other registered id gives
+    :class:`SeededTasks`. With ``failed`` every id gives :class:`SeededTasks`.
 
     :param env_id: Gymnasium id
     :param n_tasks: number of tasks
     :param seed: seed of the tasks
-    :param failed: what counts as failure, see :class:`SeededTasks`; ``None`` for what the environment says itself
+    :param failed: what counts as failure, see :class:`SeededTasks`; ``None`` for the environment's own definition
     :return: the pool; ``None`` if the id is not registered
     """
     if env_id not in gym.registry and not env_id.startswith(f"{NAMESPACE}/"):
@@ -69,17 +72,18 @@ def _check_cells(family: TaskFamily) -> None:
             built = None if cell.make is None else cell.make()
         except AssertionError as error:
             raise ValueError(
-                f"{family.id}: MiniGrid knows no object type {error} of cell {cell.name!r}; derive the object from a known one, such as "
-                "WorldObj('floor', 'blue') with a state of its own, as ThinIceTile does"
+                f"{family.id}: the object of cell {cell.name!r} must have a type that MiniGrid knows, got {error}; use a known type, such as "
+                "WorldObj('floor', 'blue'), with a state of its own, as ThinIceTile does"
             ) from error
         if built is not None and not isinstance(built, WorldObj):
             raise ValueError(
-                f"{family.id}: cell {cell.name!r} makes a {type(built).__name__}; it must make a MiniGrid WorldObj"
+                f"{family.id}: `make` of cell {cell.name!r} must return a MiniGrid WorldObj, got {type(built).__name__}; use a class derived "
+                "from WorldObj"
             )
         if cell.encoding in seen:
             raise ValueError(
-                f"{family.id}: cells {seen[cell.encoding]!r} and {cell.name!r} have the same MiniGrid encoding {cell.encoding}: no observation "
-                "could tell them apart; give one of them another colour or state"
+                f"{family.id}: every cell must have a MiniGrid encoding of its own, got {cell.encoding} for both {seen[cell.encoding]!r} and "
+                f"{cell.name!r}, which would look the same to the agent; use another colour or state for one of them"
             )
         seen[cell.encoding] = cell.name
 
@@ -89,6 +93,6 @@ def _check_deterministic(family: TaskFamily) -> None:
         first, second = family.draw(0, index), family.draw(0, index)
         if first.start != second.start or first.rare != second.rare or not np.array_equal(first.layout, second.layout):
             raise ValueError(
-                f"{family.id}: task {index} of seed 0 came out differently when drawn again; take all randomness in draw_layout from its rng "
-                "argument, and keep no state between draws"
+                f"{family.id}: draw_layout must return the same task for the same rng, got two different results for task {index} of seed 0; "
+                "take all random numbers from the argument rng, and keep no state between draws"
             )

@@ -1,1 +1,1 @@
-"""What do I compare with? Other ways to fewer failures, on the same hooks."""
+"""What do I compare with? Other methods that make failures rarer, built on the same hooks."""

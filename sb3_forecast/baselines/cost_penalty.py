@@ -1,4 +1,4 @@
-"""Vectorised environment wrappers."""
+"""CostPenalty: a wrapper that subtracts the cost from the reward."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 
 class CostPenalty(VecEnvWrapper):
-    """Subtracts a multiple of ``info["cost"]`` from the reward: what most users do about failures today.
+    """Subtracts a multiple of ``info["cost"]`` from the reward. This is what most users do against failures today.
 
-    :param venv: vectorised environment whose infos report ``cost``
-    :param penalty: reward lost per unit of cost
+    :param venv: vectorised environment that reports ``info["cost"]`` at every step
+    :param penalty: reward that is lost per unit of cost
     :raises ValueError: if the penalty is negative
     """
 
     def __init__(self, venv: VecEnv, penalty: float) -> None:
         if not penalty >= 0.0:
-            raise ValueError(f"penalty={penalty} would reward failures; use penalty >= 0")
+            raise ValueError(f"penalty must be at least 0, got {penalty}; use 0 for no penalty")
         super().__init__(venv)
         self.penalty = penalty
 
     def reset(self) -> VecEnvObs:
-        """As the wrapped environment."""
+        """Reset the wrapped environment."""
         return self.venv.reset()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """As the wrapped environment, with the penalty taken from the rewards."""
+        """Step the wrapped environment, and subtract the penalty from the rewards."""
         observations, rewards, dones, infos = self.venv.step_wait()
         costs = np.array([info["cost"] for info in infos], dtype=rewards.dtype)
         return observations, rewards - self.penalty * costs, dones, infos

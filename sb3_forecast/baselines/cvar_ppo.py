@@ -1,4 +1,4 @@
-"""CVaR-PPO: PPO that also cares for its worst episodes (Tamar, Glassner & Mannor 2015; Ying et al. 2022), for SB3."""
+"""CVaR-PPO for SB3: PPO that also improves its worst episodes (Tamar, Glassner & Mannor 2015; Ying et al. 2022)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from sb3_forecast.training.callback import after_users
 
 
 class CVaRPPO(PPO):
-    """PPO that maximises return plus a multiple of the conditional value at risk of an episode's outcome.
+    """PPO that maximises the return plus a multiple of the CVaR (conditional value at risk) of an episode's outcome.
 
-    An episode's outcome is G = return - failure_penalty x cost; its value at risk v is the ``alpha``-quantile of the last ``window`` episodes.
-    The policy gradient of the CVaR is E[(G - v) 1(G < v) / alpha x grad log pi] (Tamar et al. 2015, eq. 7): that much, times ``weight``, is
-    added to the advantage of every step of an episode in the tail. Environments report ``info["cost"]`` at every step. Where more than a share
-    ``alpha`` of the episodes end in the same worst outcome, the CVaR is that outcome and has no gradient: fail less often than that first.
+    The outcome of an episode is G = return - failure_penalty x cost. Its value at risk v is the ``alpha``-quantile of the
+    last ``window`` episodes. The policy gradient of the CVaR is E[(G - v) 1(G < v) / alpha x grad log pi] (Tamar et al.
+    2015, eq. 7). So ``weight`` (G - v) / alpha is added to the advantage of every step of an episode with G < v.
+
+    Environments must report ``info["cost"]`` at every step. If more than a share ``alpha`` of the episodes have the same
+    worst outcome, the CVaR is that outcome and has no gradient. So start from an agent that fails less often than that.
 
     :param policy: as in PPO
     :param env: as in PPO
-    :param alpha: share of the worst episodes
-    :param weight: of the CVaR; 0 is PPO
-    :param failure_penalty: outcome lost per unit of cost
-    :param window: episodes that the quantile is taken over
+    :param alpha: share of the episodes that count as the worst ones, above 0 and below 1
+    :param weight: weight of the CVaR; 0 gives PPO
+    :param failure_penalty: outcome that is lost per unit of cost
+    :param window: number of latest episodes from which the quantile is computed
     :param ppo_arguments: any other argument of PPO
     :raises ValueError: if an argument is out of range
     """
@@ -46,13 +48,15 @@ class CVaRPPO(PPO):
         **ppo_arguments: Any,
     ) -> None:
         if not 0.0 < alpha < 1.0:
-            raise ValueError(f"alpha={alpha} is no share of the episodes; use a value in (0, 1)")
+            raise ValueError(f"alpha must be above 0 and below 1, got {alpha}; use 0.05 for the worst 5% of the episodes")
         for name, value in (("weight", weight), ("failure_penalty", failure_penalty)):
             if not value >= 0.0:
-                raise ValueError(f"{name}={value} is negative; use a value >= 0")
+                raise ValueError(f"{name} must be at least 0, got {value}; use 0 to switch it off")
         if window < 1.0 / alpha:
-            raise ValueError(f"window={window} episodes have no {alpha}-quantile; use window >= {int(np.ceil(1.0 / alpha))}")
-        #: outcomes of the last episodes, and what the running ones have come to
+            raise ValueError(
+                f"window must be at least 1 / alpha = {int(np.ceil(1.0 / alpha))} episodes, got {window}; use a larger window or alpha"
+            )
+        #: outcomes of the latest episodes, and outcomes so far of the running ones; saved with the model
         self.outcomes: deque[float] = deque(maxlen=window)
         self.running_outcomes: NDArray[np.float64] | None = None
         self.alpha, self.weight, self.failure_penalty, self.window = alpha, weight, failure_penalty, window
@@ -63,7 +67,7 @@ class CVaRPPO(PPO):
 
 
 class _TailAdvantages(BaseCallback):
-    """Follows the episodes' outcomes, and adds the tail's advantages to the buffer before PPO trains on it."""
+    """Records the outcomes of the episodes, and adds the CVaR's advantages to the buffer before PPO trains on it."""
 
     model: CVaRPPO
 
@@ -75,7 +79,7 @@ class _TailAdvantages(BaseCallback):
         self.running = self.model.running_outcomes
         self.began = np.zeros(n, dtype=np.int64)
         self.step = 0
-        #: episodes that ended in this rollout: environment, first and last step in the buffer, outcome
+        #: episodes that ended in this rollout: environment, first step and last step in the buffer, outcome
         self.ended: list[tuple[int, int, int, float]] = []
         self.costs: deque[float] = deque(maxlen=self.model._stats_window_size)
         self.running_cost = np.zeros(n)
@@ -89,10 +93,10 @@ class _TailAdvantages(BaseCallback):
         infos = self.locals["infos"]
         if "cost" not in infos[0]:
             raise ValueError(
-                "env reports no info['cost']; CVaRPPO needs it at every step: 1.0 where a failure happens, else 0.0"
+                "env must report info['cost'] at every step for CVaRPPO, got an info without it; use 1.0 for a step that fails, else 0.0"
             )
         cost = np.array([info["cost"] for info in infos])
-        # SB3 adds the value of a truncated state to the buffered reward only, not to these
+        # SB3 adds the value of a truncated state only to the rewards in the buffer, not to these rewards
         self.running += self.locals["rewards"] - self.model.failure_penalty * cost
         self.running_cost += cost
         for env in np.flatnonzero(self.locals["dones"]):

@@ -1,4 +1,4 @@
-"""PPO-Lagrangian on ``info["cost"]``: the standard safe-RL baseline, for SB3 (Ray, Achiam & Amodei 2019)."""
+"""PPO-Lagrangian for SB3, on ``info["cost"]``: the standard baseline of safe RL (Ray, Achiam & Amodei 2019)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from sb3_forecast.training.callback import after_users
 
 
 class PPOLagrangian(PPO):
-    """PPO that maximises return under a limit on the mean cost per episode.
+    """PPO that maximises the return under a limit on the mean cost per episode.
 
-    A second critic predicts costs; policy updates use the advantage (A_reward - lambda A_cost) / (1 + lambda), and lambda
-    rises while episodes cost more than the limit. Environments report ``info["cost"]`` at every step.
+    A second critic predicts costs. Policy updates use the advantage (A_reward - lambda A_cost) / (1 + lambda). Lambda
+    rises while the mean cost of an episode is above the limit, and falls while it is below. Environments must report
+    ``info["cost"]`` at every step.
 
     :param policy: as in PPO
     :param env: as in PPO
     :param cost_limit: allowed mean cost per episode
-    :param multiplier: first lambda
-    :param multiplier_lr: change of lambda per rollout and unit of excess cost
+    :param multiplier: initial lambda
+    :param multiplier_lr: change of lambda per rollout and per unit of cost above the limit
     :param ppo_arguments: any other argument of PPO
     :raises ValueError: if an argument is negative
     """
@@ -46,7 +47,7 @@ class PPOLagrangian(PPO):
     ) -> None:
         for name, value in (("cost_limit", cost_limit), ("multiplier", multiplier), ("multiplier_lr", multiplier_lr)):
             if not value >= 0.0:
-                raise ValueError(f"{name}={value} is negative; use a value >= 0")
+                raise ValueError(f"{name} must be at least 0, got {value}; use 0 or a positive number")
         #: costs of the running episodes; kept here so that they are saved with the model
         self.running_costs: NDArray[np.float64] | None = None
         self.cost_limit = cost_limit
@@ -56,7 +57,7 @@ class PPOLagrangian(PPO):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        # a whole policy of which only the value function is used: it handles every observation space that PPO handles
+        # a complete policy, although only its value function is used: so every observation space of PPO works
         self.cost_critic = self.policy_class(  # type: ignore[assignment]  # PPO's policies are actor-critic
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
@@ -73,7 +74,7 @@ class PPOLagrangian(PPO):
 
 
 class _CostAdvantages(BaseCallback):
-    """Collects costs, and mixes their advantages into the buffer before PPO trains on it."""
+    """Records the costs, and mixes their advantages into the buffer before PPO trains on it."""
 
     model: PPOLagrangian
 
@@ -93,7 +94,7 @@ class _CostAdvantages(BaseCallback):
         infos = self.locals["infos"]
         if "cost" not in infos[0]:
             raise ValueError(
-                "env reports no info['cost']; PPOLagrangian needs it at every step: 1.0 where a failure happens, else 0.0"
+                "env must report info['cost'] at every step for PPOLagrangian, got an info without it; use 1.0 for a step that fails, else 0.0"
             )
         cost = np.array([info["cost"] for info in infos], dtype=np.float32)
         self.running += cost
@@ -101,7 +102,7 @@ class _CostAdvantages(BaseCallback):
             self.finished.append(float(self.running[env]))
             self.running[env] = 0.0
             if infos[env].get("TimeLimit.truncated", False):
-                # as SB3 does for rewards: a time limit is not the end of the costs
+                # as SB3 does for rewards: after a time limit, more costs could follow
                 terminal, _ = self.model.policy.obs_to_tensor(infos[env]["terminal_observation"])
                 with th.no_grad():
                     cost[env] += self.model.gamma * self.model.cost_critic.predict_values(terminal).item()
@@ -132,7 +133,7 @@ class _CostAdvantages(BaseCallback):
         self.logger.record("lagrangian/multiplier", model.multiplier)
 
     def _fit(self, observations: Any, returns: th.Tensor) -> None:
-        """Regress the cost critic on the returns, with PPO's own epochs, batches and learning rate."""
+        """Fit the cost critic to the cost returns, with PPO's own epochs, batch size and learning rate."""
         critic = self.model.cost_critic
         for group in critic.optimizer.param_groups:
             group["lr"] = self.model.lr_schedule(self.model._current_progress_remaining)
@@ -148,7 +149,7 @@ class _CostAdvantages(BaseCallback):
 
 
 def _flatten(observations: Any, model: PPOLagrangian) -> Any:
-    """Buffered observations (steps, environments, ...) as one batch on the model's device."""
+    """Observations of the buffer, shape (steps, environments, ...), as one batch on the model's device."""
     if isinstance(observations, dict):
         return {key: _flatten(value, model) for key, value in observations.items()}
     return th.as_tensor(observations.reshape(-1, *observations.shape[2:]), device=model.device)

@@ -1,4 +1,4 @@
-"""The commands and their options. What runs them is imported when it is needed: ``--help`` must not wait for torch."""
+"""The commands and their options. The code that runs them is imported later, so that ``--help`` does not wait for torch."""
 
 from __future__ import annotations
 
@@ -15,70 +15,70 @@ ScorerName = Literal["auto", "exact", "survival", "frequency"]
 
 @dataclass(frozen=True)
 class Forecast:
-    """Forecast the failures of a deployment from the failure scores of an evaluation set."""
+    """Forecast the failures of a deployment from a file with the scores of an evaluation set."""
 
     scores: Annotated[Path, tyro.conf.Positional]
-    """CSV, JSONL, Parquet or npy file with one number per task; also RePULSe, lm-evaluation-harness and Inspect logs."""
+    """CSV, JSONL, Parquet or npy file with one number per task, or a log of RePULSe, lm-evaluation-harness or Inspect."""
     deploy_size: float = 1e6
-    """How many tasks the deployment will see."""
+    """Number of tasks in the deployment."""
     column: str | None = None
-    """Column to read; found by its name if left out."""
+    """Column to read. If left out, the only numeric column or one with a known name."""
     input: InputKind = "auto"
-    """What the numbers are; found by the column's name or range if left out."""
+    """Kind of the numbers. auto: decided by the name of the column, or else by the range of the numbers."""
     trials: str | None = None
-    """For counts: the column of the trials, or their number."""
+    """For counts: the column with the number of trials, or one number of trials for all tasks."""
     method: OutlookMethod = "blue"
-    """Point forecast: blue (unbiased), jones, direct, pareto (tail may bend) or lognormal (all scores, not just the tail)."""
+    """Point forecast: blue (unbiased), jones, direct, pareto (the tail may bend) or lognormal (uses all scores, not just the tail)."""
     k: int | None = None
-    """Worst tasks used by the fit; 2 sqrt(m) if left out."""
+    """Number of worst tasks that the tail is fitted to. If left out, about 2 sqrt(m) of m tasks."""
     level: float = 0.9
     """Coverage of intervals and limits."""
     plot: Path | None = None
-    """Also draw the tail, with its fit and forecast, into this file."""
+    """Also draw the tail, its fit and the forecast into this file."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a saved model on evaluation tasks and forecast its failures in a deployment."""
+    """Score a saved model on evaluation tasks, and forecast its failures in a deployment."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """The model, as SB3 saves it (model.zip)."""
+    """The model file that model.save() wrote (model.zip)."""
     env_id: str
-    """Gymnasium id; `module:id` imports the module first. A family's id makes its tasks, any other becomes tasks by reset seeds."""
+    """Gymnasium id. `module:id` imports the module first. The id of a family gives its tasks; for other ids each reset seed is a task."""
     eval_size: int = 200
-    """Evaluation tasks m."""
+    """Number of evaluation tasks m."""
     deploy_size: float = 1e6
-    """How many tasks the deployment will see."""
+    """Number of tasks in the deployment."""
     algo: str = "auto"
-    """ppo, a2c, dqn, sac, td3, ddpg or one of sb3-contrib's; found from the file if left out."""
+    """ppo, a2c, dqn, sac, td3, ddpg or an algorithm of sb3-contrib. auto: recognised from the model file."""
     failed: str | None = None
-    """`module:function` that tells from a Step whether it failed, such as sb3_forecast_envs:ended_early; by default a positive info["cost"]."""
+    """`module:function` that decides from a Step if it failed, e.g. sb3_forecast_envs:ended_early. If left out, a positive info["cost"]."""
     scorer: ScorerName = "auto"
-    """How tasks are scored: the strongest that fits, or exact, survival, frequency."""
+    """How tasks are scored: exact, survival or frequency. auto: the strongest one that fits the model and the tasks."""
     episodes: int = 20
-    """Episodes of each task, for frequency."""
+    """Number of episodes per task, for the scorer frequency."""
     seed: int = 4242
-    """Seed of the tasks, and of the episodes: not one that the model was trained on."""
+    """Seed of the tasks and of the episodes. Use a seed that the model was not trained on."""
     vec_normalize: Path | None = None
-    """Statistics of VecNormalize, as its save() wrote them, for a model that was trained with it."""
+    """File that VecNormalize.save() wrote, for a model that was trained with VecNormalize."""
     held_out: int = 0
-    """So many further tasks, to compare forecasts with what really happens on them; 0 to forecast only."""
+    """Number of further tasks on which forecasts are compared with what really happens. 0: only forecast."""
     method: OutlookMethod = "blue"
     """Point forecast, as in `forecast`."""
     k: int | None = None
-    """Worst tasks used by the fit; 2 sqrt(m) if left out."""
+    """Number of worst tasks that the tail is fitted to. If left out, about 2 sqrt(m) of m tasks."""
     level: float = 0.9
     """Coverage of intervals and limits."""
     record: Path | None = None
-    """Also record the worst tasks as a .gif or .mp4."""
+    """Also record the worst tasks in this .gif or .mp4 file."""
     plot: Path | None = None
-    """Also draw the tail, with its fit and forecast, into this file."""
+    """Also draw the tail, its fit and the forecast into this file."""
     json: bool = False
     """Print JSON instead of a table."""
     progress_bar: bool = True
-    """Show progress of episodes."""
+    """Show a progress bar while episodes are played."""
 
 
 @dataclass(frozen=True)

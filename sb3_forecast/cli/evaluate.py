@@ -1,4 +1,4 @@
-"""The ``evaluate`` command: from a saved model and an environment to what to expect of a deployment."""
+"""The ``evaluate`` command: measure a saved model in an environment, and print its forecast."""
 
 from __future__ import annotations
 
@@ -25,26 +25,28 @@ from sb3_forecast.statistics.tails import default_k
 
 
 def run(args: Evaluate, console: Console) -> None:
-    """Load, score, forecast, print.
+    """Load the model, score the tasks, make the forecast and print it.
 
-    :param args: the command line
+    :param args: the options of the command
     :param console: where to print
-    :raises ValueError: for input that cannot be used
+    :raises ValueError: if the input cannot be used
     """
     if not args.model.exists():
-        raise ValueError(f"model={args.model} does not exist; pass the .zip that model.save() wrote")
+        raise ValueError(f"model must be an existing file, got {args.model}; pass the .zip that model.save() wrote")
     if args.eval_size < 10:
-        raise ValueError(f"eval_size={args.eval_size} is too few for a tail; use --eval-size 10 or more")
+        raise ValueError(f"eval_size must be at least 10 to fit a tail, got {args.eval_size}; use --eval-size 10 or more")
     if not 1 <= args.deploy_size <= 1e15:
-        raise ValueError(f"deploy_size={args.deploy_size} is no deployment; use a --deploy-size from 1 to 1e15")
+        raise ValueError(f"deploy_size must be from 1 to 1e15, got {args.deploy_size}; use another --deploy-size")
     model = load_model(args.model, args.algo)
     pool = make_pool(args.env_id, args.eval_size + args.held_out, args.seed, args.failed)
     evaluated = pool.subset(np.arange(args.eval_size))
     _check_spaces(model, evaluated, args)
     if args.vec_normalize is not None:
         if not args.vec_normalize.exists():
-            raise ValueError(f"vec_normalize={args.vec_normalize} does not exist; pass what VecNormalize.save() wrote")
-        # scorers use the statistics of the model's own environment
+            raise ValueError(
+                f"vec_normalize must be an existing file, got {args.vec_normalize}; pass the file that VecNormalize.save() wrote"
+            )
+        # scorers take the statistics from the environment of the model
         statistics = VecNormalize.load(str(args.vec_normalize), pool.make_vec_env(model.n_envs))
         statistics.training = False
         model.set_env(statistics)
@@ -53,7 +55,9 @@ def run(args: Evaluate, console: Console) -> None:
     acts = "samples its actions" if is_stochastic(model) else "takes its likeliest actions"
     if found.counts is not None:
         if args.plot is not None:
-            raise ValueError("--plot draws the tail of scores, and counts have none; leave it out, or use another --scorer")
+            raise ValueError(
+                f"plot must be left out for counts, which have no tail of scores, got {args.plot}; leave out --plot, or use another --scorer"
+            )
         source = f"failures of {args.episodes} episodes of each task"
         result = outlook_of_counts(found.counts.failures, found.counts.trials, args.deploy_size, args.level)
         result["success"] = float(found.success.mean())
@@ -81,7 +85,7 @@ def run(args: Evaluate, console: Console) -> None:
 
 
 def _scorer(args: Evaluate, tasks: Pool, model: BaseAlgorithm) -> Scorer:
-    """The scorer that is asked for, or the strongest that fits; counting as the command line says."""
+    """The scorer that ``--scorer`` names, or the strongest that fits. ``--episodes`` applies if it counts failures."""
     counting = {"episodes": args.episodes, "progress_bar": args.progress_bar and not args.json}
     return make_measuring_scorer(args.scorer, tasks, model, args.seed, counting)
 
@@ -91,7 +95,8 @@ def _measure(args: Evaluate, scorer: Scorer, model: BaseAlgorithm) -> Measuremen
         return scorer.measure(model, seed=args.seed)
     except KeyError as error:
         raise ValueError(
-            f"{args.env_id} must report info['cost'] to tell failures by, got none; pass --failed, such as sb3_forecast_envs:ended_early"
+            f"{args.env_id} must report failures in info['cost'], got an info without it; pass --failed, "
+            "for example --failed sb3_forecast_envs:ended_early"
         ) from error
 
 
@@ -103,14 +108,14 @@ def _check_spaces(model: BaseAlgorithm, pool: Any, args: Evaluate) -> None:
     ):
         if mine != theirs and not _transposed(mine, theirs):
             raise ValueError(
-                f"the model was trained on {name}={mine}, but {args.env_id} has {theirs}; use the id it was trained on, or, for wrappers, "
-                "sb3_forecast.evaluate_forecast with FrequencyScorer(pool, env=...)"
+                f"{args.env_id} must have the {name} of the model, {mine}, got {theirs}; use the id that the model was trained on. "
+                "If it was trained with wrappers, use sb3_forecast.evaluate_forecast with FrequencyScorer(pool, env=...)"
             )
     env.close()
 
 
 def _transposed(mine: Any, theirs: Any) -> bool:
-    """Whether two image spaces differ by where the channels are."""
+    """Whether two image spaces differ only in the position of the channels: first in ``mine``, last in ``theirs``."""
     return (
         isinstance(mine, gym.spaces.Box)
         and isinstance(theirs, gym.spaces.Box)

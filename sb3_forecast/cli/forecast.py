@@ -1,4 +1,4 @@
-"""The ``forecast`` command: from a file of scores to what to expect of a deployment, in plain words."""
+"""The ``forecast`` command: read a file of scores, and print in plain words what to expect of a deployment."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from sb3_forecast.statistics.outlook import gumbel_tail, outlook_of_counts, outl
 
 
 def run(args: Forecast, console: Console) -> None:
-    """Read, forecast, print.
+    """Read the scores, make the forecast and print it.
 
-    :param args: the command line
+    :param args: the options of the command
     :param console: where to print
-    :raises ValueError: for input that cannot be used
+    :raises ValueError: if the input cannot be used
     """
     if not 1 <= args.deploy_size <= 1e15:
-        raise ValueError(f"deploy_size={args.deploy_size} is no deployment; use a --deploy-size from 1 to 1e15")
+        raise ValueError(f"deploy_size must be from 1 to 1e15, got {args.deploy_size}; use another --deploy-size")
     data = read_scores(args.scores, args.column, args.input, args.trials)
     if data.values is not None:
         result = outlook_of_scores(data.values, args.deploy_size, args.method, args.k, args.level)
     elif data.failures is not None and data.trials is not None:
         if args.plot is not None:
-            raise ValueError("--plot draws the tail of scores, and counts have none; leave it out, or use log-probabilities")
+            raise ValueError(
+                f"plot must be left out for counts, which have no tail of scores, got {args.plot}; leave out --plot, or use log-probabilities"
+            )
         result = outlook_of_counts(data.failures, data.trials, args.deploy_size, args.level)
     show({"source": data.source, "deploy_size": args.deploy_size, **result}, args.json, console)
     if args.plot is not None and data.values is not None:
@@ -39,14 +41,14 @@ def run(args: Forecast, console: Console) -> None:
 
 
 def draw(scores: Any, n_deploy: float, method: OutlookMethod, k: int | None, level: float, path: Path) -> None:
-    """Draw the tail of some scores, with its fit and forecast, into a file.
+    """Draw the tail of the scores, its fit and the forecast into a file.
 
-    :param scores: failure score of every evaluation task
+    :param scores: failure score of every evaluation task, shape (m,)
     :param n_deploy: deployment set size n
     :param method: see :func:`outlook_of_scores`
-    :param k: top scores used; ``None`` for the default
+    :param k: number of top scores; ``None`` for the default
     :param level: coverage of the interval
-    :param path: the file
+    :param path: the file; its suffix decides the format
     """
     from sb3_forecast.statistics.plots import tail_plot
 
@@ -56,8 +58,9 @@ def draw(scores: Any, n_deploy: float, method: OutlookMethod, k: int | None, lev
 def show(result: dict[str, Any], as_json: bool, console: Console) -> None:
     """Print a forecast as a table, or as JSON.
 
-    :param result: of :func:`outlook_of_scores` or :func:`outlook_of_counts`, with ``source`` and ``deploy_size``
-    :param as_json: print JSON
+    :param result: result of :func:`outlook_of_scores` or :func:`outlook_of_counts`, with the entries ``source`` and
+        ``deploy_size`` added
+    :param as_json: print JSON instead of a table; numbers that are not finite become null
     :param console: where to print
     """
     if as_json:
@@ -90,21 +93,21 @@ def _print(result: dict[str, Any], console: Console) -> None:
         ("the worst task seen in evaluation fails with probability", _p(result["observed_worst_probability"])),
         (f"the worst of {n} tasks is forecast to fail with probability", f"[bold]{_p(result['worst_probability'])}[/bold]"),
         (
-            f"  {result['level']:.0%} of the time it lies between",
+            f"  {result['level']:.0%} interval of this probability",
             f"{_p(low)} and {_p(high)}" if low == low else f"(no interval for {result['method']})",
         ),
-        ("a task fails on average with probability", _p(result["mean_failure"])),
-        (f"at least one failure in {n} tasks, one try each", _p(result["any_failure"])),
+        ("mean failure probability of a task", _p(result["mean_failure"])),
+        (f"probability of at least one failure in {n} tasks, each tried once", _p(result["any_failure"])),
     ]
     if "share_above_half" in result:
         rows += [
             (
-                "share of tasks that fail more often than not",
+                "share of tasks that fail more than half of the time",
                 f"{_p(result['share_above_half'])}, at most {_p(result['share_above_half_limit'])}",
             ),
-            ("some task is worse than any seen (without any model)", _p(result["exceeds_observed_worst"])),
+            ("some task is worse than the worst one seen (needs no tail model)", _p(result["exceeds_observed_worst"])),
             (
-                "method; worst tasks used; fit (p-values, below 5% is bad)",
+                "method; number of worst tasks used; p-values of the fit (below 5% is bad)",
                 f"{result['method']}; {result['k']}; {_fit(result)}",
             ),
         ]
@@ -120,7 +123,7 @@ def _fit(result: dict[str, Any]) -> str:
 
 
 def _p(p: float) -> str:
-    """A probability for people: 0.9987 rather than 1, 1 in 250,000 rather than 4e-06."""
+    """A probability as text that is easy to read, for example "1 - 5.0e-05" instead of "1", and "1 in 250,000" instead of "4e-06"."""
     if p > 1.0 - 1e-12:
         return "practically 1"
     if p >= 0.5:

@@ -1,4 +1,4 @@
-"""Saved models, of whichever algorithm."""
+"""Load saved models of any algorithm."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-#: SB3's own algorithms, and the names of sb3-contrib's
+#: algorithms of SB3, and the class names of those of sb3-contrib
 _ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC, "td3": TD3, "ddpg": DDPG}
 _CONTRIB = {
     "trpo": "TRPO", "maskableppo": "MaskablePPO", "recurrentppo": "RecurrentPPO", "qrdqn": "QRDQN", "tqc": "TQC", "ars": "ARS",
     "crossq": "CrossQ",
 }  # fmt: skip
-#: entries of a saved model that only some algorithms have; the first that fits
+#: entries of a saved model that show its algorithm; the first row that fits decides
 _MARKS = (
     ("ppo", ("clip_range",)), ("trpo", ("cg_max_steps",)), ("qrdqn", ("n_quantiles",)),
     ("dqn", ("exploration_rate",)), ("tqc", ("top_quantiles_to_drop_per_net",)), ("td3", ("target_policy_noise",)), ("sac", ("target_entropy",)),
@@ -25,11 +25,12 @@ _MARKS = (
 
 
 def load_model(path: Path, algo: str = "auto") -> BaseAlgorithm:
-    """A saved model of SB3 or sb3-contrib, on the CPU.
+    """Load a model of SB3 or sb3-contrib to the CPU.
 
     :param path: the file
-    :param algo: name of the algorithm; ``"auto"`` to find it from the file
-    :raises ValueError: if the file is no model or the algorithm unknown
+    :param algo: name of the algorithm; ``"auto"`` to recognise it from the file
+    :return: the model
+    :raises ValueError: if the file is not a saved model, the algorithm is unknown, or it needs sb3-contrib, which is not installed
     """
     if algo == "auto":
         algo = _algorithm_of(path)
@@ -39,11 +40,13 @@ def load_model(path: Path, algo: str = "auto") -> BaseAlgorithm:
     if name in _ALGORITHMS:
         return _ALGORITHMS[name].load(path, device="cpu")
     if name not in _CONTRIB:
-        raise ValueError(f"algo={algo!r} is unknown; use one of {[*_ALGORITHMS, *_CONTRIB]}")
+        raise ValueError(
+            f"algo must be one of {[*_ALGORITHMS, *_CONTRIB]}, got {algo!r}; use the algorithm that saved the model"
+        )
     try:
         contrib = importlib.import_module("sb3_contrib")
     except ImportError as error:
-        raise ValueError(f"algo={algo!r} needs sb3-contrib: pip install sb3-contrib") from error
+        raise ValueError(f"algo={algo!r} needs sb3-contrib, which is not installed; run `pip install sb3-contrib`") from error
     algorithm: type[BaseAlgorithm] = getattr(contrib, _CONTRIB[name])
     return algorithm.load(path, device="cpu")
 
@@ -55,7 +58,7 @@ def _algorithm_of(path: Path) -> str:
             policy = str(json.loads(archive.read("data"))["policy_class"])
     except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"model={path} is no model that SB3 has saved ({error}); pass the .zip that model.save() wrote"
+            f"model must be a file that SB3 saved, got {path} ({error}); pass the .zip that model.save() wrote"
         ) from error
     for name, package in (("maskableppo", "sb3_contrib.common.maskable"), ("recurrentppo", "sb3_contrib.common.recurrent")):
         if package in policy:
@@ -63,4 +66,6 @@ def _algorithm_of(path: Path) -> str:
     for name, marks in _MARKS:
         if entries.issuperset(marks):
             return name
-    raise ValueError(f"model={path} does not tell its algorithm; pass --algo, one of {[*_ALGORITHMS, *_CONTRIB]}")
+    raise ValueError(
+        f"algo must be given for model={path}, because the file does not show it; use one of {[*_ALGORITHMS, *_CONTRIB]}"
+    )

@@ -1,7 +1,8 @@
-"""Pools of tasks for an environment's id, from whichever installed package knows it.
+"""Make a pool of tasks for the id of an environment.
 
-A package offers its tasks by an entry point of the group ``sb3_forecast.pools``: a function of (env_id, n_tasks, seed, failed) that returns a
-pool, or ``None`` for an id that is not its own. ``sb3_forecast_envs`` does so for its families and for every id of Gymnasium.
+The pool comes from an installed package. A package offers pools with an entry point in the group ``sb3_forecast.pools``: a function
+with the arguments (env_id, n_tasks, seed, failed) that returns a pool, or ``None`` if it does not know the id. ``sb3_forecast_envs``
+offers pools for its families and for every id of Gymnasium.
 """
 
 from __future__ import annotations
@@ -19,24 +20,28 @@ MakePool = Callable[[str, int, int, Callable[[Any], bool] | None], SupportsEpiso
 
 
 def pool_makers() -> list[MakePool]:
-    """What the installed packages offer; loading them registers their environments.
+    """Load the functions of the installed packages that make pools. Loading them also registers their environments.
 
-    :raises ValueError: if there is none
+    :return: the functions, at least one
+    :raises ValueError: if no installed package offers pools
     """
     makers: list[MakePool] = [entry.load() for entry in entry_points(group=GROUP)]
     if not makers:
-        raise ValueError(f"packages must offer pools of tasks (entry points {GROUP!r}), got none; install sb3-forecast whole")
+        raise ValueError(
+            f"an installed package must offer pools of tasks (entry point group {GROUP!r}), got none; reinstall sb3-forecast"
+        )
     return makers
 
 
 def make_pool(env_id: str, n_tasks: int, seed: int, failed: str | None = None) -> SupportsEpisodes:
-    """Tasks of an environment.
+    """Make a pool of tasks of an environment.
 
     :param env_id: Gymnasium id; ``module:id`` imports the module first
-    :param n_tasks: how many
+    :param n_tasks: number of tasks
     :param seed: seed of the tasks
-    :param failed: ``module:function`` that tells from a step whether it failed; ``None`` for what the environment says itself
-    :raises ValueError: if there is no such environment or function
+    :param failed: ``module:function`` that decides from a step if it failed; ``None`` if the environment reports failures itself
+    :return: the pool
+    :raises ValueError: if the environment or the function does not exist
     """
     module, _, name = env_id.rpartition(":")
     if module:
@@ -44,7 +49,7 @@ def make_pool(env_id: str, n_tasks: int, seed: int, failed: str | None = None) -
             importlib.import_module(module)
         except ImportError as error:
             raise ValueError(
-                f"env_id={env_id!r}: module {module!r} cannot be imported ({error}); check its name, or set PYTHONPATH"
+                f"env_id must name a module that can be imported, got {env_id!r} ({error}); check its name, or set PYTHONPATH"
             ) from error
     predicate = None if failed is None else _function(failed)
     for make in pool_makers():
@@ -52,7 +57,7 @@ def make_pool(env_id: str, n_tasks: int, seed: int, failed: str | None = None) -
         if pool is not None:
             return pool
     raise ValueError(
-        f"env_id must be registered with Gymnasium, got {env_id!r}; check its name, or write module:id to import what registers it"
+        f"env_id must be registered with Gymnasium, got {env_id!r}; check its name, or use module:id with the module that registers it"
     )
 
 
@@ -61,5 +66,5 @@ def _function(failed: str) -> Callable[[Any], bool]:
     try:
         found: Callable[[Any], bool] = getattr(importlib.import_module(where), what)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"failed must name a function, got {failed!r} ({error}); write module:function") from error
+        raise ValueError(f"failed must name a function, got {failed!r} ({error}); use module:function") from error
     return found

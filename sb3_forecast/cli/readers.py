@@ -1,4 +1,4 @@
-"""Columns of failure scores from files: CSV, JSON lines, Parquet, numpy, and logs of three evaluation tools."""
+"""Read a column of failure scores from CSV, JSON lines, Parquet and numpy files, and from logs of three evaluation tools."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from numpy.typing import NDArray
 from sb3_forecast.statistics.names import InputKind
 from sb3_forecast.statistics.scores import failure_score, failure_score_from_log_survival
 
-#: column names that are understood without being told, in this order
+#: column names that need no ``--column`` and no ``--input``; the first one that a file has is taken
 KNOWN_COLUMNS: dict[str, InputKind] = {
     "score": "score", "psi": "score", "log_prob": "log-prob", "logprob": "log-prob", "log_p": "log-prob", "p_elicit": "prob",
     "prob": "prob", "p": "prob", "probability": "prob", "failures": "count",
 }  # fmt: skip
 
 
-#: column names that are about the opposite of failures
+#: column names that mean successes, the opposite of failures
 SUCCESS_COLUMNS = ("success", "successes", "acc", "accuracy", "correct", "pass", "passed", "exact_match")
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was read.
+    """The content of a file.
 
-    :param values: failure scores, shape (m,); ``None`` for counts
-    :param failures: failures of each task; ``None`` unless counts
-    :param trials: trials of each task; ``None`` unless counts
-    :param source: what was understood, for the report
+    :param values: failure scores, shape (m,), float64; ``None`` for counts
+    :param failures: number of failures of each task, shape (m,), int64; only for counts, else ``None``
+    :param trials: number of trials of each task, shape (m,), int64; only for counts, else ``None``
+    :param source: how the numbers were understood, for the report
     """
 
     values: NDArray[np.float64] | None
@@ -47,30 +47,30 @@ class Scores:
 def read_scores(path: Path, column: str | None = None, kind: InputKind = "auto", trials: str | None = None) -> Scores:
     """Read one column of scores, log-probabilities, probabilities or counts.
 
-    Recognised without options: RePULSe ``*_results.jsonl`` (``p_elicit``), lm-evaluation-harness ``samples_*.jsonl`` with
-    log-likelihoods, Inspect logs (``.eval``, or ``.json`` with an ``eval`` entry).
+    These files need no options: RePULSe ``*_results.jsonl`` (``p_elicit``), lm-evaluation-harness ``samples_*.jsonl`` with
+    log-likelihoods, and Inspect logs (``.eval``, or ``.json`` with an ``eval`` entry).
 
-    :param path: ``.csv``, ``.txt``, ``.jsonl``, ``.parquet``, ``.npy``, ``.eval`` or ``.json``
-    :param column: which column; ``None`` for the only numeric one, or one with a known name
-    :param kind: what the numbers are; ``"auto"`` by the column's name, else by their range
-    :param trials: for counts: column of the trials, or a whole number
-    :return: the scores
-    :raises ValueError: naming the file, what is wrong with it, and the remedy
+    :param path: a ``.csv``, ``.txt``, ``.jsonl``, ``.parquet``, ``.npy``, ``.eval`` or ``.json`` file
+    :param column: name of the column; ``None`` for the only numeric one, or one with a known name
+    :param kind: what the numbers are; ``"auto"`` decides by the name of the column, or else by the range of the numbers
+    :param trials: for counts: the column with the number of trials, or one whole number
+    :return: the scores, or the counts
+    :raises ValueError: if the file cannot be used; the message names the file, the fault and the remedy
     """
     if not path.is_file():
-        raise ValueError(f"scores={path} is no file; give the path of a .csv, .jsonl, .parquet, .npy or .eval file")
+        raise ValueError(f"scores must be an existing file, got {path}; use a .csv, .jsonl, .parquet, .npy or .eval file")
     suffix = path.suffix.lower()
     if suffix == ".npy":
         values = np.load(path, allow_pickle=False)
         if values.ndim != 1:
-            raise ValueError(f"{path} holds an array of shape {values.shape}; save one number per task, shape (m,)")
+            raise ValueError(f"{path} must hold an array of shape (m,), got shape {values.shape}; save one number per task")
         return _convert(values, column or "values", kind, trials, None, path)
     if suffix == ".eval" or (suffix == ".json" and '"eval"' in path.read_text(encoding="utf-8")[:100_000]):
         return _inspect(path)
     if suffix == ".jsonl":
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not rows:
-            raise ValueError(f"{path} is empty; write one JSON object per task")
+            raise ValueError(f"{path} must have one JSON object per task, got an empty file; write one object per line")
         if column is None and "filtered_resps" in rows[0]:
             return _lm_eval(rows, path)
         frame = pd.DataFrame(rows)
@@ -80,7 +80,9 @@ def read_scores(path: Path, column: str | None = None, kind: InputKind = "auto",
         _need("pyarrow", "Parquet files", "pip install pyarrow")
         frame = pd.read_parquet(path)
     else:
-        raise ValueError(f"{path} has suffix {suffix!r}; use .csv, .txt, .jsonl, .parquet, .npy or .eval")
+        raise ValueError(
+            f"scores must be a .csv, .txt, .jsonl, .parquet, .npy or .eval file, got suffix {suffix!r} of {path}; convert it to one of them"
+        )
     name = _column(frame, column, trials, path)
     return _convert(frame[name].to_numpy(), name, kind, trials, frame, path)
 
@@ -89,16 +91,16 @@ def _need(package: str, purpose: str, remedy: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ValueError(f"reading {purpose} needs {package}, which is not installed; run `{remedy}`") from error
+        raise ValueError(f"{package} must be installed to read {purpose}, got an ImportError; run `{remedy}`") from error
 
 
 def _read_text(path: Path) -> pd.DataFrame:
-    """Comma-separated columns, with a header or without: a first line of numbers is data."""
+    """Read comma-separated columns. If the first line holds only numbers, it is data, and the file has no header."""
     first = path.read_text(encoding="utf-8").split("\n", 1)[0].strip()
     if not first:
-        raise ValueError(f"{path} begins with an empty line or is empty; write one task per line")
+        raise ValueError(f"{path} must begin with a header or a number, got an empty first line; write one task per line")
     headless = all(_is_number(cell) for cell in first.split(","))
-    # a blank line stands for a task whose value is missing, and is reported as such
+    # a blank line is a task without a value: it must be reported, not skipped
     frame = pd.read_csv(path, header=None if headless else 0, skip_blank_lines=False)
     return frame.rename(columns={i: f"column {i + 1}" for i in range(len(frame.columns))}) if headless else frame
 
@@ -115,7 +117,7 @@ def _column(frame: pd.DataFrame, column: str | None, trials: str | None, path: P
     numeric = [str(name) for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
     if column is not None:
         if column not in numeric:
-            raise ValueError(f"column={column!r} is no numeric column of {path}; it has {numeric}")
+            raise ValueError(f"column must be a numeric column of {path}, got {column!r}; use one of {numeric}")
         return column
     candidates = [name for name in numeric if name != trials]
     known = [name for name in KNOWN_COLUMNS if name in candidates]
@@ -123,10 +125,13 @@ def _column(frame: pd.DataFrame, column: str | None, trials: str | None, path: P
         return known[0]
     if not candidates:
         raise ValueError(
-            f"{path} has no column of numbers but {[str(name) for name in frame.columns]}; separate columns by commas, without text in cells"
+            f"{path} must have a column of numbers, got the columns {[str(name) for name in frame.columns]}; "
+            "separate columns with commas, and write only numbers into the cells"
         )
     if len(candidates) != 1:
-        raise ValueError(f"{path} has {len(candidates)} numeric columns, {candidates}; choose one with --column")
+        raise ValueError(
+            f"{path} must have one numeric column or one with a known name, got {candidates}; choose one with --column"
+        )
     return candidates[0]
 
 
@@ -137,11 +142,13 @@ def _convert(
     missing = np.flatnonzero(np.isnan(numbers))
     if len(missing):
         raise ValueError(
-            f"{path}: {name} is empty or NaN in row {int(missing[0])} ({len(missing)} rows); remove those rows or score them again"
+            f"{path}: {name} must be a number in every row, got an empty cell or NaN in row {int(missing[0])} ({len(missing)} rows in all); "
+            "remove these rows, or score them again"
         )
     if kind == "auto" and name.lower() in SUCCESS_COLUMNS:
         raise ValueError(
-            f"{path}: column {name} is about successes, forecasts are of failures; write 1 - {name}, or say --input"
+            f"{path}: the column must be about failures, got {name!r}, which means successes; use a column of failures "
+            f"(for shares: 1 - {name}), or say with --input what it holds"
         )
     if kind == "auto":
         kind = "count" if trials is not None else KNOWN_COLUMNS.get(name, "auto")
@@ -153,7 +160,7 @@ def _convert(
         else:
             odd = numbers[(numbers < 0) | (numbers > 1)][0]
             raise ValueError(
-                f"{path}: {name} holds neither probabilities nor log-probabilities only ({odd} among them); correct it, or use --input"
+                f"{path}: {name} must hold only probabilities or only log-probabilities, got {odd} among others; correct it, or use --input"
             )
     if kind == "count":
         return _counts(numbers, name, trials, frame, path)
@@ -162,23 +169,26 @@ def _convert(
     ones = np.flatnonzero(numbers == (0.0 if kind == "log-prob" else 1.0))
     if len(ones):
         raise ValueError(
-            f"{path}: {name} is a probability of exactly 1 in row {int(ones[0])} ({len(ones)} rows), which has no score; if these are outcomes "
-            "or frequencies, give counts with --trials; if they were rounded, write log-probabilities or scores with more digits"
+            f"{path}: {name} must be a probability below 1 to have a score, got exactly 1 in row {int(ones[0])} ({len(ones)} rows in all); "
+            "if the numbers are outcomes or frequencies, use counts with --trials; if they were rounded, use log-probabilities or scores "
+            "with more digits"
         )
     if kind == "log-prob":
         bad = np.flatnonzero(numbers > 0)
         if len(bad):
             raise ValueError(
-                f"{path}: {name} is {numbers[bad[0]]} in row {int(bad[0])}, which is the logarithm of no probability; correct it"
+                f"{path}: {name} must be a log-probability, at most 0, got {numbers[bad[0]]} in row {int(bad[0])} ({len(bad)} rows in all); "
+                "use natural logarithms of probabilities"
             )
         return Scores(failure_score(numbers), None, None, f"log-probabilities, column {name}")
     bad = np.flatnonzero((numbers < 0) | (numbers > 1))
     if len(bad):
         raise ValueError(
-            f"{path}: {name} is {numbers[bad[0]]} in row {int(bad[0])} ({len(bad)} rows), which is no probability; correct it"
+            f"{path}: {name} must be a probability from 0 to 1, got {numbers[bad[0]]} in row {int(bad[0])} ({len(bad)} rows in all); "
+            "correct it, or use --input for numbers of another kind"
         )
     with np.errstate(divide="ignore"):
-        # near 1 the complement is exact in a float64 where the logarithm of p is not
+        # for p near 1, a float64 holds 1 - p exactly, but log p has lost digits
         near_one = numbers > 0.5
         scores = np.where(
             near_one,
@@ -190,26 +200,30 @@ def _convert(
 
 def _counts(failures: NDArray[np.float64], name: str, trials: str | None, frame: pd.DataFrame | None, path: Path) -> Scores:
     if trials is None:
-        raise ValueError(f"{path}: {name} holds counts, of unknown trials; add --trials with a column name or a whole number")
+        raise ValueError(
+            f"{path}: the number of trials must be given for the counts of {name}, got none; use --trials with a column name or a whole number"
+        )
     if trials.isdecimal():
         total = np.full(len(failures), float(trials))
     elif frame is not None and trials in frame.columns:
         total = frame[trials].to_numpy(dtype=np.float64)
     else:
-        raise ValueError(f"trials={trials!r} is neither a whole number nor a column of {path}")
+        raise ValueError(
+            f"trials must be a whole number or a column of {path}, got {trials!r}; use --trials with the number of trials per task"
+        )
     for values, what in ((failures, name), (total, "trials")):
         if (values != np.round(values)).any():
             raise ValueError(
-                f"{path}: {what} holds {values[values != np.round(values)][0]}, which is no count; use --input prob for frequencies"
+                f"{path}: {what} must hold whole numbers, got {values[values != np.round(values)][0]}; use --input prob for frequencies"
             )
     return Scores(None, failures.astype(np.int64), total.astype(np.int64), f"counts, column {name} out of {trials}")
 
 
 def _lm_eval(rows: Sequence[dict[str, Any]], path: Path) -> Scores:
-    """Log-likelihood samples of lm-evaluation-harness.
+    """Scores from the log-likelihood samples of lm-evaluation-harness.
 
-    One response per document: its log-likelihood is that of the failure. Several (multiple choice): failure is any choice but the
-    target, with the choices' likelihoods normalised.
+    If a document has one response, its log-likelihood is the log-probability of the failure. If it has several (multiple choice),
+    every choice except the target is a failure, and the likelihoods of the choices are normalised.
     """
     scores = []
     for number, row in enumerate(rows):
@@ -217,14 +231,16 @@ def _lm_eval(rows: Sequence[dict[str, Any]], path: Path) -> Scores:
             log_likelihood = np.array([float(response[0]) for response in row["filtered_resps"]])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ValueError(
-                f"{path}, line {number + 1}: filtered_resps holds no log-likelihoods; only such tasks can be forecast"
+                f"{path}, line {number + 1}: filtered_resps must hold log-likelihoods, got other values; "
+                "use a task of lm-evaluation-harness that scores log-likelihoods"
             ) from error
         if len(log_likelihood) == 1:
             scores.append(float(failure_score(min(float(log_likelihood[0]), 0.0))))
             continue
         if not str(row.get("target", "")).isdecimal():
             raise ValueError(
-                f"{path}, line {number + 1}: target={row.get('target')!r} is not the number of a choice; only such tasks can be forecast"
+                f"{path}, line {number + 1}: target must be the number of a choice, got {row.get('target')!r}; "
+                "use a multiple-choice task whose target is a number"
             )
         log_p = log_likelihood - np.logaddexp.reduce(log_likelihood)
         wrong = np.delete(log_p, int(row["target"]))
@@ -233,7 +249,7 @@ def _lm_eval(rows: Sequence[dict[str, Any]], path: Path) -> Scores:
 
 
 def _inspect(path: Path) -> Scores:
-    """Counts of incorrect epochs per sample of an Inspect log."""
+    """The number of incorrect epochs of each sample of an Inspect log."""
     log_module = _need("inspect_ai.log", "Inspect logs", "pip install inspect-ai")
     log = log_module.read_eval_log(str(path))
     failures: dict[Any, int] = defaultdict(int)
@@ -243,7 +259,7 @@ def _inspect(path: Path) -> Scores:
             trials[sample.id] += 1
             failures[sample.id] += score.value in ("I", 0, 0.0, False)
     if not trials:
-        raise ValueError(f"{path} holds no scored samples; evaluate with a scorer and epochs > 1")
+        raise ValueError(f"{path} must hold scored samples, got none; run the evaluation with a scorer and epochs > 1")
     ids = list(trials)
     return Scores(
         None,

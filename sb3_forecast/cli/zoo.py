@@ -1,7 +1,7 @@
 """RL Zoo with ForecastPPO: ``python -m sb3_forecast.zoo train --algo forecast_ppo --env SB3Forecast/ThinIce-8x8-v0``.
 
-RL Zoo has no hook for algorithms of others: its dictionaries of algorithms, samplers and converters are filled in place, and its own commands
-are run. Without ``--conf-file`` the hyperparameters of this package are used.
+RL Zoo has no hook for algorithms of other packages. So this command adds them to RL Zoo's dictionaries of algorithms, samplers and
+converters, and then runs RL Zoo's own commands. Without ``--conf-file`` it uses the hyperparameters of this package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sb3_forecast.training.forecast_ppo import ForecastPPO
 
 HYPERPARAMS = pathlib.Path(__file__).parent / "hyperparams" / "forecast_ppo.yml"
 
-#: what this package adds to RL Zoo
+#: the algorithms that this package adds to RL Zoo
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "forecast_ppo": ForecastPPO,
     "ppo_lagrangian": PPOLagrangian,
@@ -29,15 +29,15 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
 
 
 def register() -> None:
-    """Make ``forecast_ppo``, ``ppo_lagrangian`` and ``cvar_ppo`` known to RL Zoo, and the task families to Gymnasium.
+    """Register ``forecast_ppo``, ``ppo_lagrangian`` and ``cvar_ppo`` with RL Zoo, and the task families with Gymnasium.
 
     :raises ImportError: if RL Zoo is not installed
     """
     try:
         from rl_zoo3 import hyperparams_opt, utils
     except ImportError as error:
-        raise ImportError("RL Zoo is not installed: pip install 'sb3-forecast[zoo]'") from error
-    # loading what offers pools registers its environments
+        raise ImportError("RL Zoo is not installed; run `pip install 'sb3-forecast[zoo]'`") from error
+    # loading the makers of pools registers their environments with Gymnasium
     pool_makers()
     utils.ALGOS.update(ALGORITHMS)
     samplers = {
@@ -48,9 +48,9 @@ def register() -> None:
 
 
 def sample_forecast_ppo(trial: Any, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
-    """Search space: RL Zoo's for PPO, and what matters most of the forecast.
+    """Sample hyperparameters of ForecastPPO: RL Zoo's search space of PPO, and the most important settings of the forecast.
 
-    :param trial: Optuna's trial
+    :param trial: the trial of Optuna
     :param n_actions: as RL Zoo passes it
     :param n_envs: as RL Zoo passes it
     :param additional_args: as RL Zoo passes it
@@ -68,9 +68,10 @@ def sample_forecast_ppo(trial: Any, n_actions: int, n_envs: int, additional_args
 
 
 def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """What a trial sampled, as arguments of the algorithm.
+    """Convert the parameters that a trial sampled into arguments of the algorithm.
 
     :param sampled_params: parameters of a finished trial
+    :return: arguments of the algorithm
     """
     from rl_zoo3.hyperparams_opt import convert_onpolicy_params
 
@@ -83,14 +84,17 @@ def convert_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command of RL Zoo.
 
-    :param arguments: the command line; ``None`` for the process's own
+    :param arguments: the words of the command line; ``None`` for those of this process (``sys.argv``)
+    :raises SystemExit: if the command is unknown or RL Zoo is not installed
     """
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in ("-h", "--help"):
-        print(f"{__doc__}\nCommands: train and enjoy, with the options of `python -m rl_zoo3.train` and `rl_zoo3.enjoy`.")  # noqa: T201  # help
+        print(  # noqa: T201  # this is the help text
+            f"{__doc__}\nCommands: train and enjoy, with the options of `python -m rl_zoo3.train` and `python -m rl_zoo3.enjoy`."
+        )
         return
     if given[0] not in ("train", "enjoy"):
-        raise SystemExit(f"command {given[0]!r} is unknown; use train or enjoy (for plots: python -m rl_zoo3.cli)")
+        raise SystemExit(f"command must be train or enjoy, got {given[0]!r}; for plots use `python -m rl_zoo3.cli`")
     try:
         register()
     except ImportError as error:
@@ -101,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
         and "forecast_ppo" in given
     ):
         given = [*given, "--conf-file", str(HYPERPARAMS)]
-    # RL Zoo's commands read the process's own command line, without their name
+    # RL Zoo's commands read sys.argv, and expect only their options in it
     sys.argv = ["python -m sb3_forecast.zoo", *given[1:]]
     getattr(importlib.import_module(f"rl_zoo3.{given[0]}"), given[0])()
 

@@ -1,4 +1,4 @@
-"""ForecastEvalCallback: held-out forecasts during training, with the best model kept, as SB3's EvalCallback does for returns."""
+"""ForecastEvalCallback: evaluates forecasts during training and saves the best model, as SB3's EvalCallback does for returns."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from sb3_forecast.statistics.partitions import check_partition
 
 
 class ForecastEvalCallback(EventCallback):
-    """Evaluate the forecast on held-out tasks now and then, and keep the best model.
+    """Evaluate the forecast on held-out tasks every ``eval_freq`` calls, and save the best model.
 
-    The best model reaches the success floor, its 95% limit holds in most splits, and it fails least; see
-    :func:`sb3_forecast.measuring.selection.quality`.
+    A model can be the best only if it reaches ``min_success``. Among such models, the one whose 95% limit holds in more splits is better, and
+    then the one that fails less; see :func:`sb3_forecast.measuring.selection.quality`.
 
     Logger keys: ``eval/limit_holds``, ``eval/interval_holds``, ``eval/within_10x``, ``eval/forecast_error``, ``eval/signed_error``,
     ``eval/worst_failure``, ``eval/mean_failure``, ``eval/success``, ``eval/rare_success``, and the figure ``eval/tail``.
 
-    :param pool: held-out tasks, not those of the training
+    :param pool: held-out tasks, on which the model is not trained
     :param eval_size: evaluation set size m of a split
-    :param min_success: a model with less success is never the best: an agent that does not move never fails, and its limit holds
+    :param min_success: a model with less success is never the best. Without this, an agent that does not move would win: it never fails, and its
+        limit holds
     :param callback_on_new_best: called when there is a new best model
     :param callback_after_eval: called after every evaluation
     :param eval_freq: evaluate at every n-th call of the callback, as in ``EvalCallback``: steps of the vectorised environment
     :param log_path: folder of ``evaluations.npz``
     :param best_model_save_path: folder of ``best_model.zip``
     :param n_splits: as in :func:`evaluate_forecast`
-    :param seed: seed of the splits and of a scorer that samples; the same at every evaluation, unless you pass a scorer object
+    :param seed: seed of the splits, and of a scorer that samples. Every evaluation samples the same episodes, unless you pass a scorer object
     :param deploy_size: as in :func:`evaluate_forecast`
     :param k: as in :func:`evaluate_forecast`
     :param method: as in :func:`evaluate_forecast`
@@ -71,7 +72,7 @@ class ForecastEvalCallback(EventCallback):
         verbose: int = 1,
     ) -> None:
         super().__init__(callback_after_eval, verbose=verbose)
-        # every mistake is found now: during training an error only means that this agent has no forecast
+        # find every mistake now: during training, a ValueError is taken to mean that this agent has no forecast
         check_partition(len(pool), eval_size, k)
         if deploy_size is not None and not 1 <= deploy_size <= len(pool) - eval_size:
             raise ValueError(
@@ -92,7 +93,7 @@ class ForecastEvalCallback(EventCallback):
         self.n_splits, self.seed, self.deploy_size, self.k, self.method = n_splits, seed, deploy_size, k, method
         self.scorer, self.exclude = scorer, exclude
         self.figures = figures
-        #: the last evaluation, and that of the best model; ``None`` before any
+        #: report of the last evaluation, and of the best model; ``None`` before the first
         self.last_report: ForecastReport | None = None
         self.best_report: ForecastReport | None = None
         self._history: dict[str, list[float]] = {}
@@ -103,14 +104,14 @@ class ForecastEvalCallback(EventCallback):
                 os.makedirs(folder, exist_ok=True)
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(self.model)
-        # states of the tasks are enumerated once, not at every evaluation
+        # make the scorer once: it enumerates the states of the tasks, which takes long
         self._scorer = make_measuring_scorer(self.scorer, self.pool, self.model, self.seed)
 
     def _on_step(self) -> bool:
         if self.n_calls % self.eval_freq:
             return True
         try:
-            # one that samples is made anew, so that every evaluation draws the same episodes
+            # make a scorer that samples anew, so that every evaluation samples the same episodes
             scorer = self.scorer if self._scorer.samples and isinstance(self.scorer, str) else self._scorer
             report = evaluate_forecast(
                 self.model,
@@ -125,8 +126,8 @@ class ForecastEvalCallback(EventCallback):
                 self.exclude,
             )
         except ValueError as error:
-            # an agent that never failed in sampled episodes has no forecast; the training goes on
-            warnings.warn(f"no evaluation at {self.num_timesteps} steps: {error}", stacklevel=2)
+            # an agent that never failed in sampled episodes has no forecast yet; training continues
+            warnings.warn(f"no evaluation after {self.num_timesteps} steps: {error}", stacklevel=2)
             return True
         self.last_report = report
         values = {
@@ -156,7 +157,7 @@ class ForecastEvalCallback(EventCallback):
             )
         going_on = True
         found = quality(report, self.min_success)
-        # a model below the floor is never the best, and a forecast that never held is none to keep
+        # without enough success, or without a forecast, a model is never the best
         usable = found[0] and report.mean_scale > 0.0
         if usable and (self.best_report is None or found > quality(self.best_report, self.min_success)):
             self.best_report = report

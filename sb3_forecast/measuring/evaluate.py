@@ -1,4 +1,4 @@
-"""Does the forecast hold on held-out tasks, and what can the agent still do?"""
+"""evaluate_forecast: checks on held-out tasks whether the forecast holds, and how well the agent still does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def evaluate_forecast(
 ) -> ForecastReport:
     """Score a pool once, then forecast from many random evaluation sets to the matching deployment sets.
 
-    Use a pool that the model was not trained on, and say by ``exclude`` what it was trained on: small tasks repeat.
+    Use a pool that the model was not trained on. Give the training pool as ``exclude``, because small tasks occur in both by chance.
 
     :param model: any SB3 or sb3-contrib model
     :param pool: held-out tasks
@@ -40,13 +40,13 @@ def evaluate_forecast(
     :param n_splits: number of splits
     :param seed: seed of the splits
     :param deploy_size: deployment set size n of a split; ``None`` for the rest of the pool
-    :param k: top scores used by the forecast
+    :param k: number of top evaluation scores that the forecast uses
     :param method: ``"blue"`` (unbiased on an exactly exponential tail), ``"jones"`` or ``"direct"``
-    :param scorer: ``"auto"`` (the strongest that fits tasks and model), ``"exact"``, ``"survival"``, ``"frequency"`` or a scorer
-        object, such as ``FrequencyScorer(pool, env=env)`` to play in environments of your own
-    :param exclude: the training pool: only tasks that it does not hold are used, each once
+    :param scorer: ``"auto"`` (the strongest that fits the tasks and the model), ``"exact"``, ``"survival"``, ``"frequency"`` or a scorer object,
+        such as ``FrequencyScorer(pool, env=env)`` to play in your own environments
+    :param exclude: the training pool. Tasks that it holds are left out, and equal tasks are used once; ``None`` to use all tasks
     :return: the report
-    :raises ValueError: if the sizes do not fit the pool, or too few scores are finite
+    :raises ValueError: if an argument is out of range, the sizes do not fit the pool, or too few scores are finite
     """
     used, overlap = _distinct(pool, exclude)
     n_tasks = len(used)
@@ -54,7 +54,7 @@ def evaluate_forecast(
     deploy_size = n_tasks - eval_size if deploy_size is None else deploy_size
     if not 1 <= deploy_size <= n_tasks - eval_size:
         raise ValueError(
-            f"deploy_size must be in [1, {n_tasks - eval_size}], what {eval_size} evaluation tasks leave of {n_tasks}, got {deploy_size}; "
+            f"deploy_size must be in [1, {n_tasks - eval_size}] for {n_tasks} tasks and eval_size={eval_size}, got {deploy_size}; "
             "use a smaller one, or a larger pool"
         )
     if n_splits < 1:
@@ -107,7 +107,7 @@ def evaluate_forecast(
 
 
 def _distinct(pool: Pool, exclude: TellsTasksApart | None) -> tuple[NDArray[np.int64], float]:
-    """Which tasks are used, and the share of all that occur in ``exclude``."""
+    """Indices of the tasks to use, int64, and the share of all tasks that occur in ``exclude``."""
     if exclude is None:
         return np.arange(len(pool)), math.nan
     if not isinstance(pool, TellsTasksApart):
@@ -123,5 +123,5 @@ def _distinct(pool: Pool, exclude: TellsTasksApart | None) -> tuple[NDArray[np.i
             seen.add(key)
             used.append(task)
     if not used:
-        raise ValueError("pool must hold a task that exclude does not, got none; draw it with TaskPool(..., exclude=...)")
+        raise ValueError("pool must hold a task that exclude does not hold, got none; draw it with TaskPool(..., exclude=...)")
     return np.array(used, dtype=np.int64), overlap

@@ -1,4 +1,4 @@
-"""Figures of evaluated models: tails with forecast, limit and what was realised, and curves of training."""
+"""Figures of evaluated models: tails with forecast, limit and realised worst score; and training curves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sb3_forecast.statistics.figures import BLACK, BLUE, CYCLE, ORANGE, RED, SKY
 
 
 class EvaluatedTail(Protocol):
-    """What a picture needs of a report."""
+    """The parts of a report that a figure needs."""
 
     @property
     def eval_size(self) -> int:
@@ -27,31 +27,31 @@ class EvaluatedTail(Protocol):
 
     @property
     def k(self) -> int:
-        """Top scores used."""
+        """Number of top evaluation scores that the forecast uses."""
 
     @property
     def limit_holds(self) -> float:
-        """Share of the splits in which the 95% limit holds."""
+        """Share of the splits in which the one-sided 95% limit holds."""
 
     @property
     def worst_failure(self) -> float:
-        """Largest failure probability."""
+        """Largest failure probability of a task."""
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """Score of every task."""
+        """Score of every task, in psi, shape (N,)."""
 
     @property
     def splits(self) -> Any:
-        """See :class:`sb3_forecast.measuring.report.Splits`."""
+        """The splits; see :class:`sb3_forecast.measuring.report.Splits`."""
 
 
 def draw_tail(ax: Axes, report: EvaluatedTail, split: int = 0) -> None:
-    """One split of a report: log survival against score, fitted line, forecast with interval, realised maximum.
+    """Draw one split of a report: survival on a log axis against score, fitted line, forecast with interval, realised worst score.
 
-    :param ax: where to draw
-    :param report: an evaluated model
-    :param split: which of the report's splits
+    :param ax: axes to draw on
+    :param report: report of a model
+    :param split: index of the split
     """
     n, m, k = report.deploy_size, report.eval_size, report.k
     splits = report.splits
@@ -65,7 +65,7 @@ def draw_tail(ax: Axes, report: EvaluatedTail, split: int = 0) -> None:
     ax.plot(finite[:k], rank[:k] / m, "o", ms=4.5, color=BLACK, label=f"its {k} worst, used by the fit")
     location, scale = splits.location[split], splits.scale[split]
     ends = np.array([k / m, 1.0 / n])
-    # the fitted tail itself: P(psi > location + y) = (k / m) exp(-y / scale)
+    # the fitted tail is P(psi > location + y) = (k / m) exp(-y / scale)
     ax.plot(location + scale * np.log(ends[0] / ends), ends, "-", lw=1.4, color=ORANGE, label="fitted tail")
     ax.plot(
         [splits.low[split], splits.high[split]],
@@ -89,10 +89,10 @@ def draw_tail(ax: Axes, report: EvaluatedTail, split: int = 0) -> None:
 
 
 def tail_comparison(reports: Mapping[str, EvaluatedTail], path: str | pathlib.Path | None = None) -> Figure:
-    """Tail plots side by side, each at its split of median error and on its own score axis.
+    """Draw tail plots side by side. Each shows the split with the median error, on a score axis of its own.
 
     :param reports: reports by title
-    :param path: also save it there
+    :param path: also save the figure in this file
     :return: the figure
     """
     figure = Figure(figsize=(0.6 + 4.6 * len(reports), 4.4), layout="constrained")
@@ -103,7 +103,7 @@ def tail_comparison(reports: Mapping[str, EvaluatedTail], path: str | pathlib.Pa
             f"{title}\n95% limit holds in {report.limit_holds:.0%}, worst task fails with p = {report.worst_failure:.1e}".strip(),
             fontsize=10,
         )
-        # the bulk of the tasks says nothing of the tail
+        # show the tail, not the easy tasks
         low, high = float(np.quantile(report.scores[np.isfinite(report.scores)], 0.4)), ax.get_xlim()[1]
         ax.set_xlim(low, high + 0.03 * (high - low))
         probability_axis(ax)
@@ -115,10 +115,10 @@ def tail_comparison(reports: Mapping[str, EvaluatedTail], path: str | pathlib.Pa
 def training_curves(
     curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: str | pathlib.Path | None = None
 ) -> Figure:
-    """What training logged, one panel per quantity, one line per method.
+    """Draw what training logged: one panel per quantity, one line per method.
 
-    :param curves: quantity -> method -> (environment steps, value) pairs
-    :param path: also save it there
+    :param curves: quantity -> method -> pairs (environment steps, value)
+    :param path: also save the figure in this file
     :return: the figure
     """
     figure = Figure(figsize=(4.2 * len(curves), 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""Pictures of failure: the tasks that a model fails most, as a GIF or a film."""
+"""Recordings of the tasks that a model fails most, as a GIF or a film."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Recording:
     """What :func:`record_worst` recorded.
 
     :param path: the file
-    :param tasks: the tasks, worst first
-    :param failure: their failure probabilities
-    :param failed: whether the episode shown is one that failed
+    :param tasks: indices of the tasks, worst first
+    :param failure: failure probability of each task
+    :param failed: whether the shown episode of each task failed
     """
 
     path: pathlib.Path
@@ -45,28 +45,28 @@ def record_worst(
     tries: int = 20,
     fps: int = 8,
 ) -> Recording:
-    """Record an episode of each of the tasks that a model fails most, a failed one if it occurs.
+    """Record one episode of each of the tasks that a model fails most. It shows a failed episode if one occurs.
 
     :param model: any SB3 or sb3-contrib model
-    :param pool: the tasks; their environments must draw (``render_mode="rgb_array"``)
-    :param n: how many tasks
-    :param path: where to; ``.gif``, or ``.mp4`` with the extra ``video``
-    :param scorer: what tells which tasks are worst, as in :func:`evaluate_forecast`
+    :param pool: the tasks; their environments must draw pictures (``render_mode="rgb_array"``)
+    :param n: number of tasks
+    :param path: the file to write: ``.gif``, or ``.mp4`` with the extra ``video``
+    :param scorer: finds the worst tasks, as in :func:`evaluate_forecast`
     :param seed: seed of the episodes
-    :param tries: episodes of a task to wait for a failure
+    :param tries: number of episodes played per task; the first failed one is shown, or else the last
     :param fps: pictures per second
-    :return: what is shown
-    :raises ValueError: if an argument is out of range or nothing can be drawn
+    :return: what the recording shows
+    :raises ValueError: if an argument is out of range, or the environments draw no pictures
     :raises ImportError: for ``.mp4`` without the extra ``video``
     """
     target = pathlib.Path(path)
     if target.suffix not in (".gif", ".mp4"):
-        raise ValueError(f"path={str(path)!r} is neither a .gif nor an .mp4; choose one of them")
+        raise ValueError(f"path must end in .gif or .mp4, got {str(path)!r}; use worst.gif")
     if target.suffix == ".mp4":
         _video_writer()
     for name, value, most in (("n", n, len(pool)), ("tries", tries, 10_000), ("fps", fps, 60)):
         if not 1 <= value <= most:
-            raise ValueError(f"{name}={value} is out of range; use 1 to {most}")
+            raise ValueError(f"{name} must be in [1, {most}], got {value}; use a number in this range")
     scores = make_measuring_scorer(scorer, pool, model, seed).score(model).numpy()
     worst = np.argsort(-scores, kind="stable")[:n]
     frames: list[NDArray[np.uint8]] = []
@@ -77,7 +77,7 @@ def record_worst(
         rare = ", rare" if pool.rare[task] else ""
         caption = f"{rank + 1}. task {task}{rare}: p(failure) = {p:.2g}, {'failed' if fell else 'did not fail'}"
         captioned = [_captioned(frame, caption) for frame in episode]
-        # the end is what one wants to see
+        # hold the last picture for a second: the end shows the failure
         frames += [*captioned, *[captioned[-1]] * fps]
         failed.append(fell)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,29 +92,31 @@ def record_worst(
 def _video_writer() -> Any:
     try:
         import imageio.v2 as imageio
-        import imageio_ffmpeg  # noqa: F401  # what imageio writes films with
+        import imageio_ffmpeg  # noqa: F401  # imageio needs it to write films
     except ImportError as error:
-        raise ImportError("films need imageio and ffmpeg: pip install 'sb3-forecast[video]', or record a .gif") from error
+        raise ImportError(
+            "films need imageio and ffmpeg; run `pip install 'sb3-forecast[video]'`, or use a path that ends in .gif"
+        ) from error
     return imageio
 
 
 class _Filmed(Exception):  # control flow, not an error
-    """The episode has been seen to its end."""
+    """The episode has been drawn to its end."""
 
 
 class _Camera(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment whose n-th episode is drawn, from its start to its last state; the episode after it does not start.
+    """Draws one episode of an environment, from its start to its last state. The reset after it raises :class:`_Filmed`.
 
-    :param env: draws with ``render``
-    :param episode: which episode; ``None`` for none
+    :param env: an environment that draws with ``render``
+    :param episode: number of the episode to draw, from 0; ``None`` for none
     """
 
     def __init__(self, env: gym.Env[Any, Any], episode: int | None) -> None:
         super().__init__(env)
         if env.render_mode != "rgb_array":
             raise ValueError(
-                f"the tasks' environment draws nothing (render_mode={env.render_mode!r}); make it with render_mode='rgb_array', "
-                "as SeededTasks does where it is given an id"
+                f"render_mode of the tasks' environment must be 'rgb_array', got {env.render_mode!r}; make it with "
+                "render_mode='rgb_array', as SeededTasks does when you give it an id"
             )
         self.episode, self.playing = episode, -1
         self.frames: list[NDArray[np.uint8]] = []
@@ -124,7 +126,7 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
             self.frames.append(np.asarray(self.env.render(), dtype=np.uint8))
 
     def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        """As the environment; draws."""
+        """Reset the environment, and draw its first state."""
         if self.playing == self.episode and self.frames:
             raise _Filmed
         result = self.env.reset(**arguments)
@@ -133,14 +135,14 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
         return result
 
     def step(self, action: Any) -> Any:
-        """As the environment; draws."""
+        """Step the environment, and draw the new state."""
         result = self.env.step(action)
         self._draw()
         return result
 
 
 def _episode(model: Any, pool: Any, task: int, seed: int, tries: int) -> tuple[list[NDArray[np.uint8]], bool]:
-    """Pictures of the first failed episode of a task, or of the last one tried."""
+    """Pictures of the first failed episode of a task, or of its last episode if none failed; and whether it failed."""
 
     def play_it(camera: _Camera) -> Episodes:
         return play(model, DummyVecEnv([lambda: camera]), np.full(tries, task), seed)
@@ -148,7 +150,7 @@ def _episode(model: Any, pool: Any, task: int, seed: int, tries: int) -> tuple[l
     blind = _Camera(pool.make_env("rgb_array"), None)
     outcome = play_it(blind)
     shown = int(np.argmax(outcome.failed)) if outcome.failed.any() else tries - 1
-    # played again with the same seed, so that only what is shown is drawn
+    # drawing is slow: play again with the same seed, and draw only the episode that is shown
     camera = _Camera(pool.make_env("rgb_array"), shown)
     with suppress(_Filmed):
         play_it(camera)
@@ -156,7 +158,7 @@ def _episode(model: Any, pool: Any, task: int, seed: int, tries: int) -> tuple[l
 
 
 def _captioned(frame: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
-    """A picture with a line of text below it."""
+    """A picture with a line of text below it, shape (height, width, 3), uint8."""
     height, width = frame.shape[:2]
     image = Image.new("RGB", (max(width, 6 * len(caption) + 12), height + 20), "white")
     image.paste(Image.fromarray(frame), ((image.width - width) // 2, 0))
@@ -165,7 +167,7 @@ def _captioned(frame: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
 
 
 def _same_size(frames: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-    """Pictures padded to the largest, of even sides as films want them."""
+    """Pad pictures with white to the size of the largest one. Both sides become even, because films need that."""
     height, width = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
     height, width = height + height % 2, width + width % 2
     out = []

@@ -1,4 +1,4 @@
-"""ForecastReport: what an evaluation found, with the splits that it found it on."""
+"""ForecastReport: the results of an evaluation, with its splits."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from sb3_forecast.files import write_text, write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: share of the splits in which the 95% limit must hold for a forecast to be called one that held
+#: a report says "The forecast held" if the 95% limit holds in at least this share of the splits
 HELD = 0.9
 
 
 @dataclass(frozen=True)
 class ErrorSummary:
-    """Forecast minus realised maximum, over the splits, in one unit.
+    """Summary of forecast minus realised worst score over the splits, in one unit.
 
     :param mean_abs: mean absolute error
     :param median_abs: median absolute error
-    :param signed: mean error; negative where the forecast is too low
+    :param signed: mean error; negative if forecasts are too low on average
     """
 
     mean_abs: float
@@ -37,9 +37,9 @@ class ErrorSummary:
 
     @classmethod
     def of(cls, errors: NDArray[np.float64]) -> ErrorSummary:
-        """Summary of some errors; NaN if there are none.
+        """Summarise errors. All values are NaN if there are none.
 
-        :param errors: shape (splits,)
+        :param errors: error of each split, shape (splits,)
         """
         if not len(errors):
             return cls(math.nan, math.nan, math.nan)
@@ -48,16 +48,16 @@ class ErrorSummary:
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of a report, and what was forecast and realised in each; arrays of R splits, scores in psi.
+    """The R splits of a report, with the forecast and the realised worst score of each. Scores are in psi, float64, shape (R,).
 
-    :param tasks: the tasks of each split, evaluation set first, shape (R, m + n), int32
-    :param location: psi_k, where the fitted tail starts
+    :param tasks: indices of the tasks of each split, evaluation set first, shape (R, m + n), int32
+    :param location: psi_k, the score at which the fitted tail starts
     :param scale: the fitted scale
     :param forecast: forecast of the worst deployment score
-    :param limit: one-sided 95% limit of it
-    :param low: lower end of its 90% interval
-    :param high: upper end of its 90% interval
-    :param realised: worst deployment score
+    :param limit: one-sided 95% limit of the worst deployment score
+    :param low: lower end of the 90% interval
+    :param high: upper end of the 90% interval
+    :param realised: realised worst deployment score
     """
 
     tasks: NDArray[np.int32]
@@ -74,40 +74,43 @@ class Splits:
 
     @property
     def typical(self) -> int:
-        """The split whose forecast error is the median one, so that a picture shows neither luck nor misfortune."""
+        """Index of the split whose absolute forecast error is the median, so that a figure shows neither luck nor bad luck."""
         return int(np.argsort(np.abs(self.forecast - self.realised), kind="stable")[len(self) // 2])
 
 
 @dataclass(frozen=True)
 class ForecastReport:
-    """What :func:`evaluate_forecast` found. Probabilities are under the stochastic policy; off-policy models act without exploring.
+    """The result of :func:`evaluate_forecast`.
+
+    Probabilities are those of the stochastic policy. Off-policy models act without exploration.
 
     :param eval_size: evaluation set size m of a split
     :param deploy_size: deployment set size n of a split
-    :param k: top scores used
+    :param k: number of top evaluation scores that the forecast uses
     :param method: forecast method
     :param n_splits: number of splits
     :param seed: seed of the splits
-    :param n_tasks: tasks that were used
-    :param n_rare: of these, rare ones
-    :param scorer: how the tasks were scored
-    :param limit_holds: share of the splits whose realised worst is at most the one-sided 95% limit
-    :param interval_holds: share whose realised worst lies in the 90% interval
-    :param within_10x: share whose forecast probability is within a factor of ten of the realised worst (Jones et al.'s measure)
+    :param n_tasks: number of tasks that were used
+    :param n_rare: number of rare tasks among them
+    :param scorer: class of the scorer
+    :param limit_holds: share of the splits whose realised worst score is at most the one-sided 95% limit
+    :param interval_holds: share of the splits whose realised worst score lies in the 90% interval
+    :param within_10x: share of the splits whose forecast, as a failure probability, is within a factor of ten of the realised worst one (the
+        measure of Jones et al.)
     :param error: forecast error in psi
-    :param error_in_scale: the same in units of each split's fitted scale; splits with scale 0 are left out (NaN if all are)
-    :param ideal_error_in_scale: mean absolute error in units of scale that the method has on an exactly exponential tail of these sizes
-    :param error_log10: the error in log10 of the worst task's failure probability
-    :param under_predicted: share of the splits whose forecast is below the realised maximum
+    :param error_in_scale: forecast error in units of the fitted scale of each split; splits with scale 0 are left out (NaN if all are)
+    :param ideal_error_in_scale: mean absolute error, in units of the scale, that the method has on an exactly exponential tail of these sizes
+    :param error_log10: forecast error in log10 of the failure probability of the worst task
+    :param under_predicted: share of the splits whose forecast is below the realised worst score
     :param mean_scale: mean fitted scale, in psi
     :param worst_failure: largest failure probability of any task
     :param mean_failure: mean failure probability
-    :param rare_worst_failure: largest in the rare mode; NaN without rare tasks
-    :param rare_mean_failure: mean in the rare mode; NaN without rare tasks
-    :param success: mean success probability, counted in one episode per task if the scorer knows of failures only; NaN if nothing tells it
-    :param rare_success: mean success probability in the rare mode; NaN if unknown or without rare tasks
-    :param scores: score of every task, shape (N,); not in the JSON
-    :param rare: which tasks are rare, shape (N,); not in the JSON
+    :param rare_worst_failure: largest failure probability of a rare task; NaN without rare tasks
+    :param rare_mean_failure: mean failure probability of the rare tasks; NaN without rare tasks
+    :param success: mean success probability. If the scorer gives failures only, success is counted in one episode per task. NaN if unknown
+    :param rare_success: mean success probability of the rare tasks; NaN if unknown or without rare tasks
+    :param scores: score of every task, in psi, shape (N,), float64; not in the JSON
+    :param rare: which tasks are rare, shape (N,), bool; not in the JSON
     :param splits: the splits and their forecasts; not in the JSON
     :param overlap: share of the given tasks that occur in ``exclude`` and were left out; NaN if nothing was excluded
     :param warnings: reasons not to trust the scores
@@ -145,11 +148,14 @@ class ForecastReport:
 
     @property
     def n_independent(self) -> int:
-        """How many splits fit side by side into the tasks: all splits share them, and say no more than about so many independent ones."""
+        """Number of splits without a common task that the tasks are enough for.
+
+        All splits share the same tasks. Together they say about as much as this number of independent splits.
+        """
         return self.n_tasks // (self.eval_size + self.deploy_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the arrays; numbers that do not exist are ``None``."""
+        """The report without its arrays, as a dictionary for JSON. NaN and infinity become ``None``."""
         kept = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in _ARRAYS}
         content: dict[str, Any] = _without_nan(
             {name: asdict(value) if isinstance(value, ErrorSummary) else value for name, value in kept.items()}
@@ -157,9 +163,9 @@ class ForecastReport:
         return content
 
     def to_json(self, path: str | pathlib.Path | None = None) -> str:
-        """The report as JSON.
+        """The report without its arrays, as JSON.
 
-        :param path: also write it there
+        :param path: also write the text to this file
         :return: the text
         """
         text = json.dumps(self.to_dict(), indent=2)
@@ -168,9 +174,9 @@ class ForecastReport:
         return text
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Write the whole report, arrays included.
+        """Write the whole report, with its arrays.
 
-        :param path: the file, ``.npz``
+        :param path: the file to write, ``.npz``
         """
         arrays: dict[str, Any] = {"scores": self.scores, "rare": self.rare, "report": np.array(json.dumps(self.to_dict()))}
         arrays |= {f"splits_{entry.name}": getattr(self.splits, entry.name) for entry in fields(Splits)}
@@ -178,9 +184,10 @@ class ForecastReport:
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> ForecastReport:
-        """A report that :meth:`save` wrote.
+        """Read a report.
 
-        :param path: the file
+        :param path: a file that :meth:`save` wrote
+        :return: the report
         """
         with np.load(path) as file:
             arrays = dict(file)
@@ -191,12 +198,13 @@ class ForecastReport:
     def from_dict(
         cls, content: Mapping[str, Any], scores: NDArray[np.float64], rare: NDArray[np.bool_], splits: Splits
     ) -> ForecastReport:
-        """A report from what :meth:`to_dict` gave, and the arrays that it leaves out.
+        """Make a report from the result of :meth:`to_dict` and the arrays, which it does not hold.
 
-        :param content: as :meth:`to_dict` returns it; other keys are ignored
-        :param scores: score of every task, shape (N,)
-        :param rare: which tasks are rare, shape (N,)
+        :param content: the result of :meth:`to_dict`; other keys are ignored
+        :param scores: score of every task, in psi, shape (N,), float64
+        :param rare: which tasks are rare, shape (N,), bool
         :param splits: the splits
+        :return: the report
         """
         values: dict[str, Any] = {entry.name: content[entry.name] for entry in fields(cls) if entry.name in content}
         for name in ("error", "error_in_scale", "error_log10"):
@@ -206,9 +214,9 @@ class ForecastReport:
         return cls(**values, scores=scores, rare=rare, splits=splits)
 
     def verdict(self) -> str:
-        """In plain words, whether the forecast held."""
+        """One sentence: whether the forecast held."""
         if self.mean_scale == 0.0:
-            return "Nothing was forecast: in every split the top evaluation scores are equal, as of an agent that always or never fails."
+            return "Nothing was forecast: in every split the top evaluation scores are equal, as for an agent that always or never fails."
         held = self.limit_holds >= HELD
         said = "The forecast held" if held else "The forecast did NOT hold"
         return (
@@ -217,7 +225,7 @@ class ForecastReport:
         )
 
     def summary(self) -> str:
-        """The report for people: the verdict, then a table."""
+        """The report as text: the verdict, then a table."""
         from rich.console import Console
         from rich.table import Table
 
@@ -261,9 +269,9 @@ class ForecastReport:
         return text.getvalue()
 
     def plot(self, path: str | pathlib.Path | None = None) -> Figure:
-        """Tail plot of one split: evaluation scores, fitted line, forecast with interval, realised maximum.
+        """Draw the tail of one split: scores, fitted line, forecast with interval, realised worst score.
 
-        :param path: also save it there
+        :param path: also save the figure in this file
         :return: the figure
         """
         from sb3_forecast.measuring.plots import tail_comparison
@@ -271,7 +279,7 @@ class ForecastReport:
         return tail_comparison({"": self}, path)
 
 
-#: what the JSON leaves out
+#: fields that are not in the JSON
 _ARRAYS = ("scores", "rare", "splits")
 
 

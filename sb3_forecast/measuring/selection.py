@@ -1,4 +1,4 @@
-"""Which of two evaluated models is better: one that does its job, whose limit holds, and that fails less."""
+"""Which of two evaluated models is better: it must have enough success, then its limit must hold, then it should fail less."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import math
 
 from sb3_forecast.measuring.report import ForecastReport
 
-#: a limit that holds in more splits than this is no better: it promises 95%
+#: a limit that holds in a larger share of the splits than this counts as equal, because it promises no more than 95%
 ENOUGH = 0.95
-#: limits that hold in shares this close together are taken as equal: splits share their tasks, and the share is noisy
+#: shares in which limits hold are compared in steps of this size, because they are noisy: all splits share the same tasks
 STEP = 0.05
 
 
 def quality(report: ForecastReport, min_success: float = 0.0) -> tuple[bool, int, float]:
-    """Compare evaluated models by this: the larger, the better.
+    """A sort key for evaluated models: larger is better.
 
-    First, whether success reaches the floor (also if nothing tells it). Then the share of splits in which the limit holds, in steps of 5%
-    up to 95%. Then how rarely the model fails on average. Where all scores are equal nothing was forecast: the limit counts as never holding.
+    It compares three things, in this order:
 
-    :param report: of the model
-    :param min_success: the floor
-    :return: to be compared with that of another model on the same tasks and splits
+    1. whether success is at least ``min_success``; unknown success counts as enough
+    2. the share of splits in which the limit holds, in steps of 5%, up to 95%. If all scores are equal, nothing was forecast, and the limit
+       counts as never holding
+    3. the mean failure probability; a smaller one is better
+
+    :param report: report of the model
+    :param min_success: smallest success that you accept
+    :return: the key; compare keys only for the same tasks and splits
     """
     does_its_job = math.isnan(report.success) or report.success >= min_success
     holds = report.limit_holds if report.mean_scale > 0.0 else 0.0

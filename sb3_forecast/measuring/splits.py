@@ -12,14 +12,14 @@ from sb3_forecast.statistics.tails import GumbelTail
 
 
 def split_indices(n_tasks: int, eval_size: int, deploy_size: int, n_splits: int, seed: int) -> NDArray[np.int32]:
-    """Random splits: each row is an evaluation set followed by a deployment set.
+    """Draw random splits. Each row holds an evaluation set, then a deployment set.
 
     :param n_tasks: number of tasks
     :param eval_size: evaluation set size m
     :param deploy_size: deployment set size n
     :param n_splits: number of splits
-    :param seed: their seed; the first splits do not depend on how many are asked for
-    :return: shape (n_splits, eval_size + deploy_size), int32
+    :param seed: seed of the splits; the first splits stay the same if ``n_splits`` grows
+    :return: indices of tasks, shape (n_splits, eval_size + deploy_size), int32
     """
     generator = np.random.default_rng(seed)
     out = np.empty((n_splits, eval_size + deploy_size), dtype=np.int32)
@@ -31,16 +31,16 @@ def split_indices(n_tasks: int, eval_size: int, deploy_size: int, n_splits: int,
 def forecast_splits(
     scores: NDArray[np.float64], eval_size: int, deploy_size: int, n_splits: int, seed: int, k: int, method: Method
 ) -> Splits:
-    """Forecast from the evaluation set of each of many random splits, and look at what its deployment set brings.
+    """Forecast the worst deployment score in many random splits, and compare with the realised one.
 
-    :param scores: score of every task, shape (N,)
+    :param scores: score of every task, in psi, shape (N,)
     :param eval_size: evaluation set size m
     :param deploy_size: deployment set size n
     :param n_splits: number of splits
-    :param seed: their seed
-    :param k: top scores used
+    :param seed: seed of the splits
+    :param k: number of top evaluation scores that the forecast uses
     :param method: forecast method
-    :return: the splits
+    :return: the splits with their forecasts
     :raises ValueError: if too few scores are finite
     """
     tasks = split_indices(len(scores), eval_size, deploy_size, n_splits, seed)

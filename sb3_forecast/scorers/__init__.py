@@ -1,1 +1,1 @@
-"""How is a task scored? From the strongest knowledge that its environment offers, down to counting failures."""
+"""How is a task scored? By the strongest method that its environment allows; the weakest one counts failures."""

@@ -1,4 +1,4 @@
-"""The one thing a scorer asks of an agent: log-probabilities of its discrete actions, as it acts in its environment."""
+"""What a scorer needs from an agent: the log-probabilities of its discrete actions, as the agent acts in its environment."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_forecast.scorers.situations import Situations
 
-#: observations per forward pass: large enough to amortise overhead, small enough to stay in cache
+#: observations per forward pass: enough to make the overhead small, few enough to stay in the cache
 _BATCH = 4096
 
 
 class Views(Protocol):
-    """What turns compact views into what a policy is given."""
+    """Turns compact views into the inputs of a policy."""
 
     def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
         """What the policy sees for compact views, shape (views, *observation)."""
@@ -32,33 +32,34 @@ class Views(Protocol):
 
 
 class Actor:
-    """A model's policy over discrete actions, as it acts: on normalised observations, with masked actions.
+    """A model's policy over discrete actions, with the normalisation and the masks that the model acts with.
 
-    :param model: PPO, A2C or ForecastPPO, or sb3-contrib's TRPO or MaskablePPO
+    :param model: PPO, A2C or ForecastPPO, or sb3-contrib's TRPO, MaskablePPO or RecurrentPPO
     :param n_actions: number of actions of the tasks
-    :param may_remember: whether a model with a memory (RecurrentPPO) will do: only :meth:`consider` understands it
-    :raises ValueError: if the model's action probabilities cannot be read
+    :param may_remember: whether a model with a memory (RecurrentPPO) is allowed; only :meth:`consider` can use its memory
+    :raises ValueError: if the model's action probabilities cannot be read, or its actions do not fit the tasks
     """
 
     def __init__(self, model: Any, n_actions: int, may_remember: bool = False) -> None:
         if not isinstance(model, OnPolicyAlgorithm) or not isinstance(model.policy, (ActorCriticPolicy, maskable_policy())):
             raise ValueError(
-                f"model={type(model).__name__} has no stochastic actor-critic policy; pass a PPO, A2C or ForecastPPO model, "
-                "or measure it by scorer='frequency'"
+                f"model must have a stochastic actor-critic policy, got {type(model).__name__}; use a PPO, A2C or ForecastPPO model, "
+                "or scorer='frequency' to measure"
             )
         self.remembers = isinstance(model.policy, recurrent_policy())
         if self.remembers and not may_remember:
             raise ValueError(
-                f"model={type(model).__name__} acts on its memory, not on a state alone, which 'exact' and 'survival' scores need; "
+                f"model must act without a memory for 'exact' and 'survival' scores, got {type(model).__name__}; "
                 "use scorer='episodes', or 'frequency' to measure"
             )
         if not isinstance(model.action_space, spaces.Discrete):
             raise ValueError(
-                f"action_space={model.action_space} is not discrete, as every scorer but 'frequency' needs it; use scorer='frequency' to measure"
+                f"action_space must be Discrete for every scorer but 'frequency', got {model.action_space}; use scorer='frequency' to measure"
             )
         if int(model.action_space.n) != n_actions:
             raise ValueError(
-                f"the model has {model.action_space.n} actions, but the tasks have {n_actions}; pass a model that was trained on such tasks"
+                f"model must have the {n_actions} actions of the tasks, got one with {model.action_space.n} actions; "
+                "use a model that was trained on such tasks"
             )
         self.policy: Any = model.policy
         self.normalize = model.get_vec_normalize_env()
@@ -66,7 +67,7 @@ class Actor:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Act in evaluation mode (no dropout), then restore the mode."""
+        """Put the policy into evaluation mode (no dropout), then restore its mode."""
         training = self.policy.training
         self.policy.set_training_mode(False)
         try:
@@ -75,24 +76,25 @@ class Actor:
             self.policy.set_training_mode(training)
 
     def log_probabilities(self, observations: NDArray[Any], masks: NDArray[np.bool_] | None = None) -> th.Tensor:
-        """Log-probabilities of the actions, with a graph where gradients are enabled.
+        """Log-probabilities of the actions, with a graph if gradients are enabled.
 
         :param observations: the tasks' own observations, shape (batch, *observation)
-        :param masks: actions that may be taken, shape (batch, actions); for policies with masks only
+        :param masks: actions that may be taken, shape (batch, actions), bool; only for policies with masks
         :return: shape (batch, actions), float64, CPU
-        :raises ValueError: if the observations are not of the policy's shape, or a policy with masks is given none
+        :raises ValueError: if the observations do not have the policy's shape, or if a policy with masks gets no masks
         """
         if self.masked and masks is None:
             raise ValueError(
-                "the model's actions are masked, but the tasks tell no masks; pass a pool whose finite model has `action_masks`, "
-                "or use scorer='frequency'"
+                "masks must be given for a model with masked actions, got None from the tasks; use a pool whose finite model has "
+                "`action_masks`, or scorer='frequency' to measure"
             )
         return log_probabilities(self.policy, observations, self.normalize, masks if self.masked else None)
 
     def first_memory(self, n: int) -> NDArray[np.float32] | None:
-        """What a model remembers when an episode begins, shape (n, 2, layers, width); ``None`` for one without memory.
+        """The memory of the model at the beginning of an episode.
 
-        :param n: how many
+        :param n: number of episodes
+        :return: zeros, shape (n, 2, layers, width), float32; ``None`` for a model without a memory
         """
         if not self.remembers:
             return None
@@ -100,20 +102,24 @@ class Actor:
         return np.zeros((n, 2, layers, width), dtype=np.float32)
 
     def consider(self, situations: Situations, normalize: VecNormalize | None) -> tuple[th.Tensor, NDArray[np.float32] | None]:
-        """Log-probabilities of the actions, with a graph where gradients are enabled; what was remembered is held fixed.
+        """Log-probabilities of the actions in some situations, with a graph if gradients are enabled.
+
+        The memory is held fixed: no gradient goes through it.
 
         :param situations: a batch of observations of any space, as a vectorised environment gives them
-        :param normalize: what normalises them, where the environment has not
-        :return: shape (batch, actions), float64, CPU; what the model remembers afterwards, ``None`` for one without memory
+        :param normalize: the wrapper that normalises the observations if the environment did not; ``None`` to leave them
+            as they are
+        :return: log-probabilities, shape (batch, actions), float64, CPU; the memory afterwards, shape (batch, 2, layers,
+            width), or ``None`` for a model without a memory
         """
         seen = situations.observations
         batch, _ = self.policy.obs_to_tensor(seen if normalize is None else normalize.normalize_obs(seen))
         after = None
         if situations.memory is not None:
-            # the network wants layers first
+            # sb3-contrib expects the layers in the first dimension
             hidden, cell = th.as_tensor(situations.memory, device=self.policy.device).permute(1, 2, 0, 3).contiguous()
             starts = th.zeros(len(situations.memory), device=self.policy.device)
-            # cuDNN has no gradient of recurrent networks in evaluation mode
+            # cuDNN cannot compute gradients of recurrent networks in evaluation mode
             with th.backends.cudnn.flags(enabled=not th.is_grad_enabled()):
                 distribution, left = self.policy.get_distribution(batch, (hidden, cell), starts)
             after = th.stack(left).permute(2, 0, 1, 3).contiguous().detach().cpu().numpy()
@@ -125,10 +131,10 @@ class Actor:
         return logits.double().log_softmax(-1).cpu(), after
 
     def log_probabilities_of_views(self, tasks: Views, views: NDArray[np.uint8]) -> th.Tensor:
-        """Log-probabilities of the actions in compact views, whose observations are never in memory all at once.
+        """Log-probabilities of the actions at compact views. Only a part of the observations is in memory at once.
 
-        :param tasks: what views mean
-        :param views: shape (views, width), uint8
+        :param tasks: turns views into observations
+        :param views: compact views, shape (views, width), uint8
         :return: shape (views, actions), float64, CPU
         """
         parts = (views[begin : begin + _BATCH] for begin in range(0, len(views), _BATCH))
@@ -143,23 +149,23 @@ class Actor:
 def log_probabilities(
     policy: Any, observations: NDArray[Any], normalize: VecNormalize | None = None, masks: NDArray[np.bool_] | None = None
 ) -> th.Tensor:
-    """Log-probabilities of the actions, with a graph where gradients are enabled.
+    """Log-probabilities of the actions, with a graph if gradients are enabled.
 
     :param policy: actor-critic policy over discrete actions
-    :param observations: shape (batch, *observation)
-    :param normalize: what normalises observations before the policy sees them
-    :param masks: actions that may be taken, shape (batch, actions)
+    :param observations: observations, shape (batch, *observation)
+    :param normalize: the wrapper that normalises the observations; ``None`` to leave them as they are
+    :param masks: actions that may be taken, shape (batch, actions), bool; ``None`` if the policy has no masks
     :return: shape (batch, actions), float64, CPU
-    :raises ValueError: if the observations are not of the policy's shape
+    :raises ValueError: if the observations do not have the policy's shape
     """
     space = policy.observation_space
     if isinstance(observations, np.ndarray) and is_image_space(space):
-        # Stable-Baselines3 puts the channels first, and so must whoever asks the policy
+        # Stable-Baselines3 moves the channels to the front before its policy sees an image
         observations = maybe_transpose(observations, space)
     if isinstance(space, spaces.Dict) or observations.shape[1:] != space.shape:
         shape = getattr(observations, "shape", (len(observations),))[1:]
         raise ValueError(
-            f"the tasks' observations have shape {shape}, but the model's observation_space is {space}; "
+            f"observations of the tasks must fit the model's observation_space {space}, got shape {shape}; "
             "use a model that was trained on these tasks' own observations, without observation wrappers, or scorer='frequency'"
         )
     out = []
@@ -169,14 +175,14 @@ def log_probabilities(
             part = normalize.normalize_obs(part)
         batch = th.as_tensor(part, device=policy.device)
         chosen = {} if masks is None else {"action_masks": masks[begin : begin + _BATCH]}
-        # normalised anew in float64: the network's own float32 log-softmax is good to 1e-7 only (docs/method.md section 1)
+        # log-softmax again in float64: the float32 one is accurate to about 1e-7 only (docs/method.md section 1)
         logits = policy.get_distribution(batch, **chosen).distribution.logits
         out.append(logits.double().log_softmax(-1).cpu())
     return th.cat(out)
 
 
 def maskable_policy() -> type[BasePolicy]:
-    """sb3-contrib's policy with masks; where it is not installed, a type that nothing is an instance of."""
+    """The policy class of sb3-contrib with masks. If sb3-contrib is not installed: a class without instances."""
     try:
         from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
     except ImportError:
@@ -186,7 +192,7 @@ def maskable_policy() -> type[BasePolicy]:
 
 
 def recurrent_policy() -> type[BasePolicy]:
-    """sb3-contrib's policy with memory; where it is not installed, a type that nothing is an instance of."""
+    """The policy class of sb3-contrib with a memory. If sb3-contrib is not installed: a class without instances."""
     try:
         from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
     except ImportError:
@@ -196,7 +202,7 @@ def recurrent_policy() -> type[BasePolicy]:
 
 
 class _Absent(BasePolicy):
-    """No policy is of this type."""
+    """A class without instances, for isinstance checks that must be false."""
 
     def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
         raise NotImplementedError

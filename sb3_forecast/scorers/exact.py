@@ -1,4 +1,4 @@
-"""Exact scores of tasks that declare a finite model."""
+"""Exact failure scores of tasks that have a finite model."""
 
 from __future__ import annotations
 
@@ -24,21 +24,25 @@ from sb3_forecast.scorers.recursion import (
 from sb3_forecast.scorers.views import ViewIndex
 from sb3_forecast.statistics.scores import failure_probability
 
-#: views whose probabilities are remembered while a large pool is streamed
+#: number of views whose probabilities are remembered while a large pool is scored block by block
 _REMEMBERED_VIEWS = 2**15
-#: tasks whose states are enumerated at a time
+#: number of tasks whose states are enumerated at once
 _TABLE_TASKS = 1024
 
 
 def _narrow(successors: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The same numbers in half the memory, where they fit (the kernels take both)."""
+    """The same numbers in half the memory if they fit into int16. The kernels accept both."""
     fits = successors.max(initial=0) <= np.iinfo(np.int16).max
     return successors.astype(np.int16) if fits else successors
 
 
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
-    """Blocks are small: torch's other threads would spend them spinning on the cores that ours need (a fifth of the time)."""
+    """Limit torch to one thread.
+
+    Blocks are small, so torch's other threads mostly wait in a busy loop. They would take a fifth of the time from the
+    cores that our own threads need.
+    """
     threads = th.get_num_threads()
     th.set_num_threads(1)
     try:
@@ -63,7 +67,16 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class _Block:
-    """Reachable states of consecutive tasks, with the policy to be asked once per distinct view."""
+    """Reachable states of some tasks, and their distinct views, so that the policy is evaluated once per view.
+
+    The first four arrays are those of :func:`~sb3_forecast.scorers.recursion.outcome_probabilities`.
+
+    :param first: first state of each task, then the total, shape (tasks + 1,), int64
+    :param successors: successors of each state, shape (states, columns), int16 or int32
+    :param chances: probability of each column if its action is taken, shape (states, columns) or (0, columns), float64
+    :param view: row of ``distinct`` of each state, shape (states,), int32
+    :param distinct: distinct compact views, shape (views, width), uint8
+    """
 
     first: NDArray[np.int64]
     successors: NDArray[np.int32]
@@ -73,11 +86,11 @@ class _Block:
 
     @property
     def chain(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64], NDArray[np.int32]]:
-        """What the recursion walks on."""
+        """The arrays that the recursion needs."""
         return self.first, self.successors, self.chances, self.view
 
     def select(self, rows: NDArray[np.int64]) -> tuple[_Block, NDArray[np.bool_]]:
-        """The same for some of the block's tasks, and which of the distinct views they use."""
+        """The block of some of the tasks, and which of the distinct views these tasks use."""
         lengths = self.first[rows + 1] - self.first[rows]
         first = np.concatenate([[0], np.cumsum(lengths)])
         states = np.repeat(self.first[rows] - first[:-1], lengths) + np.arange(first[-1])
@@ -91,11 +104,11 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Scored:
-    """What the last scoring looked at.
+    """Tasks, states and policy of the last scoring.
 
-    :param tasks: the tasks, in the order of the block
+    :param tasks: the scored tasks, in the order of the block
     :param block: their states
-    :param log_pi: log action probabilities of the block's distinct views
+    :param log_pi: log action probabilities at the block's distinct views, shape (views, actions), float64
     """
 
     tasks: Tasks
@@ -105,13 +118,13 @@ class _Scored:
 
 @dataclass(frozen=True)
 class _Expansion:
-    """First-order expansion of some tasks' log odds of failing in the policy's log-probabilities.
+    """First-order expansion of the log odds of failing, as a function of the policy's log-probabilities, for some tasks.
 
     :param tasks: the tasks
-    :param log_odds: at the reference policy, shape (tasks,)
-    :param observations: of the views that matter
-    :param masks: actions that may be taken there; ``None`` for all
-    :param log_pi: reference log-probabilities, shape (views, actions)
+    :param log_odds: log odds of failing under the reference policy, shape (tasks,)
+    :param observations: observations of the views that matter, shape (views, *observation)
+    :param masks: actions that are allowed there, shape (views, actions); ``None`` if all are
+    :param log_pi: log-probabilities of the reference policy, shape (views, actions)
     :param task: row of ``log_odds`` of each entry, shape (entries,)
     :param view: row of ``log_pi`` of each entry, shape (entries,)
     :param slope: d log odds / d log pi of each entry, shape (entries, actions)
@@ -127,27 +140,33 @@ class _Expansion:
     slope: th.Tensor
 
     def at(self, log_pi: th.Tensor) -> th.Tensor:
-        """The scores for other log-probabilities of the same views."""
+        """Scores of the tasks under other log-probabilities at the same views."""
         change = ((log_pi - self.log_pi)[self.view] * self.slope).sum(dim=1)
         return score_from_log_odds(self.log_odds.index_add(0, self.task, change))
 
 
 class ExactScorer(Scorer):
-    """P(failure) by a recursion over the reachable states of each task, in float64, differentiable.
+    """Exact failure scores: a recursion over the reachable states of each task, in float64, with gradients.
 
-    The states of a pool are enumerated once and kept if the pool has at most ``cache_tasks`` tasks (about 1.5 kB a task
-    of an 8x8 grid); larger pools are walked in blocks of ``block_size``, with memory that does not grow with the pool.
+    If the pool has at most ``cache_tasks`` tasks, its states are enumerated once and kept. This takes about 1.5 kB per
+    task of an 8x8 grid. Larger pools are scored in blocks of ``block_size`` tasks, and the memory does not grow with the
+    pool.
 
-    During an update the touched tasks are scored again at every gradient step. ``rescoring="linear"`` expands the log odds
-    of failing to first order in the policy's log-probabilities around the last :meth:`score`: exact in value and gradient there, and
-    log p is linear as long as the same paths lead to failure; ``"exact"`` repeats the recursion and costs several times as much.
+    During an update, the touched tasks are scored again at every gradient step. There are two ways:
+
+    - ``rescoring="linear"`` expands the log odds of failing to first order in the policy's log-probabilities, around the
+      policy of the last :meth:`score`. There, value and gradient are exact. Elsewhere they are good as long as the same
+      paths lead to failure, because then log p is linear.
+    - ``rescoring="exact"`` repeats the recursion. This takes several times as long.
 
     :param pool: tasks with a finite model
     :param rescoring: ``"linear"`` or ``"exact"``
-    :param neglect: share of the gradient's absolute sum that linear rescoring may leave out, in the states that matter least
-    :param block_size: tasks per block for pools that are not kept; more cost memory, and hardly save time
-    :param cache_tasks: largest pool to keep
-    :raises ValueError: if the pool does not declare ``"exact"``
+    :param neglect: share of the gradient's absolute sum that linear rescoring may leave out. It leaves out the states that
+        matter least
+    :param block_size: number of tasks in a block, for pools that are not kept. Larger blocks take more memory and save
+        hardly any time
+    :param cache_tasks: number of tasks of the largest pool whose states are kept
+    :raises ValueError: if the pool cannot serve ``"exact"``, or an argument is out of range
     """
 
     def __init__(
@@ -160,12 +179,13 @@ class ExactScorer(Scorer):
     ) -> None:
         if "exact" not in pool.scorers:
             raise ValueError(
-                f"the tasks offer no finite model (scorers={tuple(pool.scorers)}); use scorer={pool.scorers[0]!r}"
+                f"pool must have a finite model for exact scores, got one that can serve {tuple(pool.scorers)}; "
+                f"use scorer={pool.scorers[0]!r}"
             )
         if rescoring not in ("linear", "exact"):
-            raise ValueError(f"rescoring={rescoring!r} is unknown; use 'linear' or 'exact'")
+            raise ValueError(f"rescoring must be 'linear' or 'exact', got {rescoring!r}; use 'linear', which is faster")
         if not 0.0 <= neglect < 1.0:
-            raise ValueError(f"neglect={neglect} is no share of the gradient; use a value in [0, 1)")
+            raise ValueError(f"neglect must be at least 0 and below 1, got {neglect}; use 0 to leave nothing out")
         self.rescoring = rescoring
         self.neglect = neglect
         self.pool = pool
@@ -178,11 +198,11 @@ class ExactScorer(Scorer):
 
     @property
     def key(self) -> str:
-        """Key of the pool."""
+        """Key of the pool whose tasks are scored."""
         return self.pool.key
 
     def _build(self, tasks: Tasks) -> _Block:
-        """Enumerate the states of some tasks, a few at a time: their full views are never in memory together."""
+        """Enumerate the states of some tasks, few at once, so that the views of all states are never in memory together."""
         index: ViewIndex | None = None
         parts = []
         for begin in range(0, len(tasks), _TABLE_TASKS):
@@ -203,11 +223,11 @@ class ExactScorer(Scorer):
         return self._build(tasks) if self._kept is None else self._kept.select(tasks)[0]
 
     def outcomes(self, model: Any, tasks: Tasks | None = None) -> Outcomes:
-        """Failure and success probabilities.
+        """Failure and success probabilities of some tasks.
 
         :param model: SB3 on-policy model with discrete actions
-        :param tasks: which tasks; ``None`` for all
-        :return: see :class:`Outcomes`
+        :param tasks: indices of the tasks; ``None`` for all
+        :return: see :class:`Outcomes`; arrays of shape (tasks,)
         :raises ValueError: if the model's actions or observations do not fit the tasks
         """
         actor = Actor(model, self.model.n_actions)
@@ -229,7 +249,7 @@ class ExactScorer(Scorer):
     def _streamed(
         self, actor: Actor, tasks: Tasks
     ) -> Iterable[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
-        """Outcomes block by block; nothing is kept but what the policy does in the last views."""
+        """Outcomes, block by block. Only the policy's log-probabilities at the latest views are kept."""
         memo = PolicyMemo(actor, self.model, limit=_REMEMBERED_VIEWS)
         for begin in range(0, len(tasks), self.block_size):
             first, successors, views, chances = self.model.tables(tasks[begin : begin + self.block_size])
@@ -238,17 +258,17 @@ class ExactScorer(Scorer):
             yield outcome_probabilities(first, successors, chances, view, pi, self.model.horizon, self.model.timeout_fails)
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
-        """Scores without a graph, shape (tasks,), float64; see :class:`FailureScorer`."""
+        """Scores without a graph, shape (tasks,), float64; see :meth:`FailureScorer.score`."""
         self._expansion = None
         return th.from_numpy(self.outcomes(model, tasks).psi)
 
     def measure(self, model: Any, k: int = 10, seed: int = 0) -> Measurement:
-        """Scores, failure and success, all exact; see :meth:`Scorer.measure`."""
+        """Exact scores, failure and success probabilities; see :meth:`Scorer.measure`."""
         outcomes = self.outcomes(model)
         return Measurement(outcomes.psi, failure_probability(outcomes.psi), outcomes.success)
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
-        """Scores with a graph to the policy's parameters, shape (tasks,), float64; see :class:`FailureScorer`."""
+        """Scores with a graph to the policy's parameters, shape (tasks,), float64; see :meth:`FailureScorer.rescore`."""
         actor = Actor(model, self.model.n_actions)
         with actor.evaluating():
             if self.rescoring == "linear":
@@ -261,7 +281,7 @@ class ExactScorer(Scorer):
         return score_from_log_odds(log_odds)
 
     def _expand(self, actor: Actor, tasks: Tasks) -> _Expansion:
-        """Expansion around the last scored policy, or the current one if that did not look at these tasks."""
+        """Expansion around the last scored policy, or around the current one if the last scoring left out some of the tasks."""
         row = np.full(self.n_tasks, -1)
         if self._scored is not None:
             row[self._scored.tasks] = np.arange(len(self._scored.tasks))
@@ -275,7 +295,7 @@ class ExactScorer(Scorer):
         log_odds, slope = log_odds_and_gradients(
             *block.chain, log_pi.exp().numpy(), self.model.horizon, self.model.timeout_fails
         )
-        # a softmax's log-probabilities move only orthogonally to pi: what matters is the slope relative to its mean
+        # the log-probabilities of a softmax can only move orthogonally to pi, so only the slope minus its mean matters
         pi = log_pi.exp().numpy()[block.view]
         size = np.abs(slope - pi * slope.sum(axis=1, keepdims=True)).sum(axis=1)
         by_view = np.bincount(block.view, size, len(block.distinct))

@@ -1,4 +1,4 @@
-"""Failure scores by counting: for any model, and any environment that tells when it failed."""
+"""Failure scores by counting, for any model and any environment that reports its failures."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from sb3_forecast.statistics.scores import failure_score
 
 
 class FrequencyScorer(Scorer):
-    """Scores from how often each task fails in a number of episodes, by any model that can act.
+    """Failure scores from counted failures: each task is played several times, by any model that can act.
 
-    With r failures in M episodes, p is taken as (r + 1/2) / (M + 1), the mean under Jeffreys' prior: no score is infinite, and none is
-    beyond about log(2 M), so that agents which fail less often than once in M episodes cannot be told apart. Not differentiable.
+    If r of M episodes fail, p is estimated as (r + 1/2) / (M + 1), the mean under Jeffreys' prior. So no score is
+    infinite, and no score is above about log(2 M). Agents that fail less often than once in M episodes get the same
+    scores. The scores have no gradient.
 
     :param pool: tasks that can be played
-    :param episodes: episodes M of each task
+    :param episodes: number M of episodes of each task
     :param seed: seed of environments and actions
-    :param env: environments to play in, wrapped as the model's own; ``None`` for the pool's
-    :param n_envs: how many environments of the pool run side by side, without ``env``
-    :param deterministic: whether the model takes its likeliest action; ``None``: on-policy models act by chance, others do not
-    :param progress_bar: show progress
+    :param env: environments to play in, with the same wrappers as the model's own; ``None`` for environments made by the
+        pool
+    :param n_envs: number of parallel environments that the pool makes; not used if ``env`` is given
+    :param deterministic: whether the model takes its likeliest action. ``None``: on-policy models sample their actions,
+        others take their likeliest action
+    :param progress_bar: whether to show the progress
     :raises ValueError: if an argument is out of range, or the tasks cannot be played
     """
 
@@ -43,11 +46,13 @@ class FrequencyScorer(Scorer):
         progress_bar: bool = False,
     ) -> None:
         if "frequency" not in pool.scorers:
-            raise ValueError(f"the tasks cannot be played (scorers={tuple(pool.scorers)}); use scorer={pool.scorers[0]!r}")
+            raise ValueError(
+                f"pool must have tasks that can be played, got one that can serve {tuple(pool.scorers)}; use scorer={pool.scorers[0]!r}"
+            )
         if episodes < 1:
-            raise ValueError(f"episodes={episodes} samples nothing; use episodes >= 1")
+            raise ValueError(f"episodes must be at least 1, got {episodes}; use for example 20")
         if n_envs < 1:
-            raise ValueError(f"n_envs={n_envs} plays nothing; use n_envs >= 1")
+            raise ValueError(f"n_envs must be at least 1, got {n_envs}; use for example 16")
         self.pool = pool
         self.n_tasks = len(pool)
         self.episodes = episodes
@@ -55,26 +60,27 @@ class FrequencyScorer(Scorer):
         self.env = pool.make_vec_env(n_envs) if env is None else env
         self.deterministic = deterministic
         self.progress_bar = progress_bar
-        #: the episodes of the last :meth:`score`, task by task
+        #: the episodes of the last :meth:`score` or :meth:`failures`; those of one task are neighbours
         self.last: Episodes | None = None
 
     @property
     def key(self) -> str:
-        """Key of the pool."""
+        """Key of the pool whose tasks are scored."""
         return self.pool.key
 
     def measure(self, model: Any, k: int = 10, seed: int = 0) -> Measurement:
-        """Scores, shares of failed and of successful episodes, and the counts; see :meth:`Scorer.measure`."""
+        """Scores, shares of failed and successful episodes, and counts; see :meth:`Scorer.measure`."""
         failures = self.failures(model)
         trials = np.full(self.n_tasks, self.episodes)
         scores = self._scores(failures)
         return Measurement(scores, self.frequencies(), self.success(), self.warnings(scores, k), Counts(failures, trials))
 
     def failures(self, model: Any, tasks: Tasks | None = None) -> NDArray[np.int64]:
-        """How many episodes of each task failed, shape (tasks,).
+        """Number of failed episodes of each task.
 
         :param model: any SB3 or sb3-contrib model
-        :param tasks: which tasks; ``None`` for all
+        :param tasks: indices of the tasks; ``None`` for all
+        :return: shape (tasks,), int64
         """
         chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
         repeated = np.repeat(chosen, self.episodes)
@@ -83,10 +89,11 @@ class FrequencyScorer(Scorer):
         return counts
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
-        """Scores, shape (tasks,), float64.
+        """Scores from counted failures.
 
         :param model: any SB3 or sb3-contrib model
-        :param tasks: which tasks; ``None`` for all
+        :param tasks: indices of the tasks; ``None`` for all
+        :return: scores, shape (tasks,), float64, CPU
         """
         return th.from_numpy(self._scores(self.failures(model, tasks)))
 
@@ -95,34 +102,37 @@ class FrequencyScorer(Scorer):
         return scores
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
-        """There is no gradient in counts.
+        """Not possible: counts have no gradient.
 
         :raises ValueError: always
         """
         raise ValueError(
-            "scorer='frequency' has no gradient: it measures, but cannot train; use 'exact', 'survival' or 'episodes', or forecast_coef=0"
+            "scorer must have a gradient for training, got 'frequency', which only counts failures; use 'exact', 'survival' or 'episodes', "
+            "or forecast_coef=0"
         )
 
     def frequencies(self) -> NDArray[np.float64]:
-        """Share of failed episodes of each task of the last :meth:`score`.
+        """Share of failed episodes of each task in the last :meth:`score`.
 
-        :raises RuntimeError: before any
+        :return: shape (tasks,), float64
+        :raises RuntimeError: if nothing was scored yet
         """
         return self._share(self._played().failed)
 
     def success(self) -> NDArray[np.float64]:
-        """Share of successful episodes of each task of the last :meth:`score`; NaN where the environment does not tell.
+        """Share of successful episodes of each task in the last :meth:`score`.
 
-        :raises RuntimeError: before any
+        :return: shape (tasks,), float64; NaN for tasks whose environment does not report success
+        :raises RuntimeError: if nothing was scored yet
         """
         return self._share(self._played().success)
 
     def _played(self) -> Episodes:
         if self.last is None:
-            raise RuntimeError("nothing was played yet; call score(model) first")
+            raise RuntimeError("no episode was played yet; call score(model) first")
         return self.last
 
     def _share(self, outcomes: NDArray[Any]) -> NDArray[np.float64]:
-        """Mean over a task's episodes, shape (tasks,)."""
+        """Mean over the episodes of each task, shape (tasks,), float64."""
         share: NDArray[np.float64] = outcomes.reshape(-1, self.episodes).mean(axis=1)
         return share

@@ -1,4 +1,4 @@
-"""Exact scores of pools too large to hold: block by block, with flat memory, resumable after a kill."""
+"""Exact scores of pools that are too large for the memory: block by block, and a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ _FIELDS = ("psi", "failure", "success", "rare")
 
 
 class TaskBlocks(Protocol):
-    """Tasks that are made when they are needed."""
+    """Tasks that are made when they are needed, block by block."""
 
     @property
     def key(self) -> str:
-        """What tells these tasks from others."""
+        """A text that identifies the tasks: the same tasks have the same key."""
 
     def __len__(self) -> int: ...
 
     def block(self, begin: int, end: int) -> SupportsExact:
-        """Tasks ``begin`` to ``end`` as a pool."""
+        """Tasks ``begin`` to ``end - 1`` as a pool.
+
+        :param begin: first task
+        :param end: one more than the last task
+        """
 
 
 @dataclass(frozen=True)
@@ -55,21 +59,23 @@ def score_large_pool(
     block_size: int = 8192,
     progress_bar: bool = False,
 ) -> LargePoolScores:
-    """Score a million tasks on a laptop: tasks are drawn, enumerated, scored and forgotten in blocks.
+    """Score a very large pool exactly, for example a million tasks on a laptop.
 
-    Each block is written to ``folder`` atomically when it is done. Calling the function again with the same arguments, after an interruption or
-    a kill, goes on with the blocks that are missing.
+    Each block of tasks is drawn, enumerated and scored, and then removed from memory. Its scores are written to
+    ``folder`` atomically. If the run is interrupted or killed, call the function again with the same arguments: it scores
+    only the blocks that are missing.
 
     :param model: SB3 on-policy model with discrete actions
-    :param tasks: for example ``sb3_forecast_envs.TaskStream``
-    :param folder: where the blocks are kept; made if it does not exist
-    :param block_size: tasks in memory at a time
-    :param progress_bar: show progress
-    :return: 25 bytes a task
-    :raises ValueError: if ``block_size < 1``, or the folder holds scores of other tasks, another model or another block size
+    :param tasks: the tasks, for example a ``sb3_forecast_envs.TaskStream``
+    :param folder: folder for the blocks; it is made if it does not exist
+    :param block_size: number of tasks that are in memory at once
+    :param progress_bar: whether to show the progress
+    :return: outcomes of all tasks; they take 25 bytes per task
+    :raises ValueError: if ``block_size < 1``, or the folder holds scores of other tasks, of another model or of another
+        block size
     """
     if block_size < 1:
-        raise ValueError(f"block_size={block_size} scores nothing; use block_size >= 1")
+        raise ValueError(f"block_size must be at least 1, got {block_size}; use for example 8192")
     target = pathlib.Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     _claim(target, {"tasks": tasks.key, "model": _checksum(model), "block_size": block_size})
@@ -100,7 +106,7 @@ def _checksum(model: Any) -> str:
 
 
 def _claim(folder: pathlib.Path, content: dict[str, Any]) -> None:
-    """Say in the folder whose scores it holds, or find that they are somebody else's."""
+    """Write into the folder which scores it holds. Raise an error if it already holds others."""
     path = folder / "about.json"
     if not path.exists():
         write_json(path, content)
@@ -109,5 +115,6 @@ def _claim(folder: pathlib.Path, content: dict[str, Any]) -> None:
     if found != content:
         theirs, ours = ({key: side.get(key) for key in content if found.get(key) != content[key]} for side in (found, content))
         raise ValueError(
-            f"folder={str(folder)!r} holds scores made with {theirs}, not {ours}; choose another folder or delete it"
+            f"folder must hold scores of the same tasks, model and block_size, got {str(folder)!r} with scores made with {theirs} "
+            f"instead of {ours}; use another folder, or delete this one"
         )

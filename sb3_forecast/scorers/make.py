@@ -1,4 +1,4 @@
-"""Choosing a scorer: by name, by what fits, or a user's own."""
+"""Choosing a scorer: by its name, automatically, or an object of the user."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
 
 
 class CompletedScorer(Scorer):
-    """A user's scorer with the usual answers to what it does not say itself.
+    """A user's scorer, completed with the defaults of :class:`Scorer`.
 
-    :param scorer: fulfils :class:`FailureScorer`
-    :param key: key of the pool that it is used for
+    :param scorer: an object with the members of :class:`FailureScorer`
+    :param key: key of the pool whose tasks it scores
     """
 
     def __init__(self, scorer: FailureScorer, key: str | None = None) -> None:
@@ -40,48 +40,48 @@ class CompletedScorer(Scorer):
 
     @property
     def supports_partial(self) -> bool:  # type: ignore[override]  # follows the scorer
-        """Whether some tasks may be scored without the others."""
+        """Whether a few tasks can be scored without the rest of the pool."""
         return self.scorer.supports_partial
 
     @property
     def key(self) -> str | None:
-        """Key of the pool that the scorer is used for."""
+        """Key of the pool whose tasks are scored."""
         return self._key
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
-        """As the scorer."""
+        """Scores without a graph; see :meth:`FailureScorer.score`."""
         return self.scorer.score(model, tasks)
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
-        """As the scorer."""
+        """Scores with a graph; see :meth:`FailureScorer.rescore`."""
         return self.scorer.rescore(model, tasks)
 
     def state_dict(self) -> dict[str, Any]:
-        """The scorer's, if it has any."""
+        """The state of the user's scorer; empty if it has none."""
         return self.scorer.state_dict() if isinstance(self.scorer, Stateful) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`.
+        """Restore a state.
 
-        :param state: as returned there
+        :param state: as returned by :meth:`state_dict`
         """
         if isinstance(self.scorer, Stateful):
             self.scorer.load_state_dict(state)
 
 
 def complete(scorer: FailureScorer | Scorer, key: str | None = None) -> Scorer:
-    """A scorer with everything that :class:`Scorer` has.
+    """Give a scorer all members of :class:`Scorer`.
 
-    :param scorer: derived from :class:`Scorer`, or anything that fulfils :class:`FailureScorer`
-    :param key: key of the pool that it is used for
-    :return: the scorer itself where it is complete
-    :raises TypeError: if it is no scorer
+    :param scorer: an object derived from :class:`Scorer`, or any object with the members of :class:`FailureScorer`
+    :param key: key of the pool whose tasks it scores
+    :return: the scorer itself if it is derived from :class:`Scorer`, otherwise a :class:`CompletedScorer`
+    :raises TypeError: if ``scorer`` is not a scorer
     """
     if isinstance(scorer, Scorer):
         return scorer
     if not isinstance(scorer, FailureScorer):
         raise TypeError(
-            f"scorer must be a name or have n_tasks, supports_partial, score and rescore, got {scorer!r}; "
+            f"scorer must be a name or an object with n_tasks, supports_partial, score and rescore, got {scorer!r}; "
             f"use 'auto', {', '.join(map(repr, SCORERS))}, or derive from sb3_forecast.scorers.protocols.Scorer"
         )
     return CompletedScorer(scorer, key)
@@ -92,25 +92,26 @@ def make_scorer(
 ) -> Scorer:
     """A scorer for a pool of tasks.
 
-    :param scorer: ``"auto"`` (the strongest that the pool declares), ``"exact"``, ``"survival"``, ``"episodes"``, ``"frequency"``, or a scorer
-        object
+    :param scorer: ``"auto"`` for the strongest one that the pool can serve, or ``"exact"``, ``"survival"``, ``"episodes"``,
+        ``"frequency"``, or a scorer object
     :param pool: the tasks
     :param seed: seed of a scorer that samples
-    :param counting: arguments of :class:`FrequencyScorer`, should it be the one
+    :param counting: arguments of :class:`FrequencyScorer`; other scorers ignore them
     :return: the scorer
-    :raises ValueError: if the scorer is unknown, the pool cannot serve it, or it scores other tasks
-    :raises TypeError: if the scorer is neither a name nor a scorer
+    :raises ValueError: if the scorer is unknown, if the pool cannot serve it, or if it scores other tasks
+    :raises TypeError: if ``scorer`` is neither a name nor a scorer
     """
     if not isinstance(scorer, str):
-        # a scorer without a key of its own is taken at its word
+        # a scorer without a key cannot be compared with the pool, so only the number of tasks is checked
         found = complete(scorer)
         if found.n_tasks != len(pool):
             raise ValueError(
-                f"scorer must score the pool's {len(pool)} tasks, got one of {found.n_tasks}; build it from this pool"
+                f"scorer must score the {len(pool)} tasks of the pool, got one that scores {found.n_tasks} tasks; build it from this pool"
             )
         if found.key is not None and found.key != pool.key:
             raise ValueError(
-                f"scorer must score the pool's tasks ({pool.key}), got one of other tasks ({found.key}); build it from this pool"
+                f"scorer must score the tasks of the pool ({pool.key}), got one that scores other tasks ({found.key}); "
+                "build it from this pool"
             )
         return found
     name = pool.scorers[0] if scorer == "auto" else scorer
@@ -119,7 +120,7 @@ def make_scorer(
             f"scorer must be 'auto', {', '.join(map(repr, SCORERS))} or a scorer object, got {scorer!r}; use 'auto'"
         )
     if name not in pool.scorers:
-        raise ValueError(f"scorer must be one that the tasks can serve {tuple(pool.scorers)}, got {scorer!r}; use 'auto'")
+        raise ValueError(f"scorer must be one that the pool can serve {tuple(pool.scorers)}, got {scorer!r}; use 'auto'")
     if name == "exact":
         return SCORERS[name](pool)
     return SCORERS[name](pool, seed=seed, **(counting or {} if name == "frequency" else {}))
@@ -128,7 +129,10 @@ def make_scorer(
 def make_measuring_scorer(
     scorer: str | FailureScorer | Scorer, pool: Pool, model: Any, seed: int = 0, counting: Mapping[str, Any] | None = None
 ) -> Scorer:
-    """As :func:`make_scorer`, for measuring a model that need not be trained: ``"auto"`` is the strongest scorer that fits the model, too.
+    """A scorer that measures a model, which may be any model.
+
+    It is :func:`make_scorer`, but with ``"auto"`` it takes the strongest scorer that fits the model, too. It skips
+    ``"episodes"``, because that scorer must be trained first.
 
     :param scorer: as in :func:`make_scorer`
     :param pool: the tasks
@@ -136,14 +140,15 @@ def make_measuring_scorer(
     :param seed: seed of a scorer that samples
     :param counting: as in :func:`make_scorer`
     :return: the scorer
-    :raises ValueError: as :func:`make_scorer`; also if with ``"auto"`` nothing fits, with every reason
+    :raises ValueError: as in :func:`make_scorer`; with ``"auto"`` also if no scorer fits. Then the message gives every
+        reason
     """
     if scorer != "auto":
         return make_scorer(scorer, pool, seed, counting)
     reasons = []
     for name in pool.scorers:
         if name == "episodes":
-            # it would have to be trained first
+            # its cost model would have to be trained first
             continue
         candidate = make_scorer(name, pool, seed, counting)
         if name == "frequency":
@@ -154,4 +159,7 @@ def make_measuring_scorer(
             reasons.append(f"{name}: {error}")
         else:
             return candidate
-    raise ValueError("scorer='auto' found none that fits the model and the tasks: " + "; ".join(reasons))
+    raise ValueError(
+        f"scorer='auto' must find a scorer for this model, got none of {tuple(pool.scorers)}; pass a scorer object, or a pool that "
+        f"can serve 'frequency'. Reasons: {'; '.join(reasons)}"
+    )

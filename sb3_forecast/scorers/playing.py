@@ -1,4 +1,4 @@
-"""Playing given tasks with any SB3 or sb3-contrib model, in any vectorised environment that takes tasks."""
+"""Plays given tasks with any SB3 or sb3-contrib model, in any vectorised environment whose task can be chosen."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from sb3_forecast.scorers.actor import maskable_policy
 
 @dataclass(frozen=True)
 class Episodes:
-    """What became of some episodes.
+    """Outcomes of some episodes.
 
-    :param failed: whether one of its steps had a positive cost, shape (episodes,)
-    :param success: whether it ended in success, shape (episodes,); NaN where the environment does not say
-    :param returns: sum of rewards as the environment gives them, shape (episodes,)
-    :param lengths: steps, shape (episodes,)
+    :param failed: whether a step of the episode had a positive cost, shape (episodes,), bool
+    :param success: 1.0 if the episode ended in success, 0.0 if not, NaN if the environment does not report it, shape
+        (episodes,)
+    :param returns: sum of the rewards as the environment gives them, shape (episodes,), float64
+    :param lengths: number of steps, shape (episodes,), int64
     """
 
     failed: NDArray[np.bool_]
@@ -36,7 +37,9 @@ class Episodes:
 
 
 def is_stochastic(model: Any) -> bool:
-    """Whether a model is meant to act by chance: on-policy algorithms are, the others are deployed without exploration.
+    """Whether a model samples its actions when it is deployed.
+
+    On-policy models sample their actions. Other models are deployed without exploration: they take their likeliest action.
 
     :param model: SB3 or sb3-contrib model
     """
@@ -53,15 +56,17 @@ def play(
 ) -> Episodes:
     """Play one episode of each given task.
 
-    :param model: any model with ``predict``, also with memory (RecurrentPPO) or masks (MaskablePPO)
-    :param env: environments whose ``reset`` takes ``options={"task": i}`` and that have ``set_next_task``, as the model sees them, wrappers
-        included; observations are normalised by the statistics of the model's own environment, if it has any
-    :param tasks: indices into the environment's pool, repeats allowed, shape (episodes,)
+    :param model: any model with ``predict``; it may have a memory (RecurrentPPO) or masks (MaskablePPO)
+    :param env: environments whose ``reset`` understands ``options={"task": i}`` and that have ``set_next_task``. They
+        need the same wrappers as the model's own environment. If that one has ``VecNormalize``, its statistics normalise
+        the observations
+    :param tasks: indices into the environment's pool, shape (episodes,); an index may occur more than once
     :param seed: seed of environments and actions
-    :param deterministic: whether the model takes its likeliest action; ``None``: on-policy models act by chance, others do not
-    :param progress_bar: show progress
+    :param deterministic: whether the model takes its likeliest action. ``None``: on-policy models sample their actions,
+        others take their likeliest action
+    :param progress_bar: whether to show the progress
     :return: the outcomes, in the order of ``tasks``
-    :raises ValueError: if the environment reports no cost
+    :raises ValueError: if the environment does not report a cost
     :raises FloatingPointError: if an observation or reward is not finite
     """
     chosen = np.asarray(tasks, dtype=np.int64)
@@ -90,19 +95,20 @@ def play(
                 if starts[i]:
                     success[episode] = float(info["is_success"]) if "is_success" in info else np.nan
                     if "episode" in info:
-                        # a Monitor has seen the environment's own rewards
+                        # a Monitor recorded the environment's own rewards, before other wrappers changed them
                         returns[episode] = info["episode"]["r"]
                     bar.update()
     return Episodes(failed, success, returns, lengths)
 
 
 def count_success(model: BaseAlgorithm, env: VecEnv, n_tasks: int, seed: int = 0) -> NDArray[np.float64]:
-    """Success of one episode of each task, shape (n_tasks,); NaN where the environment does not say.
+    """Play one episode of each task, and report its success.
 
     :param model: see :func:`play`
     :param env: see :func:`play`
-    :param n_tasks: tasks of its pool
+    :param n_tasks: number of tasks in the environment's pool
     :param seed: see :func:`play`
+    :return: 1.0 for success, 0.0 for none, NaN if the environment does not report it, shape (n_tasks,), float64
     """
     return play(model, env, np.arange(n_tasks), seed).success
 
@@ -111,11 +117,11 @@ def count_success(model: BaseAlgorithm, env: VecEnv, n_tasks: int, seed: int = 0
 class QueueStep:
     """One step of all environments of a :class:`TaskQueue`.
 
-    :param episodes: which episode each environment played, -1 for one that does not count, shape (envs,)
-    :param rewards: shape (envs,)
-    :param costs: shape (envs,)
-    :param dones: shape (envs,)
-    :param infos: one per environment
+    :param episodes: episode that each environment played; -1 if it does not count, shape (envs,), int64
+    :param rewards: rewards of the step, shape (envs,)
+    :param costs: costs of the step, shape (envs,)
+    :param dones: whether the episode ended with the step, shape (envs,)
+    :param infos: info of each environment
     """
 
     episodes: NDArray[np.int64]
@@ -126,40 +132,40 @@ class QueueStep:
 
 
 class TaskQueue:
-    """Plays one episode of each given task, as environments become free.
+    """Plays one episode of each given task. An environment that finishes an episode takes the next task.
 
-    :param env: environments whose ``reset`` takes ``options={"task": i}`` and that have ``set_next_task``
-    :param tasks: indices into their pool, repeats allowed, shape (episodes,)
+    :param env: environments whose ``reset`` understands ``options={"task": i}`` and that have ``set_next_task``
+    :param tasks: indices into their pool, shape (episodes,); an index may occur more than once
     """
 
     def __init__(self, env: VecEnv, tasks: NDArray[np.int64]) -> None:
         self.env, self.tasks = env, tasks
         n = env.num_envs
-        # episode that each environment plays, and the one that it plays next; -1 for none that counts
+        # the episode that each environment plays now, and the one that it plays next; -1 for an episode that does not count
         self._current = np.where(np.arange(n) < len(tasks), np.arange(n), -1)
         self._following = np.full(n, -1)
         self._queue = iter(range(n, len(tasks)))
         env.set_options([{"task": int(tasks[e])} if e >= 0 else {} for e in self._current])
-        #: what the environments show now
+        #: current observations of all environments
         self.observations: Any = env.reset()
         self._announce(np.arange(n))
 
     @property
     def running(self) -> bool:
-        """Whether an episode has not ended yet."""
+        """Whether an episode that counts is still running."""
         return bool((self._current >= 0).any())
 
     @property
     def episodes(self) -> NDArray[np.int64]:
-        """Which episode each environment plays, -1 for one that does not count."""
+        """Episode that each environment plays; -1 if it does not count, shape (envs,), int64."""
         return self._current.copy()
 
     def step(self, actions: Any) -> QueueStep:
-        """Take a step everywhere.
+        """Take one step in every environment.
 
-        :param actions: one per environment
-        :return: what came of it
-        :raises ValueError: if the environment reports no cost
+        :param actions: one action per environment
+        :return: rewards, costs and infos of the step
+        :raises ValueError: if the environment does not report a cost
         :raises FloatingPointError: if an observation or reward is not finite
         """
         played = self.episodes
@@ -169,7 +175,8 @@ class TaskQueue:
             costs = np.fromiter((info["cost"] for info in infos), np.float64, len(infos))
         except KeyError as error:
             raise ValueError(
-                "env reports no info['cost'] to tell failures by; wrap it in sb3_forecast_envs.SeededTasks(env, n_tasks, failed=...)"
+                "env must report info['cost'] at every step, got an info without it; use environments of "
+                "sb3_forecast_envs.SeededTasks(env, n_tasks, failed=...)"
             ) from error
         ended = np.flatnonzero(dones)
         self._current[ended] = self._following[ended]
@@ -177,7 +184,7 @@ class TaskQueue:
         return QueueStep(played, rewards, costs, dones, infos)
 
     def _announce(self, envs: NDArray[np.int64]) -> None:
-        """Tell environments which task to play after the one that has just begun."""
+        """Tell some environments which task they play after the one that has just begun."""
         for i in envs:
             self._following[i] = next(self._queue, -1)
             if self._following[i] >= 0:
@@ -185,12 +192,13 @@ class TaskQueue:
 
 
 def check_finite(observations: Any, rewards: NDArray[np.floating[Any]], infos: list[dict[str, Any]]) -> None:
-    """Stop at the first observation or reward that is not finite.
+    """Raise an error if an observation or a reward is not finite.
 
-    :param observations: of all environments: an array, or a dictionary or tuple of arrays
-    :param rewards: one per environment
-    :param infos: one per environment
-    :raises FloatingPointError: naming the environment, and its task if it says so
+    :param observations: observations of all environments: an array, or a dictionary or tuple of arrays
+    :param rewards: one reward per environment
+    :param infos: one info per environment
+    :raises FloatingPointError: if an observation or reward is NaN or infinite. The message names the environment, and its
+        task if the info holds it
     """
     if isinstance(observations, (dict, tuple)):
         parts = list(observations.values()) if isinstance(observations, dict) else list(observations)
@@ -201,26 +209,36 @@ def check_finite(observations: Any, rewards: NDArray[np.floating[Any]], infos: l
             bad = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
             task = f" (task {infos[bad]['task']})" if "task" in infos[bad] else ""
             raise FloatingPointError(
-                f"environment {bad}{task} returned a {name} that is not finite; mend the environment, and go on from the last checkpoint"
+                f"env must return finite observations and rewards, got NaN or infinity in the {name} of environment {bad}{task}; "
+                "correct the environment, then resume from the last checkpoint"
             )
 
 
 def normalisation_of(model: BaseAlgorithm) -> VecNormalize | None:
-    """What normalises observations in the model's own environment, if anything does."""
+    """The ``VecNormalize`` of the model's own environment.
+
+    :param model: the model
+    :return: the wrapper; ``None`` if there is none, or it does not normalise observations
+    """
     own = model.get_vec_normalize_env()
     return own if own is not None and own.norm_obs else None
 
 
 def own_normalisation(model: BaseAlgorithm, env: VecEnv) -> VecNormalize | None:
-    """The statistics of the model's own environment, where the given one has none."""
+    """The ``VecNormalize`` of the model's own environment, if the given environment has none.
+
+    :param model: the model
+    :param env: environment in which the model will act
+    :return: the wrapper that must normalise the given environment's observations; ``None`` if nothing must
+    """
     return normalisation_of(model) if unwrap_vec_normalize(env) is None else None
 
 
 def sync_normalisation(model: BaseAlgorithm, env: VecEnv) -> None:
-    """Give the statistics of the model's own environment to an environment that normalises.
+    """Copy the ``VecNormalize`` statistics of the model's own environment into another environment that normalises.
 
     :param model: the model
-    :param env: where it is to act
+    :param env: environment in which the model will act
     """
     own, other = model.get_vec_normalize_env(), unwrap_vec_normalize(env)
     if own is not None and other is not None and own is not other and own.norm_obs:
@@ -229,7 +247,10 @@ def sync_normalisation(model: BaseAlgorithm, env: VecEnv) -> None:
 
 @contextmanager
 def stationary(env: VecEnv) -> Iterator[None]:
-    """Let no running statistics move."""
+    """Freeze the ``VecNormalize`` statistics of an environment, then restore the setting.
+
+    :param env: vectorised environment, with or without ``VecNormalize``
+    """
     normalize = unwrap_vec_normalize(env)
     training = normalize is not None and normalize.training
     if normalize is not None:
@@ -243,7 +264,7 @@ def stationary(env: VecEnv) -> Iterator[None]:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators that policies act by, then restore them."""
+    """Seed the global random generators that policies use, then restore them."""
     numpy_state = np.random.get_state()  # noqa: NPY002  # DQN explores with it
     with th.random.fork_rng(devices=range(th.cuda.device_count())):
         th.manual_seed(seed)

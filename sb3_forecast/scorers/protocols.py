@@ -1,8 +1,8 @@
-"""What tasks offer to a scorer, and what a scorer offers to training and measuring.
+"""What a scorer needs from the tasks, and what training and measuring need from a scorer.
 
-A pool says in ``scorers`` what it can serve; ``scorer="auto"`` takes the first. ``"exact"`` needs :class:`SupportsExact`, ``"survival"`` needs
-:class:`SupportsSurvival`, ``"episodes"`` and ``"frequency"`` need :class:`SupportsEpisodes`. Environments implement these protocols without
-importing this module.
+A pool lists in ``scorers`` the scorers that it can serve. In training, ``scorer="auto"`` takes the first one. ``"exact"``
+needs :class:`SupportsExact`, ``"survival"`` needs :class:`SupportsSurvival`, ``"episodes"`` and ``"frequency"`` need
+:class:`SupportsEpisodes`. Environments can implement these protocols without importing this module.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ class Pool(Protocol):
 
     @property
     def scorers(self) -> Sequence[str]:
-        """Scorers that the tasks can serve, strongest first."""
+        """Names of the scorers that the pool can serve, the strongest first."""
 
     @property
     def rare(self) -> NDArray[np.bool_]:
-        """Which tasks belong to the rare mode, shape (N,); for reports only."""
+        """Which tasks belong to the rare mode, shape (N,), bool. Only reports use it."""
 
     @property
     def key(self) -> str:
-        """What tells these tasks from others: equal for the same tasks, also after pickling."""
+        """A text that identifies the tasks: two pools of the same tasks have the same key, also after pickling."""
 
     def __len__(self) -> int: ...
 
     def subset(self, indices: ArrayLike) -> Self:
-        """A pool of some of the tasks.
+        """A pool that holds some of the tasks.
 
         :param indices: positions in this pool, or a boolean mask over it
         """
@@ -50,10 +50,10 @@ class Pool(Protocol):
 
 @runtime_checkable
 class TellsTasksApart(Protocol):
-    """A pool that knows which of its tasks are the same as others."""
+    """A pool that can say which of its tasks are equal."""
 
     def task_keys(self) -> Sequence[Hashable]:
-        """One key per task: equal for tasks that are the same, also of another pool."""
+        """One key per task. Equal tasks have equal keys, also if they belong to different pools."""
 
 
 class FiniteModel(Protocol):
@@ -61,7 +61,7 @@ class FiniteModel(Protocol):
 
     @property
     def horizon(self) -> int:
-        """Steps after which an episode ends."""
+        """Largest number of steps in an episode."""
 
     @property
     def timeout_fails(self) -> bool:
@@ -74,13 +74,17 @@ class FiniteModel(Protocol):
     def __len__(self) -> int: ...
 
     def tables(self, tasks: Tasks) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8], NDArray[np.float64]]:
-        """Reachable states of some tasks; state 0 of each task is its start.
+        """Reachable states of some tasks. State 0 of each task is its start.
 
         :param tasks: indices into the pool
-        :return: first state of each task and the total, (tasks + 1,), int64; successors (states, columns), int32,
-            numbered within the task, -1 success and -2 failure, the same number of columns side by side for each action; compact views
-            (states, width), uint8: states with equal views look equal to the policy; probability of each column given its action
-            (states, columns), float64, or (0, columns) where the dynamics are deterministic and each action has one column
+        :return: four arrays:
+
+            - first state of each task, then the total number of states, shape (tasks + 1,), int64
+            - successors, shape (states, columns), int32. States are numbered within their task; -1 is success, -2 is
+              failure. Every action has the same number of columns, and they are neighbours
+            - compact views, shape (states, width), uint8. States with equal views look equal to the policy
+            - probability of each column if its action is taken, shape (states, columns), float64. The shape is (0, columns)
+              if the dynamics are deterministic and each action has one column
         """
 
     def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
@@ -91,11 +95,11 @@ class FiniteModel(Protocol):
 
 
 class Simulation(Protocol):
-    """Episodes side by side, one per given task, with the failing actions known."""
+    """Parallel episodes, one per given task. It is known which actions fail."""
 
     @property
     def horizon(self) -> int:
-        """Steps after which an episode ends without failure."""
+        """Largest number of steps in an episode. An episode that reaches it has not failed."""
 
     @property
     def n_actions(self) -> int:
@@ -111,13 +115,16 @@ class Simulation(Protocol):
         """Actions that a policy with masks may take, shape (views, actions); ``None`` if the tasks have no masks."""
 
     def step(self, pi: NDArray[np.float64], uniforms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Take one step in each running episode, given that it does not fail, and drop those that ended.
+        """Take one step in each running episode, conditioned on no failure. Then drop the episodes that ended.
 
-        An action is drawn in proportion to pi (1 - c), where c is the probability that it fails now; an episode without such an action ends.
+        An action is drawn in proportion to pi (1 - c), where c is the probability that it fails now. If pi (1 - c) is 0 for
+        all actions, the episode ends.
 
         :param pi: action probabilities, shape (episodes, actions), float64
-        :param uniforms: in [0, 1), shape (2, episodes): which action, and what it does where the dynamics are random
-        :return: c, shape (episodes, actions), float64; which episodes go on, boolean, in the order before the call
+        :param uniforms: numbers in [0, 1), shape (2, episodes). Row 0 draws the action; row 1 draws its outcome if the
+            dynamics are random
+        :return: c, shape (episodes, actions), float64; which episodes continue, shape (episodes,), bool, in the order
+            before the call
         """
 
 
@@ -132,14 +139,22 @@ class SupportsEpisodes(Pool, Protocol):
     """Tasks that can be played."""
 
     def make_vec_env(self, n_envs: int) -> VecEnv:
-        """Environments side by side that play these tasks: ``reset(options={"task": i})``, ``set_next_task``, ``info["cost"]``."""
+        """Parallel environments that play these tasks.
+
+        They understand ``reset(options={"task": i})`` and ``set_next_task``, and report ``info["cost"]``.
+
+        :param n_envs: number of environments
+        """
 
 
 class SupportsSurvival(SupportsEpisodes, Protocol):
-    """Tasks that can be simulated with the failing actions known."""
+    """Tasks that can be simulated, and whose simulation knows which actions fail."""
 
     def simulation(self, tasks: Tasks) -> Simulation:
-        """One episode of each given task, repeats allowed."""
+        """One episode of each given task.
+
+        :param tasks: indices into the pool; an index may occur more than once
+        """
 
 
 @runtime_checkable
@@ -151,33 +166,39 @@ class PlaysTasks(Protocol):
         """The tasks."""
 
     def set_next_task(self, task: int | None) -> None:
-        """Say which task the next reset starts; ``None`` to draw it."""
+        """Choose the task that the next reset starts.
+
+        :param task: index into the pool; ``None`` to draw it at random
+        """
 
     def set_task_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
-        """Start a share of the episodes on tasks drawn in proportion to weights.
+        """Start a share of the episodes on tasks that are drawn in proportion to weights.
 
-        :param weights: one per task; ``None`` to draw all tasks alike
-        :param share: share of the weighted draws, in [0, 1]
+        :param weights: one weight per task, shape (N,); ``None`` to draw all tasks with equal probability
+        :param share: share of the episodes whose task is drawn by the weights, in [0, 1]
         """
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Something that a resumed run must restore: it samples, or learns."""
+    """An object with a state that a resumed run must restore, because the object samples or learns."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """The state that a resumed run needs."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`."""
+        """Restore a state.
+
+        :param state: as returned by :meth:`state_dict`
+        """
 
 
 @dataclass(frozen=True)
 class Counts:
     """How often each task failed.
 
-    :param failures: failed episodes of each task, shape (N,), int64
-    :param trials: episodes of each task, shape (N,), int64
+    :param failures: number of failed episodes of each task, shape (N,), int64
+    :param trials: number of episodes of each task, shape (N,), int64
     """
 
     failures: NDArray[np.int64]
@@ -186,13 +207,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a scorer says of a model on all of its tasks.
+    """What a scorer measured: the scores and probabilities of all of its tasks under a model.
 
     :param scores: failure scores psi, shape (N,), float64
-    :param frequencies: failure probabilities without any smoothing, for means, shape (N,), float64
-    :param success: success probabilities, shape (N,), float64; NaN where nothing tells
+    :param frequencies: failure probabilities without smoothing, shape (N,), float64. Means are computed from them
+    :param success: success probabilities, shape (N,), float64; NaN for tasks whose success is not known
     :param warnings: reasons not to trust the scores
-    :param counts: where the scores come from counting; else ``None``
+    :param counts: the counts if the scores come from counting; otherwise ``None``
     """
 
     scores: NDArray[np.float64]
@@ -206,10 +227,11 @@ class Measurement:
 class Rollout:
     """A finished rollout of the training, for a scorer that learns from it.
 
-    :param model: the model, its rollout buffer full
-    :param costs: of each step, shape (steps, environments)
-    :param dones: whether the episode ended with the step, same shape
-    :param observations: of each step as the environment gave them, where the buffer holds normalised ones; else ``None``
+    :param model: the model; its rollout buffer is full
+    :param costs: cost of each step, shape (steps, environments), float64
+    :param dones: whether the episode ended with the step, shape (steps, environments), bool
+    :param observations: observations of each step as the environment gave them, if the buffer holds normalised ones;
+        otherwise ``None``
     """
 
     model: Any
@@ -220,7 +242,7 @@ class Rollout:
 
 @runtime_checkable
 class FailureScorer(Protocol):
-    """Failure scores of N tasks under a model: the least that training and measuring need of a scorer."""
+    """Failure scores of N tasks under a model. Training and measuring need at least this from a scorer."""
 
     @property
     def n_tasks(self) -> int:
@@ -228,35 +250,36 @@ class FailureScorer(Protocol):
 
     @property
     def supports_partial(self) -> bool:
-        """Whether some tasks may be scored without the others."""
+        """Whether a few tasks can be scored without the rest of the pool."""
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
         """Scores without a graph.
 
         :param model: the agent or language model
-        :param tasks: which tasks; ``None`` for all
-        :return: shape (tasks,), float64, CPU
+        :param tasks: indices of the tasks; ``None`` for all
+        :return: scores, shape (tasks,), float64, CPU
         """
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
         """Scores with a graph to the model's parameters.
 
         :param model: the agent or language model
-        :param tasks: which tasks, as touched by the loss
-        :return: shape (tasks,), float64, CPU
+        :param tasks: indices of the tasks that the loss touches
+        :return: scores, shape (tasks,), float64, CPU
         """
 
 
 class Scorer(ABC):
-    """A complete scorer: :class:`FailureScorer`, and what training and measuring may ask beyond scores, with the usual answers.
+    """A complete scorer: a :class:`FailureScorer` with defaults for everything else that training and measuring use.
 
-    Derive your own scorer from it to change one of them; :func:`~sb3_forecast.scorers.make.complete` gives them to any other.
+    Derive your own scorer from this class if you want to change a default. :func:`~sb3_forecast.scorers.make.complete`
+    adds the defaults to any other scorer.
     """
 
     n_tasks: int
-    #: whether some tasks may be scored without the others
+    #: whether a few tasks can be scored without the rest of the pool
     supports_partial: bool = True
-    #: whether scoring the same model again gives other scores
+    #: whether scoring the same model twice can give different scores
     samples: bool = False
     #: whether the scorer learns from the training's rollouts, see :meth:`after_rollout`
     learns: bool = False
@@ -264,7 +287,7 @@ class Scorer(ABC):
     @property
     @abstractmethod
     def key(self) -> str | None:
-        """The ``key`` of the pool whose tasks are scored; ``None`` where there is none to compare."""
+        """The ``key`` of the pool whose tasks are scored; ``None`` if the pool is not known."""
 
     @abstractmethod
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
@@ -275,11 +298,12 @@ class Scorer(ABC):
         """See :meth:`FailureScorer.rescore`."""
 
     def measure(self, model: Any, k: int = 10, seed: int = 0) -> Measurement:
-        """Everything that a report needs, of all tasks.
+        """Everything that a report needs, for all tasks.
 
         :param model: the agent or language model
-        :param k: top scores that a forecast will use, for the warnings
-        :param seed: seed of episodes that are played for success alone
+        :param k: number of top scores that the forecast will use; only the warnings depend on it
+        :param seed: seed of the episodes that are played only to count successes
+        :return: scores, failure and success probabilities, warnings
         """
         scores = self.score(model).numpy()
         return Measurement(scores, failure_probability(scores), np.full(len(scores), np.nan), self.warnings(scores, k))
@@ -287,25 +311,26 @@ class Scorer(ABC):
     def warnings(self, scores: NDArray[np.float64], k: int) -> tuple[str, ...]:
         """Reasons not to trust some scores.
 
-        :param scores: scores of tasks, any shape (tasks,)
-        :param k: top scores that a forecast uses
+        :param scores: scores of some tasks, shape (tasks,), float64
+        :param k: number of top scores that the forecast uses
+        :return: one text per reason; empty if there is none
         """
         return ()
 
     @property
     def ready(self) -> bool:
-        """Whether the scores mean something yet."""
+        """Whether the scores can be used yet."""
         return True
 
     @property
     def steps_played(self) -> int:
-        """Environment steps that scoring has taken so far."""
+        """Number of environment steps that scoring has taken so far."""
         return 0
 
     def after_rollout(self, rollout: Rollout) -> dict[str, float]:
-        """Called after each rollout of a training if :attr:`learns`.
+        """Learn from a rollout. The training calls this after each rollout if :attr:`learns` is true.
 
         :param rollout: the rollout
-        :return: what to log
+        :return: names and values to log
         """
         return {}

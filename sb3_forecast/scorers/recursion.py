@@ -1,9 +1,10 @@
 """Exact failure scores of finite Markov decision processes, with gradients (compiled).
 
-Successors come in columns: one per action, or, where the dynamics are random, several per action with their probabilities.
+Successors are stored in columns. Deterministic dynamics have one column per action; random dynamics have several columns
+per action, with their probabilities.
 
-Each task's states are walked in one cache-sized block. Failure and survival are summed separately, so that a score keeps
-its relative precision at p = 1e-30 and at 1 - p = 1e-15 alike.
+The states of each task are put into one block that fits into the cache. Failure and survival are summed separately, so
+that a score keeps its relative precision both at p = 1e-30 and at 1 - p = 1e-15.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sb3_forecast.jit import jit
 
 F64 = NDArray[np.float64]
 
-#: an episode's walk stops once what may still happen changes failure and survival by less than this, relatively
+#: a task's recursion stops when the rest of the episode can change failure and survival by less than this share of them
 TOLERANCE = 1e-12
 
 
@@ -36,11 +37,12 @@ def _localise(
     to: NDArray[np.uint32],
     pi: F64,
 ) -> int:
-    """One task's successors and their probabilities in one block; success is the state after the last one, failure the next.
+    """Write one task's successors and their probabilities into one block.
 
-    Columns come first: the walk is twice as fast with long inner loops over states than with short ones over columns.
+    With n states, success becomes state n and failure becomes state n + 1. The columns are the first dimension: the
+    recursion is twice as fast with long inner loops over states as with short inner loops over columns.
 
-    Returns the number of states.
+    Returns the number of states n.
     """
     base, n_states = first[task], first[task + 1] - first[task]
     branches = successors.shape[1] // policy.shape[1]
@@ -56,7 +58,7 @@ def _localise(
 
 @jit
 def _widest(begin: int, end: int, first: NDArray[np.int64]) -> int:
-    """Largest number of states of a task, success and failure included."""
+    """Largest number of states of a task, with success and failure."""
     widest = 0
     for task in range(begin, end):
         widest = max(widest, first[task + 1] - first[task])
@@ -68,7 +70,7 @@ def _outcomes(
     begin: int, end: int, first: NDArray[np.int64], successors: NDArray[np.int32], chances: F64, view: NDArray[np.int32], policy: F64,
     horizon: int, timeout_fails: bool, tolerance: float, failed: F64, succeeded: F64, survived: F64,
 ) -> None:  # fmt: skip
-    """Forward walk of tasks begin..end: probabilities of failing, of succeeding, and of not failing."""
+    """Forward recursion for tasks ``begin`` to ``end - 1``: probabilities of failing, of succeeding, and of not failing."""
     n_columns, widest = successors.shape[1], _widest(begin, end, first)
     mass, following = np.zeros(widest), np.zeros(widest)
     to, pi = np.empty((n_columns, widest), dtype=np.uint32), np.empty((n_columns, widest))
@@ -87,7 +89,7 @@ def _outcomes(
             if step % 8 == 7 or step == horizon - 1:
                 alive = mass[:n_states].sum()
                 if timeout_fails:
-                    # what is still alive is what fails: only nothing at all may be left out
+                    # everything still alive at the horizon fails, so the recursion may stop only if nothing is alive
                     if alive == 0.0:
                         break
                 elif alive <= tolerance * mass[n_states] and alive <= tolerance * mass[n_states + 1]:
@@ -105,9 +107,10 @@ def _gradients(
     begin: int, end: int, first: NDArray[np.int64], successors: NDArray[np.int32], chances: F64, view: NDArray[np.int32], policy: F64,
     horizon: int, timeout_fails: bool, failed: F64, survived: F64, gradient: F64,
 ) -> None:  # fmt: skip
-    """Probabilities as :func:`_outcomes`, and the gradient in log pi of the smaller one, per state and action.
+    """Probabilities as in :func:`_outcomes`, and the gradient of the smaller one in log pi, for each state and action.
 
-    The gradient is sum_t mass_t(s) pi(a|s) value_{t+1}(s'): the masses of a forward walk are kept, and met by the values on the way back.
+    The gradient is sum_t mass_t(s) pi(a|s) value_{t+1}(s'). The forward recursion keeps all masses; the backward recursion
+    computes the values and multiplies them.
     """
     n_columns, widest = successors.shape[1], _widest(begin, end, first)
     branches = n_columns // policy.shape[1]
@@ -164,15 +167,16 @@ def outcome_probabilities(
 ) -> tuple[F64, F64, F64]:
     """Probabilities of failing, of succeeding, and of not failing, for every task.
 
-    :param first: first state of each task and the total, shape (tasks + 1,), int64
-    :param successors: shape (states, columns), int16 or int32; numbered within the task, -1 success, -2 failure; every action
-        has equally many columns, side by side
-    :param chances: probability of each column given its action, shape (states, columns), float64; no rows if every action has one column
+    :param first: first state of each task, then the total number of states, shape (tasks + 1,), int64
+    :param successors: successors, shape (states, columns), int16 or int32. States are numbered within their task; -1 is
+        success, -2 is failure. Every action has the same number of columns, and they are neighbours
+    :param chances: probability of each column if its action is taken, shape (states, columns), float64; shape (0,
+        columns) if every action has one column
     :param view: row of ``policy`` of each state, shape (states,), int32
     :param policy: action probabilities, shape (views, actions), float64
-    :param horizon: steps of an episode
-    :param timeout_fails: whether an episode that is still running then has failed
-    :param tolerance: relative error at which a task's walk may stop early; 0 never stops
+    :param horizon: largest number of steps in an episode
+    :param timeout_fails: whether an episode that reaches the horizon has failed
+    :param tolerance: relative error at which a task's recursion may stop early; 0 never stops early
     :return: three arrays of shape (tasks,), float64
     """
     n_tasks = len(first) - 1
@@ -187,7 +191,7 @@ def outcome_probabilities(
 
 
 def _over_tasks(n_tasks: int, run: Callable[[int, int], None]) -> None:
-    """Run a kernel over all tasks in threads; tasks are independent, so threads change nothing in the result."""
+    """Run a kernel over all tasks in threads. Tasks are independent, so the result does not depend on the threads."""
     threads = os.cpu_count() or 1
     bounds = np.linspace(0, n_tasks, 4 * threads + 1).astype(np.int64)
     with ThreadPoolExecutor(threads) as pool:
@@ -195,11 +199,11 @@ def _over_tasks(n_tasks: int, run: Callable[[int, int], None]) -> None:
 
 
 def scores_from_outcomes(failed: F64, survived: F64) -> F64:
-    """Failure scores from both probabilities, each used where it is the small one (docs/method.md eq. 1, 4).
+    """Failure scores, computed from the smaller one of p and 1 - p (docs/method.md eq. 1, 4).
 
-    :param failed: p, shape (tasks,)
-    :param survived: 1 - p, shape (tasks,)
-    :return: psi, shape (tasks,); -inf where p = 0, +inf where 1 - p = 0
+    :param failed: failure probabilities p, shape (tasks,), float64
+    :param survived: survival probabilities 1 - p, shape (tasks,), float64
+    :return: scores psi, shape (tasks,), float64; -inf for p = 0, +inf for 1 - p = 0
     """
     with np.errstate(divide="ignore"):
         return np.asarray(
@@ -218,8 +222,9 @@ def log_odds_and_gradients(
 ) -> tuple[F64, F64]:
     """Log odds of failing, log p - log(1 - p), and their gradients in the log-probability of each action in each state.
 
-    :param first: see :func:`outcome_probabilities`, as are the other arguments
-    :return: log odds, shape (tasks,); gradient, shape (states, actions), 0 for tasks with p = 0 or 1 - p = 0
+    :param first: see :func:`outcome_probabilities`; the other arguments are explained there, too
+    :return: log odds, shape (tasks,), float64; gradient, shape (states, actions), float64. The gradient is 0 for tasks
+        with p = 0 or 1 - p = 0
     """
     failed, survived = np.empty(len(first) - 1), np.empty(len(first) - 1)
     gradient = np.empty((len(successors), policy.shape[1]))
@@ -231,7 +236,7 @@ def log_odds_and_gradients(
     )
     with np.errstate(divide="ignore"):
         log_odds = np.log(failed) - np.log(survived)
-    # the kernel differentiates p or 1 - p, whichever is small; d log odds = dp / (p (1 - p))
+    # the kernel differentiates the smaller one of p and 1 - p; d log odds = dp / (p (1 - p))
     usable = np.isfinite(log_odds)
     slope = np.zeros(len(failed))
     slope[usable] = np.where(failed < 0.5, 1.0, -1.0)[usable] / (failed * survived)[usable]
@@ -240,19 +245,19 @@ def log_odds_and_gradients(
 
 
 def score_from_log_odds(log_odds: th.Tensor) -> th.Tensor:
-    """Psi of log odds h: -log p = softplus(-h) (docs/method.md eq. 5).
+    """The score psi from log odds h: -log p = softplus(-h) (docs/method.md eq. 5).
 
-    :param log_odds: any shape, float64
-    :return: same shape; precise at both ends
+    :param log_odds: log odds of failing, any shape, float64
+    :return: scores, same shape, float64; precise for p near 0 and for p near 1
     """
-    # softplus(-h) underflows to 0 only beyond h = 745; there psi = h to the last bit, as from h = 37 on
+    # softplus(-h) becomes 0 above h = 745; but from h = 37 on, psi equals h to the last bit
     far = log_odds > 37.0
     near = -th.log(th.nn.functional.softplus(-th.where(far, 0.0, log_odds), threshold=40.0))
     return th.where(far, log_odds, near)
 
 
 class ExactLogOdds(th.autograd.Function):
-    """Log odds of failing of finite models as a differentiable function of the policy's log-probabilities."""
+    """Log odds of failing of finite models, as a differentiable function of the policy's log-probabilities."""
 
     @staticmethod
     def forward(  # explicit arguments instead of *args
@@ -265,7 +270,7 @@ class ExactLogOdds(th.autograd.Function):
         horizon: int,
         timeout_fails: bool = False,
     ) -> th.Tensor:
-        """Log odds, and the gradient kept for the way back.
+        """Compute the log odds, and keep their gradient for :meth:`backward`.
 
         :param log_policy: log action probabilities, shape (views, actions), float64, CPU
         :param first: see :func:`outcome_probabilities`
@@ -283,7 +288,11 @@ class ExactLogOdds(th.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        """Chain rule to the log-probabilities of each distinct view."""
+        """Gradient in the log-probabilities at each distinct view, by the chain rule.
+
+        :param grad_outputs: gradient in the log odds, shape (tasks,), float64
+        :return: gradient in ``log_policy``, shape (views, actions), float64; ``None`` for the other arguments
+        """
         per_state = np.repeat(grad_outputs[0].numpy(), np.diff(ctx.first))[:, None] * ctx.gradient
         out = th.zeros(ctx.shape, dtype=th.float64)
         out.index_add_(0, th.from_numpy(ctx.view.astype(np.int64)), th.from_numpy(per_state))

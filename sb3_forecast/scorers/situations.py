@@ -1,4 +1,4 @@
-"""What an agent has before it when it acts, as batches that can be kept and asked about again."""
+"""Batches of situations: everything that an agent's next action depends on. They can be kept and evaluated again later."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Situations:
-    """A batch of them.
+    """A batch of situations.
 
-    :param observations: as environments give them: an array, or a dictionary of arrays
-    :param masks: actions that may be taken, shape (batch, actions); ``None`` without masks
-    :param memory: of the agent before it sees the observation, shape (batch, 2, layers, width), float32; ``None`` for agents without
+    :param observations: observations as environments give them: an array, or a dictionary of arrays
+    :param masks: actions that may be taken, shape (batch, actions), bool; ``None`` if there are no masks
+    :param memory: memory of the agent before it sees the observation, shape (batch, 2, layers, width), float32; ``None``
+        for agents without a memory
     """
 
     observations: Any
@@ -24,9 +25,10 @@ class Situations:
     memory: NDArray[np.float32] | None = None
 
     def take(self, rows: NDArray[np.int64]) -> Situations:
-        """Some of them.
+        """Some situations of the batch.
 
-        :param rows: which, repeats allowed
+        :param rows: indices into the batch, shape (n,); an index may occur more than once
+        :return: a batch of n situations
         """
         return Situations(
             _take(self.observations, rows),
@@ -40,10 +42,11 @@ class Situations:
 
     @staticmethod
     def chosen(parts: Sequence[Situations], rows: NDArray[np.int64]) -> Situations:
-        """Some rows of several batches, without joining all of them.
+        """Some situations of several batches. Only these are copied, not the whole batches.
 
         :param parts: the batches
-        :param rows: which, counted through the batches, ascending, at least one
+        :param rows: indices, counted through all batches; ascending, at least one
+        :return: one batch
         """
         cuts = np.searchsorted(rows, np.cumsum([0, *(len(part) for part in parts)]))
         first, taken = 0, []
@@ -55,9 +58,10 @@ class Situations:
 
     @staticmethod
     def joined(parts: Sequence[Situations]) -> Situations:
-        """Batches as one.
+        """Join several batches.
 
-        :param parts: at least one, all with masks or none, all with a memory or none
+        :param parts: at least one batch. Either all have masks or none has; either all have a memory or none has
+        :return: one batch
         """
         masks = [part.masks for part in parts if part.masks is not None]
         memories = [part.memory for part in parts if part.memory is not None]
@@ -75,9 +79,10 @@ def _take(observations: Any, rows: NDArray[np.int64]) -> Any:
 
 
 def joined_observations(batches: Sequence[Any]) -> Any:
-    """Batches of observations as one.
+    """Join several batches of observations.
 
     :param batches: arrays, or dictionaries of arrays
+    :return: one array, or one dictionary of arrays
     """
     if isinstance(batches[0], dict):
         return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}

@@ -1,8 +1,9 @@
-"""Survival scores (implicit capture): sample the trajectory conditioned on not failing, multiply the survival factors.
+"""Survival scores (implicit capture): sample episodes that do not fail, and multiply their survival factors.
 
-If an action of the policy would fail now with total probability q_t, the episode is continued with a safe one and the factor
-1 - q_t is kept: p = 1 - E[prod_t (1 - q_t)]. Unbiased, never zero where failure is possible, and differentiable through
-the policy at the visited states (figures in ``docs/gridworld.md``).
+Let q_t be the total probability that the policy's action fails now. The episode continues with a safe action, and the
+factor 1 - q_t is kept: p = 1 - E[prod_t (1 - q_t)]. This estimate of p is unbiased. It is never zero if a failure is
+possible at the visited states. It is differentiable through the policy at the visited states (figures in
+``docs/gridworld.md``).
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ from sb3_forecast.statistics.scores import failure_score, failure_score_from_log
 
 
 def log_survival_of_step(log_pi: th.Tensor, failure: th.Tensor) -> th.Tensor:
-    """log(1 - q), q = sum_a pi(a) c(a), from whichever of q and 1 - q is small.
+    """log(1 - q) with q = sum_a pi(a) c(a), computed from the smaller one of q and 1 - q.
 
     :param log_pi: log action probabilities, shape (batch, actions), float64
     :param failure: probability c that each action fails now, same shape
-    :return: shape (batch,), <= 0
+    :return: shape (batch,), float64, at most 0
     """
     log_q = th.logsumexp(log_pi + failure.log(), dim=-1)
     log_safe = th.logsumexp(log_pi + th.log1p(-failure), dim=-1)
     rare = log_q < np.log(0.5)
-    # the branch that is not taken must not contribute a NaN gradient
+    # the branch that is not used must not contribute a NaN gradient
     return th.where(rare, th.log1p(-th.where(rare, log_q, -1.0).exp()), th.where(rare, -1.0, log_safe)).clamp(max=0.0)
 
 
 @dataclass(frozen=True)
 class _RiskySteps:
-    """States of a simulation in which some action fails.
+    """Visited states of a simulation in which some action can fail.
 
-    :param episode: which episode, shape (visits,), int64
+    :param episode: episode of each visit, shape (visits,), int64
     :param view: row of ``distinct`` of each visit, shape (visits,), int32
-    :param distinct: compact views, shape (views, width), uint8
-    :param failure: probability that each action fails, shape (visits, actions), float64
-    :param simulation: what turns views into observations
+    :param distinct: distinct compact views, shape (views, width), uint8
+    :param failure: probability c that each action fails, shape (visits, actions), float64
+    :param simulation: the simulation; it turns views into observations
     """
 
     episode: NDArray[np.int64]
@@ -54,12 +55,14 @@ class _RiskySteps:
 
 
 class SurvivalScorer(Scorer):
-    """Unbiased failure scores from simulated episodes whose failing actions are known.
+    """Failure scores from simulated episodes, for tasks whose simulation knows which actions fail.
 
-    :param pool: tasks that can be simulated with the failing actions known
-    :param episodes: episodes per task
+    The estimate of the failure probability is unbiased.
+
+    :param pool: tasks whose simulation knows which actions fail
+    :param episodes: number of episodes per task
     :param seed: seed of the episodes' random numbers
-    :raises ValueError: if the pool does not declare ``"survival"``, or ``episodes < 1``
+    :raises ValueError: if the pool cannot serve ``"survival"``, or ``episodes < 1``
     """
 
     supports_partial = False
@@ -68,10 +71,11 @@ class SurvivalScorer(Scorer):
     def __init__(self, pool: SupportsSurvival, episodes: int = 1, seed: int = 0) -> None:
         if "survival" not in pool.scorers:
             raise ValueError(
-                f"the tasks do not tell which actions fail (scorers={tuple(pool.scorers)}); use scorer={pool.scorers[0]!r}"
+                f"pool must know which actions fail for survival scores, got one that can serve {tuple(pool.scorers)}; "
+                f"use scorer={pool.scorers[0]!r}"
             )
         if episodes < 1:
-            raise ValueError(f"episodes={episodes} samples nothing; use episodes >= 1")
+            raise ValueError(f"episodes must be at least 1, got {episodes}; use 1 or a larger number")
         self.pool = pool
         self.n_tasks = len(pool)
         self.n_actions = pool.simulation(np.array([0])).n_actions
@@ -81,11 +85,11 @@ class SurvivalScorer(Scorer):
 
     @property
     def key(self) -> str:
-        """Key of the pool."""
+        """Key of the pool whose tasks are scored."""
         return self.pool.key
 
     def measure(self, model: Any, k: int = 10, seed: int = 0) -> Measurement:
-        """Scores, and success counted in one episode per task; see :meth:`Scorer.measure`."""
+        """Scores, and successes counted in one episode per task; see :meth:`Scorer.measure`."""
         found = super().measure(model, k, seed)
         if "frequency" not in self.pool.scorers:
             return found
@@ -93,10 +97,11 @@ class SurvivalScorer(Scorer):
         return replace(found, success=count_success(model, env, self.n_tasks, seed))
 
     def log_survival(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
-        """Sampled log survival probability of each episode, shape (tasks, episodes), float64.
+        """Sampled log survival probability of each episode.
 
         :param model: SB3 on-policy model with discrete actions
-        :param tasks: which tasks; ``None`` for all
+        :param tasks: indices of the tasks; ``None`` for all
+        :return: shape (tasks, episodes), float64
         """
         actor = Actor(model, self.n_actions)
         chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
@@ -128,19 +133,26 @@ class SurvivalScorer(Scorer):
         return total, _RiskySteps(episode, view, memo.index.views.copy(), chance, simulation)
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
-        """Scores without a graph, shape (tasks,), float64; of the whole pool, the visited states are kept for :meth:`rescore`."""
+        """Scores without a graph. If the whole pool is scored, the visited states are kept for :meth:`rescore`.
+
+        :param model: SB3 on-policy model with discrete actions
+        :param tasks: indices of the tasks; ``None`` for all
+        :return: scores, shape (tasks,), float64, CPU
+        """
         return episode_scores(self.log_survival(model, tasks))
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
-        """Scores under the current policy at the states visited by the last full :meth:`score`, with a graph.
+        """Scores with a graph: the current policy at the states that the last full :meth:`score` visited.
 
         :param model: SB3 on-policy model with discrete actions
-        :param tasks: which tasks
-        :return: shape (tasks,), float64
-        :raises RuntimeError: if the pool was never scored
+        :param tasks: indices of the tasks
+        :return: scores, shape (tasks,), float64, CPU
+        :raises RuntimeError: if the whole pool was never scored
         """
         if self._visits is None:
-            raise RuntimeError("rescore() needs the states visited by score(); call score(model) first")
+            raise RuntimeError(
+                "rescore() needs the states that score() visits, and there are none yet; call score(model) first"
+            )
         position = np.full(self.n_tasks, -1)
         position[tasks] = np.arange(len(tasks))
         visits = self._visits
@@ -158,22 +170,22 @@ class SurvivalScorer(Scorer):
         return episode_scores(total.reshape(len(tasks), self.episodes))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """The state that a resumed run needs."""
         return {"generator": self.generator.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`.
+        """Restore a state.
 
-        :param state: as returned there
+        :param state: as returned by :meth:`state_dict`
         """
         self.generator.bit_generator.state = state["generator"]
 
 
 def episode_scores(log_survival: th.Tensor) -> th.Tensor:
-    """Score of the mean failure probability of a task's episodes, precise for p near 0 and near 1.
+    """Score of the mean failure probability of each task's episodes. It is precise for p near 0 and for p near 1.
 
-    :param log_survival: shape (tasks, episodes), float64
-    :return: shape (tasks,)
+    :param log_survival: log survival probability of each episode, shape (tasks, episodes), float64
+    :return: scores, shape (tasks,), float64
     """
     if log_survival.shape[1] == 1:
         scores: th.Tensor = failure_score_from_log_survival(log_survival[:, 0])

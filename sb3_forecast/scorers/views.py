@@ -1,4 +1,4 @@
-"""Distinct compact views of many states: the policy is asked once for each."""
+"""Finds the distinct compact views of many states, so that the policy is evaluated only once for each of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sb3_forecast.jit import jit_leaf
 
-#: views that are numbered at a time
+#: number of views that are numbered at once
 _PIECE = 4096
 _FACTOR = np.uint64(0x100000001B3)
 _START = np.uint64(0xCBF29CE484222325)
@@ -15,7 +15,7 @@ _START = np.uint64(0xCBF29CE484222325)
 
 @jit_leaf
 def _hash(views: NDArray[np.uint8], row: int) -> np.uint64:
-    """FNV-1a of one row, folded so that the low bits depend on all of it."""
+    """FNV-1a hash of one row, folded so that its low bits depend on the whole hash."""
     value = _START
     for byte in range(views.shape[1]):
         value = (value ^ np.uint64(views[row, byte])) * _FACTOR
@@ -24,7 +24,7 @@ def _hash(views: NDArray[np.uint8], row: int) -> np.uint64:
 
 @jit_leaf
 def _place(slots: NDArray[np.int32], known: NDArray[np.uint8], count: int) -> None:
-    """Enter the first ``count`` known views into an empty table."""
+    """Put the first ``count`` known views into an empty hash table."""
     mask = np.uint64(slots.shape[0] - 1)
     for row in range(count):
         slot = _hash(known, row) & mask
@@ -37,7 +37,7 @@ def _place(slots: NDArray[np.int32], known: NDArray[np.uint8], count: int) -> No
 def _number(
     views: NDArray[np.uint8], slots: NDArray[np.int32], known: NDArray[np.uint8], count: int, out: NDArray[np.int32]
 ) -> int:
-    """Number of each view; new ones are appended to ``known``. Returns how many are known now."""
+    """Write the number of each view into ``out``, and append new views to ``known``. Returns how many views are known now."""
     mask = np.uint64(slots.shape[0] - 1)
     for row in range(views.shape[0]):
         slot = _hash(views, row) & mask
@@ -64,9 +64,10 @@ def _number(
 class ViewIndex:
     """Numbers views in the order in which they first appear.
 
-    Open addressing over a power of two at most half full; equal numbers mean equal bytes, whatever the hash.
+    It is a hash table with open addressing. Its size is a power of two, and it is at most half full. Views are compared
+    byte by byte, so two views with the same hash still get different numbers.
 
-    :param width: bytes of a view
+    :param width: number of bytes of a view
     """
 
     def __init__(self, width: int) -> None:
@@ -83,13 +84,13 @@ class ViewIndex:
         return self._known[: self._count]
 
     def add(self, views: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """Numbers of some views.
+        """Number some views; new views are added.
 
-        :param views: shape (states, width), uint8
-        :return: shape (states,), int32: rows of :attr:`views`
+        :param views: compact views, shape (states, width), uint8
+        :return: row of :attr:`views` of each view, shape (states,), int32
         """
         out = np.empty(len(views), dtype=np.int32)
-        # piece by piece: room is made for the case that every view is new
+        # room is made as if every view were new, so small pieces keep the table small
         for begin in range(0, len(views), _PIECE):
             piece = np.ascontiguousarray(views[begin : begin + _PIECE])
             self._make_room(self._count + len(piece))
@@ -107,10 +108,10 @@ class ViewIndex:
 
 
 def distinct_views(views: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Distinct rows in order of appearance.
+    """Distinct views, in the order in which they first appear.
 
-    :param views: shape (states, width), uint8
-    :return: distinct rows (views, width), and the row of each state (states,), int32
+    :param views: compact views, shape (states, width), uint8
+    :return: distinct views, shape (views, width), uint8; the row of each state among them, shape (states,), int32
     """
     index = ViewIndex(views.shape[1])
     numbers = index.add(views)

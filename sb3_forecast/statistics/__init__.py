@@ -1,1 +1,1 @@
-"""What does a tail say? Scores, fits, forecasts, intervals and checks; needs no agent."""
+"""Statistics of failure scores: fits, forecasts, intervals and checks. They need scores only, no agent."""

@@ -1,6 +1,6 @@
-"""Other ways to extrapolate the same scores, so that users can see when the exponential assumption matters.
+"""Other ways to extrapolate the same scores. Compare them to see how much the exponential assumption matters.
 
-``pareto``: a generalised Pareto tail, fitted by scipy, which may bend (shape > 0: heavier than exponential, < 0: bounded).
+``pareto``: a generalised Pareto tail, fitted by scipy. It may bend (shape > 0: heavier than exponential, shape < 0: bounded).
 ``lognormal``: the baseline of Jones et al. 2025, a normal distribution fitted to all log-probabilities.
 """
 
@@ -22,9 +22,9 @@ from sb3_forecast.statistics.tails import GumbelTail
 class ParetoTail:
     """A generalised Pareto distribution above the k-th largest score.
 
-    :param threshold: psi_k
+    :param threshold: psi_k, the k-th largest score
     :param shape: xi; 0 is the exponential tail
-    :param scale: its scale, in psi
+    :param scale: scale of the distribution, in units of the score psi
     :param k: number of top scores
     :param n_eval: evaluation set size m
     """
@@ -41,20 +41,20 @@ class ParetoTail:
 
         :param scores: all m evaluation scores
         :param k: number of top scores; ``None`` for the default of :class:`GumbelTail`
-        :return: the tail
+        :return: the fitted tail
         :raises ValueError: as :meth:`GumbelTail.fit`, or if the top scores are all equal
         """
         tail = GumbelTail.fit(np.asarray(scores, dtype=np.float64), k)
         excess = tail.top[:-1] - tail.top[-1]
         if float(excess.max()) == 0.0:
             raise ValueError(
-                f"the {tail.k} top scores are all equal: no shape can be fitted; use method='blue', or scores that differ"
+                f"scores must differ at the top to fit a shape, but the {tail.k} largest are all equal; use method='blue', or other scores"
             )
         shape, _, scale = stats.genpareto.fit(excess, floc=0.0)
         return cls(float(tail.location), float(shape), float(scale), tail.k, tail.n_eval)
 
     def forecast(self, n_deploy: float) -> float:
-        """Score that one deployment task in n exceeds.
+        """The score that one task in n exceeds: the 1/n quantile.
 
         :param n_deploy: deployment set size n
         :return: score
@@ -66,9 +66,9 @@ class ParetoTail:
 
 
 def lognormal_forecast(scores: Any, n_deploy: float) -> float:
-    """The log-normal baseline: log p ~ Normal, its 1/n quantile (Jones et al. 2025).
+    """The log-normal baseline: fit a normal distribution to log p and take its 1/n quantile (Jones et al. 2025).
 
-    :param scores: all m evaluation scores; those of -inf (p = 0) are left out, since a normal has no mass there
+    :param scores: all m evaluation scores; scores of -inf (p = 0) are left out, because a normal distribution cannot hold them
     :param n_deploy: deployment set size n
     :return: score; +inf if the fitted quantile is a probability of 1 or more
     :raises ValueError: if fewer than 2 scores are finite, or ``n_deploy < 1``
@@ -76,7 +76,9 @@ def lognormal_forecast(scores: Any, n_deploy: float) -> float:
     x = np.asarray(scores, dtype=np.float64)
     log_p = log_failure_probability(x[np.isfinite(x)])
     if len(log_p) < 2:
-        raise ValueError(f"{len(log_p)} finite scores do not determine a distribution; score at least 2 tasks with p > 0")
+        raise ValueError(
+            f"scores must hold at least 2 finite values, got {len(log_p)}; score more tasks, or use log-probabilities"
+        )
     check_sizes(2, len(log_p), n_deploy)
     quantile = float(log_p.mean()) + float(log_p.std(ddof=1)) * float(stats.norm.isf(min(0.5, 1.0 / n_deploy)))
     return math.inf if quantile >= 0.0 else float(failure_score(quantile))

@@ -1,4 +1,4 @@
-"""Universal bias of the forecasts under an exact exponential tail (docs/method.md section 3)."""
+"""Universal bias of the forecasts: the bias that they have even if the tail is exactly exponential (docs/method.md section 3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BiasConstants:
     """Bias of a forecast under an exact exponential tail, in units of its scale (docs/method.md eq. 16-21).
 
     :param intercept: c0, bias against the 1/n quantile at n = m
-    :param slope: kappa, its growth per unit of log(n/m)
+    :param slope: kappa, growth of this bias per unit of log(n/m)
     :param quantile: bias against the true 1/n quantile
     :param maximum: bias against the expected deployment maximum
     """
@@ -29,21 +29,21 @@ class BiasConstants:
 
 
 def expected_ratio(k: int, n_eval: int) -> float:
-    """E[S_psipsi / S_psit] under an exact tail of scale 1 (docs/method.md eq. 20), the inverse regression's mean slope.
+    """Mean slope of the inverse regression: E[S_psipsi / S_psit] under an exact tail of scale 1 (docs/method.md eq. 20).
 
     :param k: number of top scores, at least 2
     :param n_eval: evaluation set size m
-    :return: the expectation, relative error below 1e-8
+    :return: the expected value, with a relative error below 1e-8
     """
     check_sizes(k, n_eval, 1)
     t = log_positions(k, n_eval)
     index = np.arange(1, k)
     c = np.cumsum(t - t.mean())[:-1] / index
-    # centred scores are a linear map of the normalised spacings: psi_j - psi_k = sum_{i >= j} D_i / i
+    # the centred scores are a linear map of the normalised spacings: psi_j - psi_k = sum_{i >= j} D_i / i
     to_scores = np.where(np.arange(k)[:, None] < index, 1.0 / index, 0.0)
     to_scores -= to_scores.mean(axis=0)
     quadratic = to_scores.T @ to_scores
-    # the integrand is smooth in log s and decays at both ends: the trapezoid rule converges geometrically
+    # the integrand is smooth in log s and decays at both ends, so the trapezoid rule converges geometrically
     s = np.exp(np.linspace(-45.0, 45.0, 3001))
     damped = 1.0 / (1.0 + np.multiply.outer(s, c))
     inside = ((damped @ quadratic) * damped).sum(1) + (damped**2) @ np.diag(quadratic)
@@ -57,9 +57,9 @@ def bias_constants(k: int, n_eval: int, n_deploy: float, method: Method = "jones
     :param k: number of top scores
     :param n_eval: evaluation set size m
     :param n_deploy: deployment set size n
-    :param method: ``"jones"``, ``"direct"`` or ``"blue"`` (whose bias against the maximum is 0)
+    :param method: ``"jones"``, ``"direct"`` or ``"blue"``; the bias of ``"blue"`` against the maximum is 0
     :return: the constants
-    :raises ValueError: for sizes without a forecast
+    :raises ValueError: if no forecast is defined for these sizes
     """
     check_sizes(k, n_eval, n_deploy)
     excess = harmonic(n_deploy) - math.log(n_deploy)
@@ -81,22 +81,22 @@ def bias_constants(k: int, n_eval: int, n_deploy: float, method: Method = "jones
 
 @lru_cache(maxsize=64)
 def ideal_error(k: int, n_eval: int, n_deploy: int, method: Method = "blue", n_samples: int = 20_000) -> float:
-    """Mean absolute error of a forecast on an exactly exponential tail, in units of the fitted scale: what to compare errors with.
+    """Mean absolute error of a forecast on an exactly exponential tail, in units of the fitted scale.
 
-    By simulation with a fixed seed; the standard error is below 1%.
+    Compare observed errors with this number. It comes from a simulation with a fixed seed; its standard error is below 1%.
 
     :param k: number of top scores
     :param n_eval: evaluation set size m
     :param n_deploy: deployment set size n
     :param method: forecast method
-    :param n_samples: simulated evaluation sets
-    :return: the error
+    :param n_samples: number of simulated evaluation sets
+    :return: the mean absolute error
     """
     check_sizes(k, n_eval, n_deploy)
     generator = np.random.default_rng(0)
     # the k largest of m exponentials, by Renyi's representation (docs/method.md eq. 15): psi_j = sum_{i >= j} Z_i / i
     spacings = generator.exponential(size=(n_samples, k)) / np.arange(1, k + 1)
-    # what lies below the k-th: minus the log of the k-th largest uniform, a beta variable
+    # the k-th score itself is minus the log of the k-th smallest uniform, which is a beta variable
     spacings[:, -1] = -np.log(generator.beta(k, n_eval - k + 1, size=n_samples))
     top = np.cumsum(spacings[:, ::-1], axis=1)[:, ::-1]
     maximum = -np.log(-np.expm1(np.log(generator.random(n_samples)) / n_deploy))

@@ -1,10 +1,12 @@
 """Forecasts from counts: failures out of trials per task, most of them zero.
 
-An observed frequency of 0 out of T is no probability of 0, and 1 out of T is no probability of 1/T: turned into scores they tie and
-pile up, and the tail's spacings are meaningless (docs/method.md section 1, 9). Counts are therefore modelled as what they are: every task has its own
-failure probability, drawn from a beta distribution that is fitted to all counts by maximum likelihood; counts are binomial given it.
-The tail of that beta distribution is what is extrapolated. It is an assumption, as the exponential tail is: the interval, by parametric
-bootstrap, is conditional on it.
+Counts must not be turned into scores. 0 failures in T trials do not mean p = 0, and 1 failure does not mean p = 1/T. Such
+scores would be tied, and the spacings of their tail would mean nothing (docs/method.md section 1, 9).
+
+Instead, the counts themselves are modelled. Every task has its own failure probability, drawn from a beta distribution. Given
+that probability, its count is binomial. The beta distribution is fitted to all counts by maximum likelihood, and its tail is
+extrapolated. The beta distribution is an assumption, as the exponential tail is. The interval, a parametric bootstrap, depends
+on it.
 """
 
 from __future__ import annotations
@@ -19,22 +21,24 @@ from scipy.special import betaln
 
 from sb3_forecast.statistics.scores import failure_score_from_log_survival
 
-#: log-odds and log-size of the beta distribution; beyond them scipy's betaln loses its arguments (infinite at a, b of 1e-16)
+#: bounds of log(mean / (1 - mean)) and log(a + b) of the beta distribution
+#: beyond them scipy's betaln fails (it is infinite at a, b of 1e-16)
 _BOUNDS = [(-18.0, 18.0), (-9.0, 12.0)]
-#: tasks with at least one failure below which no tail can be fitted
+#: number of tasks with at least one failure that a fit needs
 MIN_FAILING = 5
 
 
 def _check(successes: NDArray[np.int64], trials: NDArray[np.int64]) -> None:
     if successes.shape != trials.shape or successes.ndim != 1 or len(successes) < 2:
         raise ValueError(
-            f"failures of shape {successes.shape} and trials of shape {trials.shape} must be two columns of the same length, at least 2"
+            f"failures and trials must have the same shape (m,), m >= 2, got {successes.shape} and {trials.shape}; pass one row per task"
         )
     bad = np.flatnonzero((successes < 0) | (successes > trials) | (trials < 1))
     if len(bad):
         i = int(bad[0])
         raise ValueError(
-            f"row {i}: {successes[i]} failures in {trials[i]} trials is impossible; use 0 <= failures <= trials and trials >= 1"
+            f"failures must be between 0 and trials, and trials at least 1, got {successes[i]} failures in {trials[i]} trials in row {i}; "
+            "correct that row"
         )
 
 
@@ -47,12 +51,12 @@ def _negative_log_likelihood(parameters: NDArray[np.float64], rows: NDArray[np.f
 
 @dataclass(frozen=True)
 class CountTail:
-    """A beta distribution of failure probabilities, fitted to counts.
+    """A beta distribution of failure probabilities, fitted to counts. Build it with :meth:`fit`.
 
-    :param a: first shape
-    :param b: second shape
-    :param failures: failures of each task
-    :param trials: trials of each task
+    :param a: first shape parameter; the mean failure probability is a / (a + b)
+    :param b: second shape parameter
+    :param failures: failures of each task, shape (m,), int64
+    :param trials: trials of each task, shape (m,), int64
     """
 
     a: float
@@ -62,12 +66,12 @@ class CountTail:
 
     @classmethod
     def fit(cls, failures: NDArray[np.int64], trials: NDArray[np.int64]) -> CountTail:
-        """Fit by maximum likelihood of the beta-binomial counts.
+        """Fit the beta distribution by maximum likelihood; the counts are beta-binomial.
 
         :param failures: failures of each task, shape (m,)
         :param trials: trials of each task, shape (m,)
         :return: the fit
-        :raises ValueError: for impossible counts; if fewer than 5 tasks ever failed; or if the tasks do not differ more than chance
+        :raises ValueError: if a count is impossible, fewer than 5 tasks ever failed, or the tasks differ no more than by chance
         """
         failures, trials = np.asarray(failures, dtype=np.int64), np.asarray(trials, dtype=np.int64)
         _check(failures, trials)
@@ -76,9 +80,9 @@ class CountTail:
             total = int(trials.sum())
             limit = stats.beta.ppf(0.95, failures.sum() + 1, total - failures.sum())
             raise ValueError(
-                f"only {failing} of {len(failures)} tasks failed at all, too few to tell of the worst ones (at least {MIN_FAILING} are needed). "
-                f"What these counts do say: the mean failure probability is at most {limit:.3g} with 95% confidence. Run more trials per task, "
-                "more tasks, or use log-probabilities of the failure, which resolve what counts cannot"
+                f"failures must be above 0 for at least {MIN_FAILING} tasks, got {failing} of {len(failures)}; run more trials per task or "
+                "more tasks, or use log-probabilities of the failure, which show what counts cannot. These counts say only that the mean "
+                f"failure probability is at most {limit:.3g}, with 95% confidence"
             )
         # equal rows are counted once: most are 0 out of T
         pairs, weight = np.unique(np.stack([failures, trials]), axis=1, return_counts=True)
@@ -95,8 +99,8 @@ class CountTail:
         logit, log_size = best.x
         if log_size > 11.9:
             raise ValueError(
-                "the tasks do not differ more than binomial chance: these counts hold no information on a worst task; "
-                "all have about the same failure probability, or run more trials per task"
+                "failures must differ between tasks by more than binomial chance, but they do not: perhaps all tasks have about the same "
+                "failure probability; run more trials per task to find a worst one"
             )
         mean, size = 1.0 / (1.0 + math.exp(-logit)), math.exp(log_size)
         return cls(mean * size, (1.0 - mean) * size, failures, trials)
@@ -114,20 +118,23 @@ class CountTail:
         :raises ValueError: if ``n_deploy < 1``
         """
         if not n_deploy >= 1:
-            raise ValueError(f"n_deploy={n_deploy} is no deployment; use n_deploy >= 1")
+            raise ValueError(f"n_deploy must be at least 1, got {n_deploy}; use the number of tasks in the deployment")
         return _worst(self.a, self.b, n_deploy, 0.5)
 
     def interval(self, n_deploy: float, level: float = 0.9, n_boot: int = 200, seed: int = 0) -> tuple[float, float]:
-        """Prediction interval of the worst score: parametric bootstrap of the fit, and chance in the deployment.
+        """Prediction interval of the worst score among n deployment tasks.
+
+        A parametric bootstrap repeats the fit, and each repetition also draws the worst task of a deployment.
 
         :param n_deploy: deployment set size n
         :param level: coverage
-        :param n_boot: bootstrap refits
-        :param seed: their seed
-        :return: lower and upper limit
+        :param n_boot: number of bootstrap fits, at least 20
+        :param seed: seed of the bootstrap
+        :return: lower and upper limit, as scores; -inf if too many of these fits fail
+        :raises ValueError: if ``n_boot < 20``
         """
         if n_boot < 20:
-            raise ValueError(f"n_boot={n_boot} refits have no quantiles; use n_boot >= 20")
+            raise ValueError(f"n_boot must be at least 20 to give quantiles, got {n_boot}; use 200 or more")
         rng = np.random.default_rng(seed)
         worst = []
         for _ in range(n_boot):
@@ -135,7 +142,7 @@ class CountTail:
             try:
                 refit = CountTail.fit(rng.binomial(self.trials, p), self.trials)
             except ValueError:
-                # too few failures in this replicate, or no spread: it supports no fit, and counts as the lower end
+                # this replicate has too few failures, or no spread, for a fit: take the lowest score possible
                 worst.append(-math.inf)
                 continue
             worst.append(_worst(refit.a, refit.b, n_deploy, rng.random()))
@@ -144,8 +151,8 @@ class CountTail:
 
 
 def _worst(a: float, b: float, n_deploy: float, quantile: float) -> float:
-    """Score of a quantile of the largest of n beta variables: P(all <= p) = F(p)^n."""
-    # one minus p is Beta(b, a): its lower tail resolves p close to 1
+    """Score of a quantile of the largest of n beta variables, from P(all <= p) = F(p)^n."""
+    # 1 - p is Beta(b, a); its lower tail keeps its precision for p close to 1
     tail = -math.expm1(math.log(quantile) / n_deploy)
     survival = float(stats.beta.ppf(tail, b, a))
     log_survival = math.log(survival) if survival > 0.0 else (math.log(tail) + betaln(b, a) + math.log(b)) / b

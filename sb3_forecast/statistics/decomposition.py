@@ -1,4 +1,4 @@
-"""Where a forecast error comes from: the exact finite-k decomposition (docs/method.md section 3)."""
+"""The causes of a forecast error: the exact finite-k decomposition (docs/method.md section 3)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from sb3_forecast.statistics.tails import GumbelTail
 
 @dataclass(frozen=True)
 class Decomposition:
-    """forecast - observed = universal + curvature + inflation - extension (docs/method.md eq. 13), each of the scores' batch shape.
+    """The four terms of a forecast error (docs/method.md eq. 13).
 
-    :param universal: U, plotting positions and finite k: a constant of (k, m, n) times the scale
-    :param curvature: C, unequal normalised spacings inside the evaluation tail
-    :param inflation: I, regressing in the inverse direction; never negative if n >= m, 0 for linear methods
-    :param extension: X, how much worse the deployment is than the evaluated tail promises; a missed rare mode sits here
+    forecast - observed = universal + curvature + inflation - extension. Each term has the batch shape of the scores, (...).
+
+    :param universal: U, the error due to plotting positions and finite k: a constant of (k, m, n) times the scale
+    :param curvature: C, the error due to unequal normalised spacings inside the evaluation tail
+    :param inflation: I, the error due to regressing in the inverse direction; 0 for linear methods, never negative if n >= m
+    :param extension: X, how much worse the deployment is than the evaluation tail predicts; a missed rare mode adds to this term
     :param total: forecast - observed
     :param scale: sigma_bar, the unit of the universal term
     """
@@ -36,15 +38,15 @@ class Decomposition:
 def decompose(
     scores: Any, n_deploy: float, observed: Any, k: int | None = None, method: Method = "jones", target: Target = "max"
 ) -> Decomposition:
-    """Split a forecast error into its four causes, exactly (docs/method.md eq. 10-13).
+    """Split a forecast error into its four terms, exactly (docs/method.md eq. 10-13).
 
     :param scores: all m evaluation scores, any order, shape (..., m)
     :param n_deploy: deployment set size n
-    :param observed: what was forecast, shape (...): the realised maximum, or the true 1/n quantile
-    :param k: number of top scores; ``None`` for the default
+    :param observed: the true value, shape (...): the largest deployment score, or the true 1/n quantile
+    :param k: number of top scores; ``None`` for the default of :class:`GumbelTail`
     :param method: ``"jones"``, ``"direct"`` or ``"blue"``
-    :param target: which height counts as unbiased, ``"max"`` or ``"quantile"``
-    :return: the terms; they add up to the error up to rounding
+    :param target: what the forecast predicts, ``"max"`` or ``"quantile"``
+    :return: the terms; they add up to the error, except for rounding
     :raises ValueError: as :meth:`GumbelTail.fit`, or if ``n_deploy < 1``
     """
     tail = GumbelTail.fit(scores, k, method)

@@ -1,4 +1,4 @@
-"""Does the exponential tail fit, how many scores to use, and what a missed mode would mean (docs/method.md section 3, 7)."""
+"""Checks of the exponential tail, choice of k, and the effect of a missed rare mode (docs/method.md section 3, 7)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sb3_forecast.statistics.bias import bias_constants
 from sb3_forecast.statistics.estimators import forecast_top, mean_spacing
 from sb3_forecast.statistics.names import Method
 
-#: upper quantiles of A*^2 under the null and their p-values: 4 million samples of 20 exponentials with estimated mean,
-#: from `python benchmarks/anderson_darling.py`; docs/method.md eq. 48 quotes .738, 1.072, 1.320, 1.954 for 25, 10, 5, 1%
+#: upper quantiles of A*^2 under the null, and their p-values, from `python benchmarks/anderson_darling.py`: 4 million samples of
+#: 20 exponentials with estimated mean; docs/method.md eq. 48 quotes .738, 1.072, 1.320, 1.954 for 25, 10, 5, 1%
 _AD_TABLE: tuple[tuple[float, float], ...] = (
     (0.0, 1.0), (0.1656, 0.99), (0.2202, 0.95), (0.2598, 0.9), (0.3505, 0.75), (0.5045, 0.5), (0.6295, 0.35), (0.7465, 0.25), (0.9269, 0.15),
     (1.0733, 0.1), (1.3327, 0.05), (1.604, 0.025), (1.9834, 0.01), (2.2853, 0.005), (2.6074, 0.0025), (3.0574, 0.001), (3.429, 0.0005),
@@ -28,12 +28,12 @@ class Diagnostics:
 
     :param k: number of top scores
     :param n_eval: evaluation set size m
-    :param curvature: z of the curvature score (docs/method.md eq. 47); positive: heavier than exponential, the forecast is too low
-    :param curvature_p: its two-sided p-value
+    :param curvature: z of the curvature test (docs/method.md eq. 47); positive: heavier than exponential, the forecast is too low
+    :param curvature_p: two-sided p-value of the curvature test
     :param anderson_darling: A*^2 (docs/method.md eq. 48)
-    :param anderson_darling_p: its p-value
-    :param ties: number of the k top scores that equal another one
-    :param warnings: what to know and to do, one sentence each; empty if nothing is wrong
+    :param anderson_darling_p: p-value of A*^2
+    :param ties: k minus the number of different values among the k top scores
+    :param warnings: what is wrong and what to do about it, one sentence each; empty if nothing is wrong
     """
 
     k: int
@@ -47,10 +47,10 @@ class Diagnostics:
 
 
 def curvature_score(top: NDArray[np.float64]) -> float:
-    """Score test of exponential spacings against a changing scale (docs/method.md eq. 47); mean 0 and variance 1 under the null.
+    """Score test of exponential spacings against a scale that changes along the tail (docs/method.md eq. 47).
 
     :param top: the k largest scores, descending, shape (k,)
-    :return: z; NaN if all are equal or k < 3
+    :return: z, with mean 0 and variance 1 under the null; NaN if all scores are equal or k < 3
     """
     spacings = np.arange(1, len(top)) * (top[:-1] - top[1:])
     count = len(spacings)
@@ -63,7 +63,7 @@ def curvature_score(top: NDArray[np.float64]) -> float:
 
 
 def anderson_darling(top: NDArray[np.float64]) -> float:
-    """A*^2 of the excesses over psi_k against an exponential with estimated mean (docs/method.md eq. 48).
+    """Anderson-Darling statistic A*^2 of the excesses over psi_k for an exponential with estimated mean (docs/method.md eq. 48).
 
     :param top: the k largest scores, descending, shape (k,)
     :return: A^2 (1 + 0.6 / K), K = k - 1; NaN if all scores are equal
@@ -75,16 +75,16 @@ def anderson_darling(top: NDArray[np.float64]) -> float:
     z = excess / mean
     i = np.arange(1, count + 1)
     with np.errstate(divide="ignore"):
-        # log F = log(1 - e^-z), log(1 - F) = -z; an excess of 0 (a tie with psi_k) makes the statistic infinite, rightly
+        # log F = log(1 - e^-z), log(1 - F) = -z; an excess of 0 (a tie with psi_k) makes the statistic infinite, as it should
         a2 = -count - np.mean((2 * i - 1) * (np.log(-np.expm1(-z)) - z[::-1]))
     return float(a2 * (1.0 + 0.6 / count))
 
 
 def anderson_darling_p(statistic: float) -> float:
-    """p-value of :func:`anderson_darling`, by interpolation in the log of simulated quantiles.
+    """p-value of :func:`anderson_darling`, interpolated between simulated quantiles; log p is linear in between.
 
     :param statistic: A*^2
-    :return: p-value between 1e-4 and 1, the ends of the table; NaN for NaN
+    :return: p-value between 1e-4 and 1 (the ends of the table); NaN for a NaN statistic
     """
     if math.isnan(statistic):
         return math.nan
@@ -108,11 +108,12 @@ def diagnose(scores: NDArray[np.float64], k: int) -> Diagnostics:
     warnings = []
     if top[0] == top[-1]:
         warnings.append(
-            f"the {k} worst scores are all equal: there is no tail to extrapolate, and neither forecast nor interval mean anything."
+            f"the {k} worst scores are all equal: there is no tail to extrapolate. Do not use this forecast or its interval; "
+            "evaluate with scores that differ."
         )
     elif ties:
         warnings.append(
-            f"{ties} of the {k} top scores are tied: scores from counts or rounded values break the tail's spacings; "
+            f"{ties} of the {k} top scores are tied: such scores often come from counts or rounded values, and they spoil the fit; "
             "use log-probabilities, or the count model (`python -m sb3_forecast forecast --trials`)."
         )
     if z_p < 0.05 and z > 0:
@@ -122,34 +123,37 @@ def diagnose(scores: NDArray[np.float64], k: int) -> Diagnostics:
         )
     elif z_p < 0.05:
         warnings.append(
-            f"the tail is lighter than exponential (curvature z = {z:.1f}): the forecast is probably too high, on the safe side; "
-            "a smaller k comes closer."
+            f"the tail is lighter than exponential (curvature z = {z:.1f}): the forecast is probably too high, which is the safe side; "
+            "use a smaller k for a closer forecast."
         )
     if a2_p < 0.05:
         warnings.append(
-            f"the top scores do not look exponential (Anderson-Darling p = {a2_p:.2g}): intervals are not to be trusted; try another k."
+            f"the top scores do not look exponential (Anderson-Darling p = {a2_p:.2g}): do not trust the intervals; try another k."
         )
     if k < 10:
-        warnings.append(f"only {k} scores carry the fit: its interval is wide; evaluate more tasks.")
+        warnings.append(f"the fit uses only {k} scores, so its interval is wide; evaluate more tasks.")
     return Diagnostics(k, len(scores), z, z_p, a2, a2_p, ties, tuple(warnings))
 
 
 def forward_stop_k(scores: NDArray[np.float64], alpha: float = 0.1, smallest: int = 10) -> int:
-    """Largest k whose tail is accepted by ForwardStop on Anderson-Darling p-values (docs/method.md section 7; Bader et al. 2018).
+    """Choose the largest k whose tail ForwardStop accepts, from Anderson-Darling p-values.
+
+    See docs/method.md section 7, and Bader et al. 2018.
 
     :param scores: all m evaluation scores, any order
-    :param alpha: false discovery rate
-    :param smallest: k that is used if all are rejected
-    :return: k; intervals after a choice by the data are no longer exact
-    :raises ValueError: if fewer than ``smallest`` scores are finite, or alpha is out of range
+    :param alpha: false discovery rate, strictly between 0 and 1
+    :param smallest: smallest k that is tried; it is returned if every k is rejected
+    :return: k; because the data chose it, intervals are no longer exact
+    :raises ValueError: if fewer than ``smallest`` scores are finite and in the upper quarter, or alpha is out of range
     """
     if not 0.0 < alpha < 1.0:
-        raise ValueError(f"alpha={alpha} is no rate; use a value strictly between 0 and 1")
+        raise ValueError(f"alpha must be a rate, got {alpha}; use a value strictly between 0 and 1")
     ordered = -np.sort(-np.asarray(scores, dtype=np.float64))
     largest = min(int(np.isfinite(ordered).sum()), len(ordered) // 4)
     if largest < smallest:
         raise ValueError(
-            f"{largest} finite scores within the upper quarter are fewer than smallest={smallest}; evaluate more tasks or lower it"
+            f"smallest must be at most the number of finite scores in the upper quarter, {largest}, got {smallest}; evaluate more tasks "
+            "or use a smaller value"
         )
     candidates = np.unique(np.geomspace(smallest, largest, 25).round().astype(int))[::-1]
     rejected = 0
@@ -164,12 +168,12 @@ def forward_stop_k(scores: NDArray[np.float64], alpha: float = 0.1, smallest: in
 
 @dataclass(frozen=True)
 class StabilityScan:
-    """Forecast and scale for a range of k: a tail that fits gives a plateau.
+    """Forecast and scale for a range of k; where the tail fits, they hardly change with k.
 
     :param k: numbers of top scores, shape (K,)
-    :param forecast: forecast of each, shape (K,)
-    :param scale: sigma_bar of each, shape (K,)
-    :param curvature: curvature z of each, shape (K,)
+    :param forecast: forecast for each k, shape (K,)
+    :param scale: sigma_bar for each k, shape (K,)
+    :param curvature: curvature z for each k, shape (K,)
     """
 
     k: NDArray[np.int64]
@@ -181,22 +185,22 @@ class StabilityScan:
 def stability_scan(
     scores: Any, n_deploy: float, method: Method = "blue", smallest: int = 5, largest: int | None = None
 ) -> StabilityScan:
-    """Forecast, scale and curvature against k.
+    """Compute forecast, scale and curvature for a range of k.
 
     :param scores: all m evaluation scores, any order
     :param n_deploy: deployment set size n
     :param method: point forecast
-    :param smallest: first k
-    :param largest: last k; ``None`` for half of the finite scores
-    :return: the scan
-    :raises ValueError: if there are too few finite scores
+    :param smallest: smallest k
+    :param largest: largest k; ``None`` for half of the finite scores
+    :return: at most 60 values of k, evenly spaced in log k, and the results for each
+    :raises ValueError: unless 2 <= smallest <= largest <= number of finite scores
     """
     ordered = -np.sort(-np.asarray(scores, dtype=np.float64))
     finite = int(np.isfinite(ordered).sum())
     largest = finite // 2 if largest is None else largest
     if not 2 <= smallest <= largest <= finite:
         raise ValueError(
-            f"smallest={smallest} and largest={largest} do not fit {finite} finite scores; "
+            f"smallest and largest must be within 2 and {finite}, the number of finite scores, got {smallest} and {largest}; "
             f"use 2 <= smallest <= largest <= {finite}"
         )
     k = np.unique(np.geomspace(smallest, largest, 60).round().astype(np.int64))
@@ -211,12 +215,12 @@ def stability_scan(
 
 @dataclass(frozen=True)
 class MissedMode:
-    """What a rare mode would do to a forecast (docs/method.md eq. 22, 23), in units of the scale.
+    """The effect of a rare mode on a forecast (docs/method.md eq. 22, 23). Errors and shifts are in units of the scale.
 
-    :param miss_probability: that no evaluation task belongs to the mode
-    :param hit_probability: that some deployment task does
-    :param error_if_missed: mean of forecast - realised maximum given a miss; negative: too low
-    :param tolerable_shift: shift Delta beyond which a missed mode makes the forecast too low on average
+    :param miss_probability: probability that no evaluation task belongs to the mode
+    :param hit_probability: probability that at least one deployment task belongs to it
+    :param error_if_missed: mean of forecast - largest deployment score, if the evaluation missed the mode; negative: too low
+    :param tolerable_shift: with a shift Delta above this, a missed mode makes the forecast too low on average
     """
 
     miss_probability: float
@@ -226,21 +230,21 @@ class MissedMode:
 
 
 def missed_mode(mass: float, shift: float, k: int, n_eval: int, n_deploy: float, method: Method = "jones") -> MissedMode:
-    """How likely the evaluation misses a mode of failures, and what the forecast is then worth.
+    """How likely an evaluation misses a rare mode, and how wrong the forecast is then.
 
     :param mass: share rho of the tasks that belong to the mode
-    :param shift: how much higher its scores are, Delta, in units of the scale
+    :param shift: how much higher the scores of the mode are, Delta >= 0, in units of the scale
     :param k: number of top scores
     :param n_eval: evaluation set size m
     :param n_deploy: deployment set size n
     :param method: point forecast
-    :return: probabilities and errors; the error formula holds for rho n well above 1
-    :raises ValueError: if the mass is no share or the shift negative
+    :return: probabilities and errors; the formula of the error holds if rho n is well above 1
+    :raises ValueError: if the mass is not strictly between 0 and 1, or the shift is negative
     """
     if not 0.0 < mass < 1.0:
-        raise ValueError(f"mass={mass} is no share of the tasks; use a value strictly between 0 and 1")
+        raise ValueError(f"mass must be a share of the tasks, got {mass}; use a value strictly between 0 and 1")
     if not shift >= 0.0:
-        raise ValueError(f"shift={shift} would lower the scores; use a shift >= 0 in units of the scale")
+        raise ValueError(f"shift must be at least 0, got {shift}; give it in units of the scale")
     bias = bias_constants(k, n_eval, n_deploy, method).maximum
     lift = math.log1p(mass * math.expm1(shift)) if shift < 700 else shift + math.log(mass)
     tolerable = math.log1p(math.expm1(bias) / mass) if bias > 0 else 0.0

@@ -1,7 +1,7 @@
 """Point forecasts from the k largest of m scores (docs/method.md section 2 and 4), as pure functions.
 
-``top`` holds the k largest scores in descending order along the last axis; leading axes are a batch. All functions take
-numpy arrays or torch tensors and return the same kind in float64.
+``top`` holds the k largest scores in descending order along the last axis; leading axes are a batch. All functions of scores
+take numpy arrays or torch tensors and return the same kind in float64. Only :func:`jones_gradient` takes numpy arrays only.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from sb3_forecast.statistics.scores import float64_array
 
 
 def harmonic(n: float) -> float:
-    """Harmonic number H_n, also for non-integer n >= 0.
+    """Harmonic number H_n, also for n >= 0 that is not an integer.
 
-    :param n: index
+    :param n: index n
     :return: H_n = digamma(n + 1) + Euler's constant
     """
     return float(digamma(n + 1.0)) + float(np.euler_gamma)
 
 
 def check_sizes(k: int, n_eval: int, n_deploy: float) -> None:
-    """Reject sizes for which no forecast is defined.
+    """Raise an error if no forecast is defined for these sizes.
 
     :param k: number of top scores used
     :param n_eval: evaluation set size m
     :param n_deploy: deployment set size n
-    :raises ValueError: naming the argument, its value and the remedy
+    :raises ValueError: if ``k < 2``, ``k > n_eval`` or ``n_deploy < 1``
     """
     if k < 2:
-        raise ValueError(f"k={k} top scores do not determine a slope; use k >= 2")
+        raise ValueError(f"k must be at least 2, got {k}; use 2 or more top scores, since 1 has no spread")
     if k > n_eval:
-        raise ValueError(f"k={k} exceeds the evaluation set size {n_eval}; use k <= {n_eval} or score more tasks")
+        raise ValueError(f"k must be at most the evaluation set size {n_eval}, got {k}; use a smaller k or score more tasks")
     if not n_deploy >= 1:
-        raise ValueError(f"n_deploy={n_deploy} is no deployment; use n_deploy >= 1")
+        raise ValueError(f"n_deploy must be at least 1, got {n_deploy}; use the number of tasks in the deployment")
 
 
 def log_positions(k: int, n_eval: int) -> NDArray[np.float64]:
     """Plotting positions t_j = log(m / j), j = 1..k (docs/method.md section 1).
 
-    :return: shape (k,), descending
+    :return: shape (k,), float64, descending
     """
     return np.log(n_eval / np.arange(1, k + 1))
 
@@ -56,8 +56,8 @@ def target_height(k: int, n_eval: int, n_deploy: float, target: Target = "max", 
     """Expected height B of the target above psi_k, in units of the scale, under an exact tail (docs/method.md eq. 12, 26).
 
     :param target: ``"max"`` for the r-th largest deployment score, ``"quantile"`` for the true 1/n quantile
-    :param r: which largest deployment score; only for ``"max"``
-    :return: B
+    :param r: rank of the deployment score, 1 for the largest; only for ``"max"``
+    :return: the height B
     """
     base = harmonic(n_eval) - harmonic(k - 1)
     if target == "quantile":
@@ -73,12 +73,12 @@ def mean_spacing(top: Any) -> Any:
     """
     x = float64_array(top)
     k = x.shape[-1]
-    # differences to psi_k first: exact zero for ties, and no cancellation for a large common shift
+    # subtract psi_k first: ties then give exactly zero, and a large common shift costs no precision
     return (x - x[..., -1:]).sum(-1) / (k - 1)
 
 
 def direct_weights(k: int, n_eval: int, n_deploy: float) -> NDArray[np.float64]:
-    """Weights of the direct regression of scores on positions, an L-estimator (docs/method.md eq. 9).
+    """Weights of the direct regression of scores on plotting positions, an L-estimator (docs/method.md eq. 9).
 
     :return: shape (k,), summing to 1
     """
@@ -99,22 +99,25 @@ def blue_weights(k: int, n_eval: int, n_deploy: float, target: Target = "max") -
 
 
 def linear_weights(method: Method, k: int, n_eval: int, n_deploy: float, target: Target = "max") -> NDArray[np.float64]:
-    """Weights of a linear estimator.
+    """Weights of a forecast that is linear in the scores.
 
+    :param method: ``"direct"`` (:func:`direct_weights`) or ``"blue"`` (:func:`blue_weights`)
+    :param target: ``"max"`` or ``"quantile"``; only for ``"blue"``
+    :return: shape (k,), summing to 1
     :raises ValueError: for ``"jones"``, which is not linear in the scores
     """
     if method == "direct":
         return direct_weights(k, n_eval, n_deploy)
     if method == "blue":
         return blue_weights(k, n_eval, n_deploy, target)
-    raise ValueError(f"method={method!r} is not linear in the scores; use 'direct' or 'blue'")
+    raise ValueError(f"method must be linear in the scores, got {method!r}; use 'direct' or 'blue'")
 
 
 def apply_weights(top: Any, weights: NDArray[np.float64]) -> Any:
-    """Weighted sum of the top scores; weights sum to 1, so it is taken relative to psi_k for precision.
+    """Weighted sum of the top scores. For precision it is computed relative to psi_k.
 
     :param top: shape (..., k)
-    :param weights: shape (k,)
+    :param weights: shape (k,), summing to 1
     :return: shape (...)
     """
     x = float64_array(top)
@@ -123,9 +126,9 @@ def apply_weights(top: Any, weights: NDArray[np.float64]) -> Any:
 
 
 def jones_forecast(top: Any, n_eval: int, n_deploy: float) -> Any:
-    """Inverse regression of Jones et al.: log(j/m) regressed on the score, solved for log(1/n) (docs/method.md eq. 6).
+    """Inverse regression of Jones et al.: regress log(j/m) on the score, and solve for log(1/n) (docs/method.md eq. 6).
 
-    All k scores equal: the common score, with zero gradient to the spread (docs/method.md, after eq. 9).
+    If all k scores are equal, the forecast is that score, and each of them has the gradient 1/k (docs/method.md, after eq. 9).
 
     :param top: shape (..., k)
     :return: shape (...)
@@ -133,7 +136,7 @@ def jones_forecast(top: Any, n_eval: int, n_deploy: float) -> Any:
     x = float64_array(top)
     xp = array_api_compat.array_namespace(x)
     t = log_positions(x.shape[-1], n_eval)
-    # relative to psi_k: exact for ties, whose gradient is then 1/k each
+    # relative to psi_k the mean is exact for ties, and the gradient of tied scores is 1/k each
     mean = x[..., -1] + (x - x[..., -1:]).mean(-1)
     centred = x - mean[..., None]
     slope_terms = t - t.mean()
@@ -147,7 +150,7 @@ def jones_forecast(top: Any, n_eval: int, n_deploy: float) -> Any:
 
 
 def jones_gradient(top: NDArray[np.float64], n_eval: int, n_deploy: float) -> NDArray[np.float64]:
-    """Closed-form gradient of :func:`jones_forecast` in each score (docs/method.md eq. 8).
+    """Closed-form gradient of :func:`jones_forecast` with respect to each score (docs/method.md eq. 8).
 
     :param top: shape (..., k)
     :return: shape (..., k), summing to 1; 1/k each where all k scores are equal
@@ -165,10 +168,10 @@ def jones_gradient(top: NDArray[np.float64], n_eval: int, n_deploy: float) -> ND
 
 
 def forecast_top(top: Any, n_eval: int, n_deploy: float, method: Method = "blue", target: Target = "max") -> Any:
-    """Forecast of the worst deployment score.
+    """Forecast the worst deployment score.
 
-    ``jones`` and ``direct`` aim at the 1/n quantile and are used unchanged for both targets, as in their papers;
-    ``blue`` is unbiased for either target under an exact tail.
+    ``jones`` and ``direct`` predict the 1/n quantile. They give the same number for both targets, as in their papers.
+    ``blue`` is unbiased for the chosen target under an exact tail.
 
     :param top: the k largest evaluation scores, descending, shape (..., k), finite
     :param n_eval: evaluation set size m
@@ -176,29 +179,29 @@ def forecast_top(top: Any, n_eval: int, n_deploy: float, method: Method = "blue"
     :param method: ``"blue"`` (docs/method.md eq. 26), ``"jones"`` (eq. 6) or ``"direct"`` (eq. 7)
     :param target: ``"max"`` or ``"quantile"``
     :return: shape (...)
-    :raises ValueError: for sizes without a forecast, or an unknown method or target
+    :raises ValueError: if no forecast is defined for these sizes, or the method or target is unknown
     """
     check_sizes(top.shape[-1], n_eval, n_deploy)
     if method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown; use one of {METHODS}")
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}; check the spelling")
     if target not in TARGETS:
-        raise ValueError(f"target={target!r} is unknown; use one of {TARGETS}")
+        raise ValueError(f"target must be one of {TARGETS}, got {target!r}; check the spelling")
     if method == "jones":
         return jones_forecast(top, n_eval, n_deploy)
     return apply_weights(top, linear_weights(method, top.shape[-1], n_eval, n_deploy, target))
 
 
 def bootstrap_tops(ordered: NDArray[np.float64], k: int, n_boot: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """The k largest scores of bootstrap resamples, drawn directly, O(k) each instead of O(m).
+    """Draw the k largest scores of bootstrap resamples directly, in O(k) per resample instead of O(m).
 
-    A resample's j-th largest score is the sample's score of rank ceil(m U_(j)), U_(1) < ... < U_(m) being ordered uniforms; the k
-    smallest of those are partial sums of exponentials over the sum of all m + 1.
+    The j-th largest score of a resample is the score with rank ceil(m U_(j)) in the sample, where U_(1) < ... < U_(m) are sorted
+    uniform numbers. The k smallest of them are partial sums of m + 1 exponentials, divided by the sum of all.
 
-    :param ordered: all m scores, descending
+    :param ordered: all m scores, descending, shape (m,)
     :param k: number of top scores
     :param n_boot: number of resamples
     :param generator: source of randomness
-    :return: shape (n_boot, k), descending
+    :return: shape (n_boot, k), float64, descending along the last axis
     """
     m = len(ordered)
     partial = np.cumsum(generator.exponential(size=(n_boot, k)), axis=1)

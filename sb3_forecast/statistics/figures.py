@@ -1,4 +1,4 @@
-"""What the project's figures have in common. Drawn without pyplot, so that no global state or display is touched."""
+"""Colours, axes and saving for all figures of the project. They do not use pyplot, so no global state or display is touched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sb3_forecast.files import write_whole
 
-# Okabe & Ito's palette
+# the palette of Okabe & Ito, which colour-blind people can tell apart
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
@@ -18,10 +18,10 @@ CYCLE = (BLACK, ORANGE, SKY, GREEN, PINK, BLUE, RED)
 
 
 def save(figure: Figure, path: str | pathlib.Path | None) -> Figure:
-    """Write a figure if a path is given; the file is whole or not there.
+    """Write a figure to a file if a path is given. A failed write leaves no partial file.
 
     :param figure: the figure
-    :param path: where; the suffix decides the format
+    :param path: the file, whose suffix decides the format (PNG without a suffix); ``None`` to write nothing
     :return: the figure
     """
     if path is not None:
@@ -31,11 +31,14 @@ def save(figure: Figure, path: str | pathlib.Path | None) -> Figure:
 
 
 def probability_axis(ax: Axes) -> None:
-    """Second x axis: the failure probability that a score stands for."""
+    """Add a second x axis, on top: the failure probability p of each score.
+
+    :param ax: axes whose x axis shows failure scores
+    """
     low, high = ax.get_xlim()
     marks = [(-np.log(-np.log(p)), label) for p, label in _MARKS]
     shown = [(psi, label) for psi, label in marks if low < psi < high]
-    # crowded where probabilities are tiny: keep those that are a readable distance apart
+    # labels crowd where probabilities are tiny: keep only those that are far enough apart to be read
     kept: list[tuple[float, str]] = []
     for psi, label in shown:
         if not kept or psi - kept[-1][0] > 0.075 * (high - low):

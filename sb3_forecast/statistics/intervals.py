@@ -1,7 +1,7 @@
 """Prediction limits for the deployment maximum under an exact exponential tail (docs/method.md section 4, eq. 29-31).
 
-The pivot V = (M - psi_k) / sigma_bar has a distribution that depends on (k, m, n) only, so a limit is psi_k + c sigma_bar
-with a constant c: no simulation, and again linear in the scores.
+The distribution of the pivot V = (M - psi_k) / sigma_bar depends on (k, m, n) only. So a limit is psi_k + c sigma_bar with a
+constant c. It needs no simulation, and like the forecast it is linear in the scores.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ _NODES = 400
 
 
 def gamma_nodes(shape: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Trapezoid nodes g and weights for g ~ Gamma(shape), in log g, where the integrand is smooth and decays at both ends."""
-    # the density of log g is exp(shape x - e^x)/Gamma(shape): wide on the left for small shapes
+    """Nodes and weights of a trapezoid rule in log g for g ~ Gamma(shape).
+
+    In log g the integrand is smooth and decays at both ends.
+
+    :param shape: shape parameter, > 0
+    :return: nodes g and their weights, each of shape (800,), float64
+    """
+    # the density of log g is exp(shape x - e^x)/Gamma(shape), which reaches far to the left for small shapes
     x = np.linspace(
         math.log(shape) - 40.0 / math.sqrt(shape) - 4.0, math.log(shape) + 12.0 / math.sqrt(shape) + 1.5, 2 * _NODES
     )
@@ -30,7 +36,7 @@ def gamma_nodes(shape: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def _beta_nodes(k: int, n_eval: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Trapezoid nodes u and weights for u ~ Beta(k, m - k + 1), in logit u."""
+    """Nodes u and weights of a trapezoid rule in logit u for u ~ Beta(k, m - k + 1)."""
     b = n_eval - k + 1
     centre, spread = math.log(k / b), math.sqrt(1.0 / k + 1.0 / b)
     z = np.linspace(centre - 24.0 * spread - 4.0, centre + 24.0 * spread + 4.0, 2 * _NODES)
@@ -40,18 +46,20 @@ def _beta_nodes(k: int, n_eval: int) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 
 def pivot_cdf(c: float, k: int, n_eval: int, n_deploy: float) -> float:
-    """P((M - psi_k) / sigma_bar <= c) under an exact tail (docs/method.md eq. 29).
+    """Distribution function of the pivot: P((M - psi_k) / sigma_bar <= c) under an exact tail (docs/method.md eq. 29).
 
     :param c: height above psi_k in units of sigma_bar, >= 0
     :param k: number of top scores
     :param n_eval: evaluation set size m
     :param n_deploy: deployment set size n
-    :return: probability, absolute error about 1e-8
-    :raises ValueError: if c < 0, where the tail assumption says nothing, or for sizes without a forecast
+    :return: probability, with an absolute error of about 1e-8
+    :raises ValueError: if c < 0, because the tail assumption says nothing below psi_k, or if these sizes have no forecast
     """
     check_sizes(k, n_eval, n_deploy)
     if c < 0:
-        raise ValueError(f"c={c} lies below psi_k, where the tail assumption says nothing; use c >= 0")
+        raise ValueError(
+            f"c must be at least 0, got {c}; the tail assumption says nothing below psi_k, use c=0 for psi_k itself"
+        )
     g, wg = gamma_nodes(k - 1.0)
     u, wu = _beta_nodes(k, n_eval)
     below = np.exp(n_deploy * np.log1p(-np.minimum(np.multiply.outer(np.exp(-c * g / (k - 1)), u), 1.0 - 1e-16)))
@@ -60,17 +68,17 @@ def pivot_cdf(c: float, k: int, n_eval: int, n_deploy: float) -> float:
 
 @lru_cache(maxsize=1024)
 def pivot_quantile(p: float, k: int, n_eval: int, n_deploy: float) -> float:
-    """Height c with P((M - psi_k) / sigma_bar <= c) = p (docs/method.md eq. 29, 31).
+    """Quantile of the pivot: the height c with P((M - psi_k) / sigma_bar <= c) = p (docs/method.md eq. 29, 31).
 
     :param p: probability, 0 < p < 1
     :param k: number of top scores
     :param n_eval: evaluation set size m
     :param n_deploy: deployment set size n
-    :return: c, or 0.0 if more than p of the mass lies below psi_k: then psi_k itself is the limit
-    :raises ValueError: if p is not strictly between 0 and 1, or for sizes without a forecast
+    :return: c; 0.0 if P(M <= psi_k) is already above p, so that psi_k itself is the limit
+    :raises ValueError: if p is not strictly between 0 and 1, or no forecast is defined for these sizes
     """
     if not 0.0 < p < 1.0:
-        raise ValueError(f"p={p} is not strictly between 0 and 1; ask for a limit of another level")
+        raise ValueError(f"p must be strictly between 0 and 1, got {p}; use for example 0.95")
     if pivot_cdf(0.0, k, n_eval, n_deploy) > p:
         return 0.0
     high = 8.0 + math.log(max(n_deploy / n_eval, 1.0))

@@ -1,16 +1,16 @@
-"""Names that arguments take, in a module that costs nothing to import."""
+"""Names that arguments accept. This module imports nothing heavy."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-#: point forecasts from the top of a tail
+#: methods of a point forecast
 Method = Literal["blue", "jones", "direct"]
 METHODS: tuple[Method, ...] = ("blue", "jones", "direct")
-#: what a point forecast predicts: the expected largest score, or the score that one task in n exceeds
+#: what a point forecast predicts: ``"max"`` is the expected largest score, ``"quantile"`` the score that one task in n exceeds
 Target = Literal["max", "quantile"]
 TARGETS: tuple[Target, ...] = ("max", "quantile")
-#: ways to an outlook on a deployment: the point forecasts, and two other models of the scores
+#: methods of an outlook on a deployment: those of a point forecast, and two other models of the scores
 OutlookMethod = Literal["blue", "jones", "direct", "pareto", "lognormal"]
-#: what the numbers of a file are
+#: kinds of numbers in a file
 InputKind = Literal["auto", "score", "log-prob", "prob", "count"]

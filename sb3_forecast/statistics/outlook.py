@@ -1,4 +1,4 @@
-"""What to expect of a deployment, from the scores or counts of an evaluation set."""
+"""Outlook on a deployment: numbers and warnings, from the scores or counts of an evaluation set."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from sb3_forecast.statistics.tails import GumbelTail
 
 
 def gumbel_tail(scores: Any, k: int | None, method: OutlookMethod) -> GumbelTail:
-    """The exponential tail that belongs to an outlook: its own for the three methods that have one, else ``blue``.
+    """Fit the exponential tail that an outlook uses. Its method is ``"blue"`` for ``"pareto"`` and ``"lognormal"``.
 
-    :param scores: failure score of every evaluation task
-    :param k: top scores used; ``None`` for the default
+    :param scores: failure score of every evaluation task, shape (m,)
+    :param k: number of top scores; ``None`` for the default of :class:`GumbelTail`
     :param method: see :func:`outlook_of_scores`
+    :return: the fitted tail
     """
     return GumbelTail.fit(scores, k, method if method in ("blue", "jones", "direct") else "blue")
 
 
 def _worst(forecast: float, low: float, high: float, level: float) -> dict[str, Any]:
-    """What every method says of the worst task."""
+    """The entries about the worst task, which every method has."""
     return {
         "worst_score": forecast,
         "worst_probability": float(failure_probability(forecast)),
@@ -41,14 +42,15 @@ def _worst(forecast: float, low: float, high: float, level: float) -> dict[str, 
 def outlook_of_scores(
     scores: Any, n_deploy: float, method: OutlookMethod = "blue", k: int | None = None, level: float = 0.9
 ) -> dict[str, Any]:
-    """What to expect of a deployment, from failure scores.
+    """Outlook on a deployment from failure scores.
 
-    :param scores: failure score of every evaluation task
+    :param scores: failure score of every evaluation task, shape (m,)
     :param n_deploy: deployment set size n
-    :param method: ``"blue"``, ``"jones"``, ``"direct"``, ``"pareto"`` (the tail may bend) or ``"lognormal"`` (all scores, not just the tail)
-    :param k: top scores used; ``None`` for the default
+    :param method: ``"blue"``, ``"jones"``, ``"direct"``, ``"pareto"`` (the tail may bend) or ``"lognormal"`` (fits all scores,
+        not just the tail)
+    :param k: number of top scores; ``None`` for the default of :class:`GumbelTail`
     :param level: coverage of intervals and limits
-    :return: numbers and caveats, by name
+    :return: numbers by name, and ``caveats``, a list of sentences
     :raises ValueError: if no tail can be fitted
     """
     n, tail = n_deploy, gumbel_tail(scores, k, method)
@@ -67,16 +69,17 @@ def outlook_of_scores(
     zeros = int((~np.isfinite(tail.scores)).sum())
     if zeros:
         caveats.append(
-            f"{zeros} of {tail.n_eval} tasks have p = 0: they count as below the tail. If they are frequencies, give counts (--trials)."
+            f"{zeros} of {tail.n_eval} tasks have p = 0: they are treated as below the tail. If these are frequencies, give counts (--trials)."
         )
     if n > 1000 * tail.n_eval:
         caveats.append(
-            f"the deployment is {n / tail.n_eval:.0f} times the evaluation: small departures from an exponential tail matter much."
+            f"the deployment is {n / tail.n_eval:.0f} times as large as the evaluation: if the tail is not quite exponential, the forecast "
+            "can be far off."
         )
     mode = 1.0 - 0.5 ** (1.0 / tail.n_eval)
     caveats.append(
-        f"a kind of task that fails in its own way and makes up less than {mode:.2g} of all is more likely than not absent from "
-        f"these {tail.n_eval} tasks; no extrapolation can see it."
+        f"a rare kind of task that fails for its own reason and makes up less than {mode:.2g} of all tasks is probably missing from "
+        f"these {tail.n_eval}; no extrapolation can see it."
     )
     return {
         "method": method,
@@ -99,13 +102,14 @@ def outlook_of_scores(
 def outlook_of_counts(
     failures: NDArray[np.int64], trials: NDArray[np.int64], n_deploy: float, level: float = 0.9
 ) -> dict[str, Any]:
-    """What to expect of a deployment, from how often each task failed.
+    """Outlook on a deployment from how often each task failed.
 
     :param failures: failed episodes of each task, shape (m,)
     :param trials: episodes of each task, shape (m,)
     :param n_deploy: deployment set size n
     :param level: coverage of the interval
-    :return: numbers and caveats, by name
+    :return: numbers by name, and ``caveats``, a list of sentences
+    :raises ValueError: as :meth:`CountTail.fit`
     """
     tail = CountTail.fit(failures, trials)
     n = n_deploy
@@ -120,8 +124,8 @@ def outlook_of_counts(
         "any_failure": -math.expm1(n * math.log1p(-tail.a / (tail.a + tail.b))),
         "mean_failure": tail.a / (tail.a + tail.b),
         "caveats": [
-            f"these are counts, {zeros} of {tail.n_eval} of them 0: a beta distribution of failure probabilities was fitted to them "
-            f"(a = {tail.a:.3g}, b = {tail.b:.3g}), and everything beyond the largest counts is its extrapolation.",
-            "log-probabilities of the failure, where you can have them, resolve the tail far better than counts.",
+            f"these are counts ({zeros} of {tail.n_eval} are 0): a beta distribution of failure probabilities was fitted to them "
+            f"(a = {tail.a:.3g}, b = {tail.b:.3g}), and everything beyond the largest counts is extrapolated from it.",
+            "if you can get log-probabilities of the failure, use them: they show the tail far better than counts.",
         ],
     }

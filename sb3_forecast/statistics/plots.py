@@ -1,4 +1,4 @@
-"""Figures of a fitted tail: fit and forecast, spacings, choice of k, risk against deployment size."""
+"""Figures of a fitted tail: fit and forecast, spacings, choice of k, and risk against deployment size."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _WIDTH = 3.6
 def tail_plot(
     tail: GumbelTail, deploy_sizes: Sequence[float], level: float = 0.9, path: str | pathlib.Path | None = None
 ) -> Figure:
-    """Share of tasks beyond a score, the fitted line, and forecasts with intervals at several deployment sizes.
+    """Plot the share of tasks beyond each score, the fitted line, and forecasts with intervals for several deployment sizes.
 
     :param tail: a fitted tail of one sample
     :param deploy_sizes: deployment set sizes n
     :param level: coverage of the intervals
-    :param path: also save it there
+    :param path: file to save the figure to; ``None`` not to save it
     :return: the figure
     """
     figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
@@ -84,7 +84,7 @@ def spacing_plot(tail: GumbelTail, path: str | pathlib.Path | None = None) -> Fi
     """QQ plot of the normalised spacings j (psi_j - psi_(j+1)) against unit exponentials, with a 95% band (docs/method.md eq. 15).
 
     :param tail: a fitted tail of one sample
-    :param path: also save it there
+    :param path: file to save the figure to; ``None`` not to save it
     :return: the figure
     """
     figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
@@ -108,12 +108,12 @@ def spacing_plot(tail: GumbelTail, path: str | pathlib.Path | None = None) -> Fi
 
 
 def stability_plot(scores: Any, n_deploy: float, k: int | None = None, path: str | pathlib.Path | None = None) -> Figure:
-    """Forecast and scale against the number of top scores: look for a plateau.
+    """Plot forecast and scale against the number of top scores k. A good k lies where both hardly change.
 
     :param scores: all m evaluation scores
     :param n_deploy: deployment set size n
-    :param k: the choice to mark; ``None`` for the default
-    :param path: also save it there
+    :param k: the k to mark; ``None`` for the default of :class:`GumbelTail`
+    :param path: file to save the figure to; ``None`` not to save it
     :return: the figure
     """
     scan = stability_scan(scores, n_deploy)
@@ -139,12 +139,12 @@ def stability_plot(scores: Any, n_deploy: float, k: int | None = None, path: str
 def return_level_plot(
     tail: GumbelTail, deploy_sizes: Sequence[float] | None = None, level: float = 0.9, path: str | pathlib.Path | None = None
 ) -> Figure:
-    """Failure probability of the worst task against deployment size, with its interval.
+    """Plot the failure probability of the worst task against the deployment size, with its interval.
 
     :param tail: a fitted tail of one sample
-    :param deploy_sizes: deployment set sizes n; ``None`` for a decade below to five above the evaluation's
+    :param deploy_sizes: deployment set sizes n; ``None`` for 25 sizes from m / 10 to 100,000 m
     :param level: coverage of the interval
-    :param path: also save it there
+    :param path: file to save the figure to; ``None`` not to save it
     :return: the figure
     """
     sizes = (
@@ -156,7 +156,7 @@ def return_level_plot(
     ax = figure.subplots()
 
     def odds(score: float) -> float:
-        """Odds p / (1 - p), which a log axis shows evenly near 0 and near 1."""
+        """Odds p / (1 - p): on a log axis they show p near 0 and p near 1 equally well."""
         log_survival = float(log_survival_probability(score))
         return float(np.exp(np.clip(-np.exp(-score) - log_survival, -700.0, 700.0)))
 

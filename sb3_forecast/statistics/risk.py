@@ -1,6 +1,7 @@
-"""What a fitted tail says about a deployment besides its worst score (docs/method.md section 8), as pure functions of psi_k and sigma_bar.
+"""Risks of a deployment besides its worst score (docs/method.md section 8), as pure functions of psi_k and sigma_bar.
 
-All are smooth in location and scale, take numpy or torch, and are computed in logs, so that nothing underflows.
+Functions of a location and a scale are smooth in both, and take numpy or torch. Probabilities are computed in logs, so that
+nothing underflows.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from sb3_forecast.statistics.scores import float64_array, float64_like, log_fail
 
 
 def log_frequency(threshold: float, location: Any, scale: Any, k: int, n_eval: int) -> Any:
-    """Log of the share of tasks whose score exceeds a threshold, plug-in (docs/method.md eq. 50).
+    """Log of the share of tasks whose score exceeds a threshold, by inserting the fitted tail (docs/method.md eq. 50).
 
     :param threshold: score x
     :param location: psi_k, shape (...); the tail says nothing below it
-    :param scale: sigma_bar, shape (...); 0 stands for no tail beyond psi_k
+    :param scale: sigma_bar, shape (...); 0 means that there is no tail beyond psi_k
     :param k: number of top scores
     :param n_eval: evaluation set size m
     :return: natural log, shape (...)
@@ -35,7 +36,7 @@ def log_frequency(threshold: float, location: Any, scale: Any, k: int, n_eval: i
 
 
 def jones_log_frequency(threshold: float, top: Any, n_eval: int) -> Any:
-    """The same by the regression of Jones et al. (docs/method.md eq. 49).
+    """Log of the share of tasks whose score exceeds a threshold, by the regression of Jones et al. (docs/method.md eq. 49).
 
     :param threshold: score x
     :param top: the k largest scores, descending, shape (..., k)
@@ -51,7 +52,9 @@ def jones_log_frequency(threshold: float, top: Any, n_eval: int) -> Any:
 
 
 def umvu_frequency(threshold: float, location: Any, scale: Any, k: int, n_eval: int) -> Any:
-    """The unbiased estimate of the same share (docs/method.md eq. 51); often exactly 0 far out, so it is no forecast by itself.
+    """Unbiased estimate of the share of tasks whose score exceeds a threshold (docs/method.md eq. 51).
+
+    Far beyond psi_k it is often exactly 0, so do not use it as a forecast by itself.
 
     :param threshold: score x
     :param location: psi_k, shape (...)
@@ -62,26 +65,27 @@ def umvu_frequency(threshold: float, location: Any, scale: Any, k: int, n_eval: 
     :raises ValueError: if ``k < 3``
     """
     if k < 3:
-        raise ValueError(f"k={k} top scores have no unbiased frequency; use k >= 3")
+        raise ValueError(f"k must be at least 3 for an unbiased frequency, got {k}; use more top scores")
     base = 1.0 - (threshold - float64_array(location)) / ((k - 1) * float64_array(scale))
     xp = array_api_compat.array_namespace(base)
     return (k - 1) / n_eval * xp.where(base > 0.0, base, xp.zeros_like(base)) ** (k - 2)
 
 
 def frequency_upper_limit(height: float, k: int, n_eval: int, level: float = 0.95) -> float:
-    """Upper confidence limit of the share of tasks beyond a threshold, exact if the tail is (docs/method.md eq. 52).
+    """Upper confidence limit of the share of tasks beyond a threshold; exact if the tail is exponential (docs/method.md eq. 52).
 
     :param height: (threshold - psi_k) / sigma_bar, >= 0
     :param k: number of top scores
     :param n_eval: evaluation set size m
-    :param level: confidence
-    :return: the limit f with P((q_f - psi_k) / sigma_bar <= height) = level, q_f being the score that a share f exceeds
-    :raises ValueError: if the height is negative or the level out of range
+    :param level: confidence, strictly between 0 and 1
+    :return: the limit f with P((q_f - psi_k) / sigma_bar <= height) = level, where q_f is the score that a share f of the tasks
+        exceeds
+    :raises ValueError: if the height is negative or the level is out of range
     """
     if height < 0.0:
-        raise ValueError(f"height={height}: the threshold lies below psi_k, where the sample itself tells the frequency")
+        raise ValueError(f"height must be at least 0, got {height}; below psi_k use clopper_pearson, which counts the sample")
     if not 0.0 < level < 1.0:
-        raise ValueError(f"level={level} is no confidence; use a value strictly between 0 and 1")
+        raise ValueError(f"level must be a confidence, got {level}; use a value strictly between 0 and 1")
     g, weights = gamma_nodes(k - 1.0)
     stretch = height * g / (k - 1)
 
@@ -95,9 +99,9 @@ def frequency_upper_limit(height: float, k: int, n_eval: int, level: float = 0.9
 
 
 def clopper_pearson(count: int, n_eval: int, level: float = 0.95) -> float:
-    """Distribution-free upper limit of a share from how often it was seen (docs/method.md section 8).
+    """Upper confidence limit of the share of tasks beyond a threshold, for any distribution (docs/method.md section 8).
 
-    :param count: tasks beyond the threshold
+    :param count: number of evaluation tasks beyond the threshold
     :param n_eval: evaluation set size m
     :param level: confidence
     :return: the limit; 1 - (1 - level)^(1/m) for a count of 0
@@ -106,15 +110,17 @@ def clopper_pearson(count: int, n_eval: int, level: float = 0.95) -> float:
 
 
 def log_mean_beyond(location: Any, scale: Any) -> Any:
-    """Log E[p | psi > psi_k] = log E[p(psi_k + sigma_bar Z)], Z ~ Exp(1) (docs/method.md eq. 54), by quadrature in log Z.
+    """Log of the mean failure probability of the tasks beyond psi_k (docs/method.md eq. 54).
+
+    It is log E[p | psi > psi_k] = log E[p(psi_k + sigma_bar Z)] with Z ~ Exp(1), computed by quadrature in log Z.
 
     :param location: psi_k, shape (...)
     :param scale: sigma_bar, shape (...)
-    :return: natural log, shape (...); gradients flow
+    :return: natural log, shape (...); for tensors gradients flow
     """
     u, s = float64_array(location), float64_array(scale)
     xp = array_api_compat.array_namespace(u)
-    # in log Z the integrand decays doubly exponentially to the right and like Z to the left
+    # in log Z the integrand decays like exp(-Z) to the right and like Z to the left
     log_z = np.linspace(-36.0, 7.0, 1201)
     log_weight = float64_like(log_z - np.exp(log_z) + math.log(log_z[1] - log_z[0]), u)
     terms = log_weight + log_failure_probability(u[..., None] + s[..., None] * float64_like(np.exp(log_z), u))
@@ -123,7 +129,9 @@ def log_mean_beyond(location: Any, scale: Any) -> Any:
 
 
 def log_mean_failure(scores: Any, k: int, scale: Any) -> Any:
-    """Log E p of a fresh task: the sample's below psi_k, the tail's above (docs/method.md eq. 54).
+    """Log of the mean failure probability of a fresh task (docs/method.md eq. 54).
+
+    Below psi_k it comes from the sample, above from the tail.
 
     :param scores: all m scores, descending, shape (..., m)
     :param k: number of top scores
@@ -153,11 +161,11 @@ def log_aggregate_risk(log_mean: Any, n_deploy: float) -> Any:
     """
     x = float64_array(log_mean)
     xp = array_api_compat.array_namespace(x)
-    # a mean that rounds to more than 1 is 1
+    # rounding can push the mean above 1
     x = xp.where(x > 0.0, xp.zeros_like(x), x)
     with np.errstate(divide="ignore"):
         survival = n_deploy * xp.log1p(-xp.exp(x))
-    # where n E p is below 1e-300 the probability is n E p itself
+    # if n E p is below 1e-300, the probability equals n E p in float64
     tiny = survival > -1e-300
     safe = xp.where(tiny, -xp.ones_like(x), survival)
     return xp.where(tiny, x + math.log(n_deploy), xp.log(-xp.expm1(safe)))

@@ -1,7 +1,7 @@
 """The failure score psi = -log(-log p) and its inverses, stable in log space (docs/method.md section 1).
 
-Inputs may be numpy arrays, torch tensors (gradients flow) or numbers; results are float64 of the same kind.
-Outcomes at the ends: p = 0 has score -inf, p = 1 has score +inf.
+Inputs may be numpy arrays, torch tensors (gradients flow) or numbers. Results are float64 of the same kind.
+p = 0 has the score -inf, p = 1 has the score +inf.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 Array = TypeVar("Array", NDArray[np.float64], th.Tensor)
 
-#: beyond this score, log(1 - p) = -psi to the last bit of a float64 (docs/method.md section 2)
+#: beyond this score, log(1 - p) = -psi to the last bit of a float64 (docs/method.md eq. 2)
 _ASYMPTOTIC = 37.0
 
 
 def float64_array(values: Any) -> Any:
-    """Numpy array or torch tensor in float64, whichever ``values`` is closer to.
+    """Convert to float64: a tensor stays a torch tensor, anything else becomes a numpy array.
 
     :param values: array, tensor, number or sequence of numbers
-    :return: a float64 array; tensors keep their graph
+    :return: float64, same shape; tensors keep their graph
     """
     if isinstance(values, th.Tensor):
         return values.to(th.float64)
@@ -32,10 +32,11 @@ def float64_array(values: Any) -> Any:
 
 
 def float64_like(values: NDArray[Any], like: Any) -> Any:
-    """Constants as the same kind of array as another one.
+    """Convert constants to the array type of ``like``.
 
     :param values: numpy array
-    :param like: numpy array or torch tensor
+    :param like: numpy array, or torch tensor in float64
+    :return: the values as a float64 numpy array, or as a tensor with the dtype and device of ``like``
     """
     array = np.asarray(values, dtype=np.float64)
     return array if isinstance(like, np.ndarray) else like.new_tensor(array)
@@ -46,22 +47,22 @@ def _log_argument(values: Any, name: str) -> Any:
     if bool((x > 0).any()) or bool((x != x).any()):
         bad = x[(x > 0) | (x != x)] if x.ndim else x
         raise ValueError(
-            f"{name} holds {float(bad.reshape(-1)[0])}, which is not the logarithm of a probability; "
-            "pass natural logarithms, all <= 0 and none NaN"
+            f"{name} must be natural logarithms of probabilities, at most 0 and not NaN, got {float(bad.reshape(-1)[0])}; "
+            "pass log p, not p"
         )
     return x
 
 
 def log1mexp(a: Any) -> Any:
-    """log(1 - e^-a) for a >= 0, accurate at both ends (docs/method.md section 2).
+    """log(1 - e^-a) for a >= 0, accurate for small and for large a (docs/method.md eq. 2).
 
-    :param a: non-negative numbers, any shape
+    :param a: numbers >= 0, any shape
     :return: same shape, float64; -inf at a = 0
     """
     x = float64_array(a)
     xp = array_api_compat.array_namespace(x)
     small = x < math.log(2)
-    # each branch sees only arguments inside its own range, so that no gradient of the other one can be NaN
+    # each branch gets only arguments inside its own range, else the gradient of the branch that is not used could be NaN
     near = xp.where(small, x, xp.ones_like(x))
     far = xp.where(small, xp.ones_like(x), x)
     with np.errstate(divide="ignore"):
@@ -107,7 +108,7 @@ def failure_probability(score: Any) -> Any:
 
 
 def log_survival_probability(score: Any) -> Any:
-    """log(1 - p) of a score, without cancellation (docs/method.md section 1, eq. 2).
+    """Log survival probability log(1 - p) of a score, precise also for p close to 1 or to 0 (docs/method.md section 1, eq. 2).
 
     :param score: failure scores, any shape
     :return: natural logs, same shape, float64
@@ -123,9 +124,9 @@ def log_survival_probability(score: Any) -> Any:
 def failure_score_from_log_survival(log1mp: Any) -> Any:
     """Failure score of a log survival probability log(1 - p) (docs/method.md section 1, eq. 4).
 
-    Keeps full relative precision where p is close to 1, and where it is tiny.
+    It keeps its full relative precision for p close to 1 and for p close to 0.
 
-    :param log1mp: natural log of one minus the failure probability, any shape, <= 0
+    :param log1mp: natural log of 1 - p, any shape, <= 0
     :return: scores, same shape, float64
     :raises ValueError: if a value is positive or NaN
     """

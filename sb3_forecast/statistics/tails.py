@@ -1,4 +1,7 @@
-"""GumbelTail: an exponential tail fitted to the worst scores of an evaluation set (docs/method.md section 2, 4; Jones et al. 2025)."""
+"""GumbelTail, an exponential tail fitted to the worst scores of an evaluation set.
+
+See docs/method.md section 2, 4, and Jones et al. 2025.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,12 @@ from sb3_forecast.statistics.scores import failure_probability, failure_score, f
 
 
 def default_k(n_eval: int) -> int:
-    """Number of top scores, clamp(round(2 sqrt(m)), 10, m // 4) (docs/method.md section 7: no data-driven rule beats it clearly).
+    """Default number of top scores k: round(2 sqrt(m)), but at least 10 and at most m // 4.
+
+    No rule that looks at the data is clearly better (docs/method.md section 7).
 
     :param n_eval: evaluation set size m
-    :return: k; at least 2, and at most m
+    :return: k, at least 2 and at most m
     """
     return min(n_eval, max(2, min(max(round(2.0 * math.sqrt(n_eval)), 10), n_eval // 4)))
 
@@ -39,11 +44,11 @@ def default_k(n_eval: int) -> int:
 class GumbelTail:
     """The tail above the k-th largest of m evaluation scores.
 
-    Build it with :meth:`fit`. Leading axes of the scores are a batch; torch scores keep their graph.
+    Build it with :meth:`fit`. Leading axes of the scores are a batch. Torch scores keep their graph.
 
     :param scores: all evaluation scores, descending, shape (..., m), float64
     :param k: number of top scores used
-    :param method: point forecast, ``"blue"``, ``"jones"`` or ``"direct"``
+    :param method: method of the point forecast, ``"blue"``, ``"jones"`` or ``"direct"``
     """
 
     scores: Any
@@ -57,22 +62,26 @@ class GumbelTail:
         Scores of -inf (p = 0) are allowed below the k largest.
 
         :param scores: all m evaluation scores, any order, shape (..., m); numpy or torch
-        :param k: number of top scores; ``None`` for :func:`default_k`, lowered to the number of finite scores if there are fewer
+        :param k: number of top scores; ``None`` for :func:`default_k`, or for the number of finite scores if that is smaller
         :param method: ``"blue"`` (unbiased under an exact tail), ``"jones"`` or ``"direct"``
         :return: the fitted tail
-        :raises ValueError: for NaN or +inf scores, fewer than k (or 2) finite ones, k out of range, or an unknown method
+        :raises ValueError: if scores are NaN or +inf, if fewer than k (or 2) are finite, or if k or the method is not allowed
         """
         x = float64_array(scores)
         if x.ndim == 0 or x.shape[-1] < 2:
-            raise ValueError(f"scores has shape {tuple(x.shape)}; pass all evaluation scores, at least 2, along the last axis")
+            raise ValueError(
+                f"scores must have shape (..., m), m >= 2, got {tuple(x.shape)}; put all evaluation scores on the last axis"
+            )
         if method not in METHODS:
-            raise ValueError(f"method={method!r} is unknown; use one of {METHODS}")
+            raise ValueError(f"method must be one of {METHODS}, got {method!r}; check the spelling")
         xp = array_api_compat.array_namespace(x)
         if bool(xp.isnan(x).any()):
-            raise ValueError("scores holds NaN; find the tasks whose log-probability is NaN and score them again")
+            raise ValueError(
+                "scores must be numbers, got NaN; find the tasks whose log-probability is NaN and score them again"
+            )
         if bool((x == xp.inf).any()):
             raise ValueError(
-                "scores holds +inf (p = 1 exactly); use failure_score_from_log_survival, which resolves p close to 1"
+                "scores must be below +inf (p = 1 exactly), got +inf; use failure_score_from_log_survival, which is precise for p close to 1"
             )
         n_eval = x.shape[-1]
         n_finite = int(xp.isfinite(x).sum(-1).min())
@@ -81,12 +90,12 @@ class GumbelTail:
         check_sizes(max(k, 2), n_eval, 1)
         if n_finite < 2:
             raise ValueError(
-                f"only {n_finite} of {n_eval} scores are finite (p > 0), which no tail can be fitted to; evaluate more tasks, "
+                f"only {n_finite} of {n_eval} scores are finite (p > 0), but a tail needs at least 2; evaluate more tasks, "
                 "score with log-probabilities, or give counts to CountTail (--trials on the command line)"
             )
         if k < 2 or n_finite < k:
             raise ValueError(
-                f"k={k} top scores are wanted but only {n_finite} of {n_eval} are finite (p > 0); use 2 <= k <= {n_finite}, "
+                f"k must be from 2 to {n_finite}, since {n_finite} of {n_eval} scores are finite (p > 0), got {k}; use such a k, "
                 "evaluate more tasks, or score with log-probabilities instead of counts"
             )
         ordered = th.sort(x, dim=-1, descending=True).values if isinstance(x, th.Tensor) else -np.sort(-x, axis=-1)
@@ -104,51 +113,58 @@ class GumbelTail:
 
     @property
     def location(self) -> Any:
-        """psi_k, the score that the tail starts at, shape (...)."""
+        """Location of the tail: psi_k, the score where it starts, shape (...)."""
         return self.scores[..., self.k - 1]
 
     @property
     def scale(self) -> Any:
-        """sigma_bar, the mean normalised spacing (docs/method.md eq. 11), shape (...); 0 if the top scores are all equal."""
+        """Scale of the tail: sigma_bar, the mean normalised spacing (docs/method.md eq. 11), shape (...).
+
+        It is 0 if the top scores are all equal.
+        """
         return mean_spacing(self.top)
 
     def forecast(self, n_deploy: float, target: Target = "max") -> Any:
-        """Predicted worst score of a deployment.
+        """Forecast the worst score of a deployment.
 
         :param n_deploy: deployment set size n
-        :param target: ``"max"`` (expected largest score) or ``"quantile"`` (exceeded by one task in n)
+        :param target: ``"max"`` (the expected largest score) or ``"quantile"`` (the score that one task in n exceeds)
         :return: score, shape (...)
         :raises ValueError: if ``n_deploy < 1`` or the target is unknown
         """
         return forecast_top(self.top, self.n_eval, n_deploy, self.method, target)
 
     def interval(self, n_deploy: int, level: float = 0.9) -> tuple[Any, Any]:
-        """Prediction interval of the worst deployment score, exact if the tail is (docs/method.md eq. 29-31).
+        """Prediction interval of the worst deployment score; exact if the tail is exponential (docs/method.md eq. 29-31).
 
         :param n_deploy: deployment set size n
         :param level: coverage
-        :return: lower and upper limit, each of shape (...); the lower one is psi_k at least
+        :return: lower and upper limit, each of shape (...); the lower one is at least psi_k
         :raises ValueError: if the level is not strictly between 0 and 1, or ``n_deploy < 1``
         """
         if not 0.0 < level < 1.0:
-            raise ValueError(f"level={level} is no coverage; use a value strictly between 0 and 1")
+            raise ValueError(f"level must be a coverage, got {level}; use a value strictly between 0 and 1")
         low, high = (pivot_quantile(p, self.k, self.n_eval, n_deploy) for p in ((1.0 - level) / 2.0, (1.0 + level) / 2.0))
         return self.location + low * self.scale, self.location + high * self.scale
 
     def bootstrap(self, n_deploy: float, n_boot: int = 1000, seed: int = 0, target: Target = "max") -> NDArray[np.float64]:
-        """Forecasts of bootstrap resamples: the spread of the forecast itself, without the deployment's chance and the tail's exactness.
+        """Forecasts of bootstrap resamples. They show how much the forecast itself varies.
+
+        They do not include the chance in the deployment, and they do not show whether the tail is exponential.
 
         :param n_deploy: deployment set size n
         :param n_boot: number of resamples
-        :param seed: their seed
+        :param seed: seed of the resamples
         :param target: see :meth:`forecast`
-        :return: scores, shape (n_boot,)
-        :raises ValueError: if the scores are a batch, or resamples may hold fewer than k finite scores
+        :return: forecast scores, shape (n_boot,), float64
+        :raises ValueError: if the scores are a batch, or a resample holds fewer than k finite scores
         """
         ordered = self._single("bootstrap")
         tops = bootstrap_tops(ordered, self.k, n_boot, np.random.default_rng(seed))
         if not np.isfinite(tops).all():
-            raise ValueError(f"k={self.k} is too close to the number of finite scores for resamples of them; use a smaller k")
+            raise ValueError(
+                f"k must be well below the number of finite scores to resample them, got {self.k}; use a smaller k"
+            )
         return np.asarray(forecast_top(tops, self.n_eval, n_deploy, self.method, target))
 
     def worst_query_risk(self, n_deploy: float, target: Target = "max") -> Any:
@@ -161,7 +177,7 @@ class GumbelTail:
         return failure_probability(self.forecast(n_deploy, target))
 
     def log_worst_query_survival(self, n_deploy: float, target: Target = "max") -> Any:
-        """Log of one minus :meth:`worst_query_risk`, where that rounds to 1.
+        """Log of one minus :meth:`worst_query_risk`. It is still precise when that rounds to 1.
 
         :param n_deploy: deployment set size n
         :param target: see :meth:`forecast`
@@ -170,13 +186,14 @@ class GumbelTail:
         return log_survival_probability(self.forecast(n_deploy, target))
 
     def log_behavior_frequency(self, p_threshold: float) -> Any:
-        """Log share of tasks that fail with more than a given probability (docs/method.md eq. 49, 50).
+        """Log of the share of tasks that fail with more than a given probability (docs/method.md eq. 49, 50).
 
-        Beyond psi_k by the fitted tail (``jones``: its own regression), below it the share in the sample.
+        Beyond psi_k it comes from the fitted tail (with ``"jones"`` from its own regression). Below psi_k it is the share in the
+        sample.
 
         :param p_threshold: failure probability, strictly between 0 and 1
-        :return: natural log, shape (...); -inf where no task of the sample and no tail (scale 0) reaches it
-        :raises ValueError: if the threshold is no probability
+        :return: natural log, shape (...); -inf if no task of the sample reaches it and there is no tail (scale 0)
+        :raises ValueError: if the threshold is not strictly between 0 and 1
         """
         x = _threshold_score(p_threshold)
         xp = array_api_compat.array_namespace(self.scores)
@@ -193,19 +210,22 @@ class GumbelTail:
         """Share of tasks that fail with more than a given probability; see :meth:`log_behavior_frequency`.
 
         :param p_threshold: failure probability, strictly between 0 and 1
-        :return: probability, shape (...)
-        :raises ValueError: if the threshold is no probability
+        :return: share of tasks, shape (...)
+        :raises ValueError: if the threshold is not strictly between 0 and 1
         """
         log_share = self.log_behavior_frequency(p_threshold)
         return array_api_compat.array_namespace(log_share).exp(log_share)
 
     def behavior_frequency_limit(self, p_threshold: float, level: float = 0.95) -> float:
-        """Upper confidence limit of that share (docs/method.md eq. 52 beyond psi_k; below, Clopper-Pearson, without any model).
+        """Upper confidence limit of :meth:`behavior_frequency`.
+
+        Beyond psi_k it uses the fitted tail (docs/method.md eq. 52). Below psi_k it is the Clopper-Pearson limit, which needs no
+        model.
 
         :param p_threshold: failure probability, strictly between 0 and 1
         :param level: confidence
-        :return: the limit
-        :raises ValueError: if the threshold is no probability, or the scores are a batch
+        :return: the limit, a share of tasks
+        :raises ValueError: if the threshold is not strictly between 0 and 1, or the scores are a batch
         """
         x, scores = _threshold_score(p_threshold), self._single("behavior_frequency_limit")
         scale = float(self.scale)
@@ -214,14 +234,16 @@ class GumbelTail:
         return frequency_upper_limit((x - float(self.location)) / scale, self.k, self.n_eval, level)
 
     def log_mean_failure(self) -> Any:
-        """Log failure probability of a fresh task: the sample's below psi_k, the tail's above (docs/method.md eq. 54).
+        """Log of the mean failure probability of a fresh task (docs/method.md eq. 54).
+
+        Below psi_k it comes from the sample, above from the tail.
 
         :return: natural log, shape (...)
         """
         return log_mean_failure(self.scores, self.k, self.scale)
 
     def aggregate_risk(self, n_deploy: float) -> Any:
-        """Probability that a deployment sees at least one failure, each task being tried once (docs/method.md eq. 53, 54).
+        """Probability that a deployment sees at least one failure if each task is tried once (docs/method.md eq. 53, 54).
 
         :param n_deploy: deployment set size n
         :return: probability, shape (...)
@@ -231,7 +253,7 @@ class GumbelTail:
         return array_api_compat.array_namespace(log_risk).exp(log_risk)
 
     def log_aggregate_risk(self, n_deploy: float) -> Any:
-        """Log of :meth:`aggregate_risk`, where that underflows.
+        """Log of :meth:`aggregate_risk`. It is still precise when that underflows.
 
         :param n_deploy: deployment set size n
         :return: natural log, shape (...)
@@ -241,9 +263,9 @@ class GumbelTail:
         return log_aggregate_risk(self.log_mean_failure(), n_deploy)
 
     def diagnostics(self) -> Diagnostics:
-        """Curvature, Anderson-Darling, ties, and warnings that say what to do (docs/method.md section 7).
+        """Check the fit: curvature, Anderson-Darling, ties, and warnings that say what to do (docs/method.md section 7).
 
-        :return: the checks
+        :return: the results of the checks
         :raises ValueError: if the scores are a batch
         """
         return diagnose(self._single("diagnostics"), self.k)
@@ -251,14 +273,14 @@ class GumbelTail:
     def _single(self, name: str) -> NDArray[np.float64]:
         if self.scores.ndim != 1:
             raise ValueError(
-                f"{name} takes one sample, but the scores have shape {tuple(self.scores.shape)}; fit each row by itself"
+                f"scores must have the shape (m,) for {name}, got {tuple(self.scores.shape)}; fit each row by itself"
             )
         return np.asarray(self.scores.detach().cpu() if isinstance(self.scores, th.Tensor) else self.scores)
 
 
 def _threshold_score(p_threshold: float) -> float:
     if not 0.0 < p_threshold < 1.0:
-        raise ValueError(f"p_threshold={p_threshold} is not strictly between 0 and 1; ask for another failure probability")
+        raise ValueError(f"p_threshold must be strictly between 0 and 1, got {p_threshold}; use for example 0.5")
     return float(failure_score(math.log(p_threshold)))
 
 

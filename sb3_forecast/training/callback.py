@@ -26,11 +26,14 @@ from sb3_forecast.training.objective import WATCHED_TASKS, ForecastObjective
 
 
 def after_users(users: BaseCallback, ours: BaseCallback, model: BaseAlgorithm) -> BaseCallback:
-    """A callback of an algorithm's own, called after the user's, for ``_init_callback``.
+    """Put an algorithm's own callback after the callbacks of the user; for ``_init_callback``.
 
-    :param users: the user's callbacks, initialised already: initialising the list would do it again
-    :param ours: the algorithm's own
+    It does not initialise the combined list, because that would initialise the user's callbacks a second time.
+
+    :param users: the callbacks of the user, already initialised
+    :param ours: the callback of the algorithm, initialised here
     :param model: the algorithm
+    :return: both, in this order
     """
     ours.init_callback(model)
     combined = CallbackList([users, ours])
@@ -54,11 +57,12 @@ def check_injection(forecast_coef: float | Schedule, gradient_every: int, drawn_
 
 
 def forecast_metrics(objective: ForecastObjective, terms: LossTerms, seconds: float) -> dict[str, float]:
-    """What is logged of a refresh, by logger key; the same for agents and language models.
+    """The values to log after a refresh; the same for agents and language models.
 
     :param objective: the objective, just refreshed
     :param terms: what the refresh returned
-    :param seconds: how long it took
+    :param seconds: duration of the refresh
+    :return: value by logger key
     """
     assert objective.scores is not None
     found = {
@@ -132,13 +136,13 @@ class ForecastCallback(BaseCallback):
                 "use forecast_coef=0 to log only"
             )
         objective = self.objective
-        # TRPO clips nothing (max_grad_norm 0): take PPO's default
+        # TRPO has max_grad_norm 0 because it does not clip; use the default of PPO
         norm = self.model.max_grad_norm or 0.5
         self._injector = GradientInjector(lambda: objective.loss(self.model), self._coef, norm, self.gradient_every)
 
     def _coef(self) -> float:
         if self.objective is None or not self.objective.has_partitions:
-            # the cost model has not learnt enough yet, or knows of no risk
+            # a cost model that has not learnt enough yet, or sees no risk, gives no scores
             return 0.0
         coef = self._schedule(self.model._current_progress_remaining)
         if not coef >= 0.0:
@@ -184,14 +188,14 @@ class ForecastCallback(BaseCallback):
         except TooFewScoresError as error:
             if not scorer.learns:
                 raise
-            # in sampled episodes an agent can look safe everywhere; the next rollout may show otherwise
-            self._warn(f"no forecast in this rollout: {error}")
+            # sampled episodes can show no risk at all; the next rollout may show some
+            self._warn(f"this rollout has no forecast: {error}")
             return
         assert self.objective.scores is not None
         for warning in scorer.warnings(self.objective.scores.numpy(), WATCHED_TASKS):
             self._warn(warning)
         successes = self.model.ep_success_buffer
-        # a few episodes say nothing
+        # the mean of a few episodes is mostly noise
         enough = successes is not None and len(successes) == successes.maxlen
         for warning in self._guard.look(terms, float(np.mean(successes)) if enough and successes else None):
             self._warn(warning)
@@ -204,7 +208,7 @@ class ForecastCallback(BaseCallback):
             self.logger.record("forecast/coef", self._coef())
 
     def _warn(self, text: str) -> None:
-        """Warn of each kind of thing once."""
+        """Warn once of each kind: texts that differ only in digits are one kind."""
         kind = "".join(letter for letter in text if not letter.isdigit())
         if kind not in self._warned:
             self._warned.add(kind)
@@ -214,7 +218,7 @@ class ForecastCallback(BaseCallback):
         for per_step in (self._costs, self._dones, self._seen):
             per_step.clear()
         if self.objective is not None and self.objective.scorer.learns:
-            # the statistics change with every step: keep what was seen before them
+            # the normalisation changes with every step, so keep the observations as they were before it
             self._normalize = normalisation_of(self.model)
             self._current = None if self._normalize is None else self._normalize.get_original_obs()
 
@@ -222,5 +226,5 @@ class ForecastCallback(BaseCallback):
         if self._injector is not None:
             detach(self.model.policy.optimizer)
         if self.objective is not None and self.drawn_share > 0.0:
-            # the next user of the environment expects its own distribution of tasks
+            # whoever uses the environment next expects its own distribution of tasks
             self.training_env.env_method("set_task_weights", None)

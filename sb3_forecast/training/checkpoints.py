@@ -1,4 +1,4 @@
-"""Checkpoints of a training that can be gone on with as if it had not stopped: model, environments and random numbers."""
+"""Checkpoints from which training resumes exactly: they hold the model, the environments and the random state."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 
 @runtime_checkable
 class Restorable(Protocol):
-    """A vectorised environment that can be put back into an earlier state."""
+    """A vectorised environment that can return to an earlier state."""
 
     def get_state(self) -> dict[str, Any]:
-        """Everything about the running episodes."""
+        """The whole state of the running episodes."""
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`get_state`."""
+        """Restore a state from :meth:`get_state`."""
 
 
 class TrainingCheckpoints(BaseCallback):
-    """Saves a checkpoint every so many rollouts, for :func:`resume_training`; for on-policy algorithms.
+    """Saves a checkpoint every n rollouts, for :func:`resume_training`. For on-policy algorithms.
 
-    A checkpoint is a folder ``checkpoint-<timesteps>``, written under another name first: one that exists is whole. If saving fails, as on a
-    full disk, the training stops with the error and the last checkpoint stays. Saving changes nothing of the run, but for state-dependent
-    exploration (``use_sde``), whose noise is drawn anew.
+    A checkpoint is a folder ``checkpoint-<timesteps>``. It is written under another name and then renamed, so a checkpoint with this name is
+    always complete. If saving fails, for example on a full disk, the training stops with the error and the last checkpoint stays. Saving does
+    not change the run, with one exception: with state-dependent exploration (``use_sde``) the noise is drawn anew.
 
-    :param folder: where to
+    :param folder: folder of the checkpoints
     :param every: save at the start of every n-th rollout
-    :param keep: how many checkpoints are kept, the newest
-    :param verbose: 1 for a line per checkpoint
+    :param keep: number of checkpoints to keep; older ones are deleted
+    :param verbose: 1 prints a line per checkpoint
     :raises ValueError: if an argument is out of range
     """
 
@@ -53,7 +53,7 @@ class TrainingCheckpoints(BaseCallback):
         super().__init__(verbose)
         for name, value in (("every", every), ("keep", keep)):
             if value < 1:
-                raise ValueError(f"{name}={value} keeps nothing; use {name} >= 1")
+                raise ValueError(f"{name} must be at least 1, got {value}; use a positive number")
         self.folder, self.every, self.keep = pathlib.Path(folder), every, keep
         self._rollouts = 0
 
@@ -61,19 +61,19 @@ class TrainingCheckpoints(BaseCallback):
         later = [path for path in checkpoints(self.folder) if int(path.name.split("-")[1]) > self.model.num_timesteps]
         if later:
             raise ValueError(
-                f"folder={str(self.folder)!r} holds {later[-1].name} of another run, which resume_training would take for this one's; "
-                "choose another folder, or go on from there"
+                f"folder must not hold a later checkpoint of another run, got {str(self.folder)!r} with {later[-1].name}; "
+                "use another folder, or resume from this one with resume_training"
             )
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
-        # nothing is under way here: the last rollout has been trained on, the next has not begun
+        # only here nothing is half done: the last rollout has been trained on, and the next one has not begun
         if self._rollouts and self._rollouts % self.every == 0:
             path = save_training(self.model, self.folder)
             if isinstance(self.model, OnPolicyAlgorithm) and self.model.use_sde:
-                # its noise for this rollout was drawn before; the resumed run draws it from the saved random state
+                # this rollout's noise was drawn before saving, but a resumed run draws it after: draw it again, so that both are equal
                 self.model.policy.reset_noise(self.training_env.num_envs)
             for old in checkpoints(self.folder)[: -self.keep]:
                 if old != path:
@@ -84,12 +84,12 @@ class TrainingCheckpoints(BaseCallback):
 
 
 def save_training(model: BaseAlgorithm, folder: str | pathlib.Path) -> pathlib.Path:
-    """Save a checkpoint; see :class:`TrainingCheckpoints`.
+    """Save one checkpoint; see :class:`TrainingCheckpoints`.
 
-    :param model: between two rollouts
-    :param folder: where to
-    :return: the checkpoint
-    :raises OSError: if it could not be written; earlier ones are whole
+    :param model: the model, between two rollouts
+    :param folder: folder of the checkpoints
+    :return: the folder of the new checkpoint
+    :raises OSError: if it cannot be written; earlier checkpoints stay complete
     """
     target = pathlib.Path(folder) / f"checkpoint-{model.num_timesteps}"
     partial = target.with_name(target.name + ".partial")
@@ -100,7 +100,7 @@ def save_training(model: BaseAlgorithm, folder: str | pathlib.Path) -> pathlib.P
         state = {
             "environment": _pickled(_environment_state(model.get_env())),
             "random": _random_state(),
-            # what RecurrentPPO remembers of the running episodes; its own save leaves it out
+            # the LSTM states of RecurrentPPO in the running episodes; its own save leaves them out
             "memory": vars(model).get("_last_lstm_states"),
         }
         (partial / TRAINING_FILE).write_bytes(cloudpickle.dumps(state))
@@ -111,15 +111,16 @@ def save_training(model: BaseAlgorithm, folder: str | pathlib.Path) -> pathlib.P
         if not isinstance(error, OSError):
             raise
         whole = checkpoints(folder)
-        last = f"the last whole one is {whole[-1]}" if whole else "there is none before it"
+        last = f"resume from the last complete one, {whole[-1]}" if whole else "there is no earlier one"
         raise OSError(f"checkpoint {target} could not be written ({error}); {last}") from error
     return target
 
 
 def checkpoints(folder: str | pathlib.Path) -> list[pathlib.Path]:
-    """The whole checkpoints in a folder, oldest first.
+    """The complete checkpoints in a folder, oldest first.
 
-    :param folder: where to look
+    :param folder: folder of the checkpoints
+    :return: one folder per checkpoint
     """
     found = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in pathlib.Path(folder).glob("checkpoint-*")}
     steps = {path: int(match[1]) for path, match in found.items() if match}
@@ -129,24 +130,26 @@ def checkpoints(folder: str | pathlib.Path) -> list[pathlib.Path]:
 def resume_training(
     algorithm: type[Algorithm], folder: str | pathlib.Path, env: GymEnv, device: th.device | str = "auto"
 ) -> Algorithm:
-    """Load the newest checkpoint; ``learn(remaining, reset_num_timesteps=False)`` then goes on as if it had not stopped.
+    """Load the newest checkpoint. Then ``learn(remaining, reset_num_timesteps=False)`` resumes the training exactly.
 
-    The environments, made as at the start, are put into the state that they had. Those in other processes (``SubprocVecEnv``) start new episodes
-    instead, with a warning.
+    Make ``env`` in the same way as for the run; it is then put into its saved state. Environments in other processes (``SubprocVecEnv``)
+    cannot be saved: they start new episodes, with a warning.
 
     :param algorithm: class of the model, such as ``ForecastPPO``
-    :param folder: of :class:`TrainingCheckpoints`, or one checkpoint
-    :param env: environments like those of the run
+    :param folder: folder of :class:`TrainingCheckpoints`, or of one checkpoint
+    :param env: environments of the same kind and number as in the run
     :param device: as in SB3
     :return: the model
     :raises FileNotFoundError: if there is no checkpoint
-    :raises ValueError: if the environments are not like those of the run
+    :raises ValueError: if the environments differ from those of the run
     """
     path = pathlib.Path(folder)
     if not (path / MODEL_FILE).exists():
         found = checkpoints(path)
         if not found:
-            raise FileNotFoundError(f"folder={str(folder)!r} holds no whole checkpoint; start the training anew")
+            raise FileNotFoundError(
+                f"folder must hold a complete checkpoint, got {str(folder)!r} without one; start the training anew"
+            )
         path = found[-1]
     state = cloudpickle.loads((path / TRAINING_FILE).read_bytes())
     exact = state["environment"] is not None
@@ -157,7 +160,8 @@ def resume_training(
             vars(model)["_last_lstm_states"] = state["memory"]
     else:
         warnings.warn(
-            "the environments of the run could not be saved: the resumed run starts new episodes, and will differ",
+            "the checkpoint does not hold the state of the environments: the resumed run starts new episodes, "
+            "and differs from a run that did not stop",
             stacklevel=2,
         )
     _restore_random(state["random"])
@@ -165,20 +169,20 @@ def resume_training(
 
 
 def _pickled(environment: dict[str, Any] | None) -> bytes | None:
-    """The state as bytes; ``None`` for one that cannot be written, such as a Monitor's open file."""
+    """The state as bytes; ``None`` if it cannot be pickled, such as the open file of a Monitor."""
     if environment is None:
         return None
     try:
         content: bytes = cloudpickle.dumps(environment)
     except Exception as error:
-        # whatever an environment's own objects raise
-        warnings.warn(f"the environments cannot be saved ({error}): a resumed run will start new episodes", stacklevel=2)
+        # pickling can raise anything: the objects are the user's own
+        warnings.warn(f"the environments cannot be pickled ({error}): a resumed run will start new episodes", stacklevel=2)
         return None
     return content
 
 
 def _environment_state(env: VecEnv | None) -> dict[str, Any] | None:
-    """State of a vectorised environment with its wrappers; ``None`` if it lives in other processes."""
+    """State of a vectorised environment and its wrappers; ``None`` if it runs in other processes."""
     if isinstance(env, VecEnvWrapper):
         inner = _environment_state(env.venv)
         own = {key: value for key, value in vars(env).items() if key not in ("venv", "class_attributes")}
@@ -192,14 +196,16 @@ def _environment_state(env: VecEnv | None) -> dict[str, Any] | None:
 
 def _restore_environment(env: VecEnv | None, state: dict[str, Any]) -> None:
     if type(env).__name__ != state["type"]:
-        raise ValueError(f"env has {type(env).__name__} where the run had {state['type']}; make it as for the run")
+        raise ValueError(
+            f"env must have {state['type']} here, as the run had, got {type(env).__name__}; make env as for the run"
+        )
     if isinstance(env, VecEnvWrapper):
         vars(env).update(state["own"])
         _restore_environment(env.venv, state["inner"])
     elif isinstance(env, DummyVecEnv):
         if env.num_envs != state["own"]["num_envs"]:
             raise ValueError(
-                f"env has {env.num_envs} environments where the run had {state['own']['num_envs']}; make it as for the run"
+                f"env must have {state['own']['num_envs']} environments, as the run had, got {env.num_envs}; make env as for the run"
             )
         vars(env).update(state["own"])
     elif isinstance(env, Restorable):

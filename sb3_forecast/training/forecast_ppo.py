@@ -158,14 +158,14 @@ class ForecastPPO(PPO):
         return callable(self.forecast_coef) or self.forecast_coef > 0.0
 
     def _build_objective(self) -> None:
-        """Objective for the current environment's pool; kept while the pool stays the same."""
+        """Make the objective for the pool of the current environment. It is kept as long as the pool stays the same."""
         if not self._forecasting:
             return
         played = tasks_of(self.env)
         pool = played if self.pool is None else self.pool
         if pool.key != played.key:
             raise ValueError(
-                f"pool must hold the tasks that env plays ({played.key}), got {pool.key}; leave pool out, or change env"
+                f"pool must hold the tasks that env plays ({played.key}), got {pool.key}; use pool=None, or another env"
             )
         if self.drawn_share > 0.0 and not self.env.has_attr("set_task_weights"):  # type: ignore[union-attr]  # tasks_of has seen it
             raise ValueError("env must have `set_task_weights` to start episodes on drawn tasks, got none; use drawn_share=0")
@@ -173,7 +173,7 @@ class ForecastPPO(PPO):
             return
         loss = self.forecast_loss
         if loss is None:
-            # a pool too small for k worst of a twentieth of its tasks still gets a forecast
+            # in a small pool, a twentieth of the tasks is too few for k top scores
             eval_size = max(len(pool) // 20, 2 * self.k) if self.eval_size is None else self.eval_size
             check_partition(len(pool), eval_size, self.k)
             loss = ForecastLoss(eval_size, self.k, self.n_partitions, self.forecast_kind, self.forecast_method, self.p_floor)
@@ -183,9 +183,9 @@ class ForecastPPO(PPO):
         if full_every is None:
             full_every = 5 if scorer.supports_partial else 1
         objective = ForecastObjective(scorer, loss, seed, full_every, self.n_candidates)
-        # one task before any training: a model that cannot be scored is found out now
+        # score one task before any training, so that a model that cannot be scored fails at once
         scorer.score(self, np.array([0]))
-        # cached scores and weights are those of the pool that was trained on; another pool starts afresh
+        # saved scores and weights belong to the pool of the saved run; another pool starts afresh
         if self.forecast_state is not None and self.forecast_state["pool"] == pool.key:
             objective.load_state_dict(self.forecast_state["objective"])
         self.forecast_state = None
@@ -200,7 +200,7 @@ class ForecastPPO(PPO):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfForecastPPO:
-        """As ``PPO.learn``.
+        """Train, as ``PPO.learn`` does.
 
         :raises ValueError: before training starts, if the environment's tasks cannot be scored
         """
@@ -225,7 +225,7 @@ class ForecastPPO(PPO):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """As ``PPO.save``; the forecast's random state and task weights are saved too."""
+        """Save the model, as ``PPO.save`` does, with the random state, the cached scores and the task weights of the forecast."""
         if self.objective is not None:
             self.forecast_state = {"pool": self._objective_key, "objective": self.objective.state_dict()}
         try:
@@ -242,14 +242,14 @@ class ForecastPPO(PPO):
         device: th.device | str = "auto",
         **forecast_arguments: Any,
     ) -> SelfForecastPPO:
-        """Fine-tune an existing PPO: its hyperparameters, parameters and optimizer state, plus the forecast.
+        """Make a ForecastPPO from a trained PPO: same hyperparameters, parameters and optimizer state, plus the forecast.
 
         :param model_or_path: a PPO, or the path of a saved one
-        :param env: environment with a pool of tasks, of the same observation and action space
+        :param env: environment with a pool of tasks; its observation and action spaces must be those of the PPO
         :param device: as in SB3
-        :param forecast_arguments: any argument of :class:`ForecastPPO`; replaces the PPO's own
+        :param forecast_arguments: arguments of :class:`ForecastPPO`; they replace the PPO's own
         :return: the model, ready to ``learn``
-        :raises ValueError: if the environment's spaces differ from the model's
+        :raises ValueError: if the spaces of the environment differ from those of the PPO
         """
         source = model_or_path if isinstance(model_or_path, PPO) else PPO.load(model_or_path, device=device)
         target_env = BaseAlgorithm._wrap_env(env, verbose=0)
@@ -259,18 +259,18 @@ class ForecastPPO(PPO):
         ):
             if mine != theirs:
                 raise ValueError(
-                    f"the PPO was trained on {space}={mine}, but env has {theirs}; pass an environment with the model's own spaces"
+                    f"{space} of env must be that of the PPO ({mine}), got {theirs}; use an environment like the one it was trained on"
                 )
         arguments: dict[str, Any] = {name: getattr(source, name) for name in _PPO_ARGUMENTS}
         arguments["stats_window_size"] = source._stats_window_size
         arguments.update(device=device, **forecast_arguments)
         model = cls(source.policy_class, target_env, **arguments)  # type: ignore[arg-type]  # PPO's policies are actor-critic
-        # torch's optimizers go on in the moments that they are given: the source keeps its own
+        # torch's optimizers keep the moment tensors that they load and change them in place: copy, so that the source is not changed
         model.set_parameters(copy.deepcopy(source.get_parameters()), exact_match=True, device=device)  # type: ignore[arg-type]  # as SB3 documents
         return model
 
 
-#: constructor arguments that PPO keeps as attributes of the same name
+#: the constructor arguments that PPO stores as attributes of the same name
 _PPO_ARGUMENTS = (
     "learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "clip_range", "clip_range_vf", "normalize_advantage",
     "ent_coef", "vf_coef", "max_grad_norm", "use_sde", "sde_sample_freq", "rollout_buffer_class", "rollout_buffer_kwargs", "target_kl",

@@ -1,4 +1,4 @@
-"""Adding a gradient to an optimizer's own steps, without copying the training loop that takes them."""
+"""Add a gradient to the steps of an optimizer, without a copy of the training loop."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.utils.hooks import RemovableHandle
 
 
 class GradientInjector:
-    """Adds the gradient of a loss to ``p.grad`` right before every n-th step of an optimizer.
+    """Adds the gradient of a loss to ``p.grad`` just before every n-th step of an optimizer.
 
-    SB3 clips its gradient before the step, so the added one is clipped by itself to the same norm and then multiplied by
-    the coefficient: the coefficient is the largest share that the loss can have in a step.
+    SB3 has already clipped its own gradient at that point. The added gradient is therefore clipped separately, to ``max_grad_norm``, and
+    then multiplied by the coefficient. Its norm in a step is at most coefficient x ``max_grad_norm``.
 
-    :param loss: the loss under the current parameters
-    :param coef: factor of the clipped gradient, asked at every injection; 0 adds nothing
-    :param max_grad_norm: norm that the gradient is clipped to
-    :param every: inject into every n-th step
+    :param loss: returns the loss under the current parameters, a scalar
+    :param coef: returns the factor of the clipped gradient, called at every injection; 0 adds nothing
+    :param max_grad_norm: largest norm of the gradient after clipping
+    :param every: add the gradient in every n-th step
     """
 
     def __init__(self, loss: Callable[[], th.Tensor], coef: Callable[[], float], max_grad_norm: float, every: int) -> None:
@@ -30,11 +30,15 @@ class GradientInjector:
         self._step = 0
 
     def restart(self) -> None:
-        """Count steps anew: the next one is injected into."""
+        """Start counting steps again: the next step gets the gradient."""
         self._step = 0
 
     def __call__(self, optimizer: th.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """The hook; signature as torch wants it.
+        """The hook that torch calls before a step; torch prescribes the signature.
+
+        :param optimizer: the optimizer that is about to step
+        :param args: positional arguments of the step, unused
+        :param kwargs: keyword arguments of the step, unused
 
         :raises FloatingPointError: if the gradient is not finite
         """
@@ -53,14 +57,14 @@ class GradientInjector:
         add_clipped(parameters, gradients, coef, self.max_grad_norm)
 
 
-#: the hook of each optimizer that has one: a run that was stopped by an error leaves its hook behind, and the next replaces it
+#: the hook of each optimizer. A run that an error stopped leaves its hook behind, so the next run must find it and replace it
 _HOOKS: WeakKeyDictionary[th.optim.Optimizer, RemovableHandle] = WeakKeyDictionary()
 
 
 def attach(injector: GradientInjector, optimizer: th.optim.Optimizer) -> None:
-    """Inject into an optimizer's steps, in place of any injector that it has.
+    """Add an injector to an optimizer. It replaces an injector that is already there.
 
-    :param injector: what is injected
+    :param injector: the injector
     :param optimizer: the optimizer
     """
     detach(optimizer)
@@ -68,7 +72,7 @@ def attach(injector: GradientInjector, optimizer: th.optim.Optimizer) -> None:
 
 
 def detach(optimizer: th.optim.Optimizer) -> None:
-    """Take an optimizer's injector away, if it has one.
+    """Remove the injector of an optimizer, if it has one.
 
     :param optimizer: the optimizer
     """
@@ -79,12 +83,14 @@ def detach(optimizer: th.optim.Optimizer) -> None:
 def add_clipped(
     parameters: Sequence[th.nn.Parameter], gradients: Sequence[th.Tensor | None], coef: float, max_grad_norm: float
 ) -> None:
-    """Clip gradients by themselves and add a multiple of them to the parameters' own.
+    """Clip gradients, multiply them by a coefficient, and add them to the gradients of the parameters.
+
+    The gradients are clipped together, to one norm, and without the gradients that the parameters already have.
 
     :param parameters: the parameters
-    :param gradients: one for each; ``None`` for none
+    :param gradients: one gradient per parameter, of the same shape; ``None`` if the loss does not use it
     :param coef: factor of the clipped gradient
-    :param max_grad_norm: norm that the gradient is clipped to
+    :param max_grad_norm: largest norm of the gradient after clipping
     :raises FloatingPointError: if the gradient is not finite
     """
     norms = [th.linalg.vector_norm(gradient.float()) for gradient in gradients if gradient is not None]
@@ -93,7 +99,7 @@ def add_clipped(
     norm = th.linalg.vector_norm(th.stack(norms))
     if not bool(th.isfinite(norm)):
         raise FloatingPointError(
-            f"the forecast gradient is not finite (norm {float(norm)}); lower forecast_coef or the learning rate, "
+            f"the forecast gradient must be finite, got norm {float(norm)}; use a smaller forecast_coef or learning rate, "
             "and resume from the last checkpoint"
         )
     scale = coef * min(1.0, max_grad_norm / (float(norm) + 1e-6))

@@ -1,4 +1,4 @@
-"""The forecastability loss and its variants, pure torch (docs/method.md section 5, 6; Schwarzer & Niekum 2026 for the idea)."""
+"""The forecast loss and its variants, in pure torch (docs/method.md sections 5 and 6; the idea is from Schwarzer & Niekum 2026)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sb3_forecast.statistics.names import METHODS, Method
 from sb3_forecast.statistics.partitions import check_partition, sample_partitions
 from sb3_forecast.statistics.scores import failure_score
 
-#: partitions drawn for the log when the loss itself is exact
+#: number of partitions drawn only for the log, when the loss itself is the exact expectation
 _LOGGED = 64
 
 Kind = Literal["guarded", "squared", "hinge"]
@@ -25,16 +25,16 @@ KINDS: tuple[Kind, ...] = ("guarded", "squared", "hinge")
 
 
 class TooFewScoresError(ValueError):
-    """Too few tasks have any risk at all: a forecast from them does not exist."""
+    """Too few tasks have a finite score (p > 0), so no forecast exists."""
 
 
 @dataclass(frozen=True)
 class Partitions:
-    """Tasks of R partitions of a pool.
+    """R partitions of a pool: the tasks that the loss uses.
 
     :param evaluation: indices of the k worst evaluation tasks, shape (R, k), int64
     :param deployment: index of the worst deployment task, shape (R,), int64
-    :param touched: the tasks that occur in any partition, ascending, int64
+    :param touched: indices of the tasks that occur in at least one partition, ascending, shape (touched,), int64
     """
 
     evaluation: th.Tensor
@@ -44,13 +44,13 @@ class Partitions:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """A loss and what it was made of; all but ``loss`` are detached.
+    """The loss and its parts. All parts except ``loss`` are detached from the graph.
 
     :param loss: differentiable scalar
-    :param forecast: forecast of each partition, shape (R,)
-    :param realised: worst deployment score of each partition, shape (R,)
-    :param scale: fitted scale sigma_bar of each partition, shape (R,)
-    :param weights: gradient of the loss in each touched score, shape (touched,)
+    :param forecast: forecast of each partition, in psi, shape (R,)
+    :param realised: worst deployment score of each partition, in psi, shape (R,)
+    :param scale: fitted scale sigma_bar of each partition, in psi, shape (R,)
+    :param weights: gradient of the loss with respect to each touched score, shape (touched,)
     """
 
     loss: th.Tensor
@@ -61,26 +61,27 @@ class LossTerms:
 
 
 class ForecastLoss:
-    """Forecast error over random evaluation/deployment partitions of a pool with cached scores.
+    """Forecast error over random partitions of a pool (evaluation set, deployment set), from cached scores.
 
     Kinds:
 
-    - ``"squared"``: mean of (forecast - realised maximum)^2, gradient through both sides: the paper's form. It lowers
-      the tail's spread even where the forecast is right, and raises ordinary tasks when it under-predicts (docs/method.md section 6).
-    - ``"guarded"`` (default): the same loss, but weights that would make a task fail more are set to zero, and so are
-      those of tasks with p below ``p_floor``.
-    - ``"hinge"``: squared excess of the maximum over the upper ``level`` prediction limit, in units of the scale, with
-      gradient in the deployment score only (docs/method.md section 6, L_H).
+    - ``"squared"``: the mean of (forecast - realised maximum)^2, with a gradient through both. This is the form of the paper. It lowers the
+      spread of the tail even if the forecast is right. If the forecast is too low, it raises the scores of ordinary tasks (docs/method.md
+      section 6).
+    - ``"guarded"`` (default): the same loss, but two kinds of weights are set to zero: weights that would make a task fail more, and weights
+      of tasks with p below ``p_floor``.
+    - ``"hinge"``: the squared excess of the realised maximum over the upper prediction limit of coverage ``level``, in units of the fitted
+      scale. Only the deployment score has a gradient (docs/method.md section 6, L_H).
 
     :param eval_size: evaluation set size m of a partition
     :param k: number of top evaluation scores used by the forecast
-    :param n_partitions: number of partitions R drawn per refresh, or ``"exact"`` for the expectation over all partitions: kinds
-        ``squared`` and ``guarded`` with a linear method
+    :param n_partitions: number of partitions R drawn per refresh, or ``"exact"`` for the expectation over all partitions. ``"exact"`` needs
+        kind ``"squared"`` or ``"guarded"`` and a linear method (``"blue"`` or ``"direct"``)
     :param kind: see above
     :param method: forecast method, see :func:`sb3_forecast.statistics.estimators.forecast_top`; unused by ``"hinge"``
-    :param p_floor: failure probability below which a task is left alone (kinds ``guarded`` and ``hinge``)
-    :param level: coverage of the hinge's upper limit
-    :param min_scale: floor of the hinge's unit, in psi
+    :param p_floor: tasks with a failure probability below this get weight 0 (kinds ``"guarded"`` and ``"hinge"``)
+    :param level: coverage of the upper limit (kind ``"hinge"``)
+    :param min_scale: smallest scale that the excess is divided by, in psi (kind ``"hinge"``)
     :raises ValueError: if an argument is out of range
     """
 
@@ -96,27 +97,29 @@ class ForecastLoss:
         min_scale: float = 0.05,
     ) -> None:
         if k < 2:
-            raise ValueError(f"k={k} top scores do not determine a slope; use k >= 2")
+            raise ValueError(f"k must be at least 2, got {k}; use 10, a fit needs two scores or more")
         if k > eval_size:
-            raise ValueError(f"k={k} exceeds eval_size={eval_size}; use k <= {eval_size} or a larger eval_size")
+            raise ValueError(f"k must be at most eval_size={eval_size}, got {k}; use a smaller k, or a larger eval_size")
         if n_partitions == "exact":
             if kind == "hinge" or method == "jones":
                 raise ValueError(
-                    f"n_partitions='exact' needs a squared error of a linear forecast, not kind={kind!r} with method={method!r}; "
-                    "use kind 'guarded' or 'squared' with method 'blue' or 'direct', or a number of partitions"
+                    f"n_partitions must be a number for kind={kind!r} with method={method!r}, got 'exact'; "
+                    "use kind 'guarded' or 'squared' with method 'blue' or 'direct', or a number such as 128"
                 )
         elif n_partitions < 1:
-            raise ValueError(f"n_partitions={n_partitions} draws nothing; use n_partitions >= 1, or 'exact'")
+            raise ValueError(f"n_partitions must be at least 1 or 'exact', got {n_partitions}; use 128")
         if kind not in KINDS:
-            raise ValueError(f"kind={kind!r} is unknown; use one of {KINDS}")
+            raise ValueError(f"kind must be one of {KINDS}, got {kind!r}; use 'guarded'")
         if method not in METHODS:
-            raise ValueError(f"method={method!r} is unknown; use one of {METHODS}")
+            raise ValueError(f"method must be one of {METHODS}, got {method!r}; use 'jones'")
         if not 0.0 <= p_floor < 1.0:
-            raise ValueError(f"p_floor={p_floor} is not a failure probability to be tolerated; use a value in [0, 1)")
+            raise ValueError(
+                f"p_floor must be in [0, 1), got {p_floor}; use the failure probability that you tolerate, such as 1e-6"
+            )
         if not 0.0 < level < 1.0:
-            raise ValueError(f"level={level} is no coverage; use a value strictly between 0 and 1")
+            raise ValueError(f"level must be strictly between 0 and 1, got {level}; use 0.9")
         if not min_scale > 0.0:
-            raise ValueError(f"min_scale={min_scale} cannot bound a division; use a value > 0")
+            raise ValueError(f"min_scale must be above 0, got {min_scale}; use 0.05")
         self.eval_size = eval_size
         self.k = k
         self.n_partitions = n_partitions
@@ -130,9 +133,12 @@ class ForecastLoss:
             self.score_floor = float(failure_score(np.log(p_floor)))
 
     def reach(self, n_pool: int) -> int:
-        """How many of a pool's worst tasks the partitions touch, but for about one in 2000: E r_k + 4 sqrt(k) N / m (docs/method.md eq. 35).
+        """Number of worst tasks that cover what the partitions touch, except for about one partition in 2000.
+
+        It is E r_k + 4 sqrt(k) N / m (docs/method.md eq. 35). For ``n_partitions="exact"`` it is the number of tasks that the expectation uses.
 
         :param n_pool: pool size N
+        :return: number of tasks, at most N
         """
         if self.n_partitions == "exact":
             return self._expectation(n_pool).prefix
@@ -141,31 +147,33 @@ class ForecastLoss:
     def draw(self, scores: th.Tensor, generator: np.random.Generator) -> Partitions:
         """Draw partitions of a scored pool.
 
-        Partitions among whose k worst evaluation tasks some cannot fail (score -inf) have no forecast and are left out.
+        A partition has no forecast if one of its k worst evaluation tasks or its worst deployment task cannot fail (score -inf). Such partitions
+        are left out.
 
-        :param scores: score of every task, shape (N,); -inf where p = 0
+        :param scores: score psi of every task, shape (N,); -inf if p = 0
         :param generator: source of randomness
         :return: the partitions that have a forecast, at most ``n_partitions``
-        :raises ValueError: if a score is NaN or +inf, or no drawn partition has k finite evaluation scores
+        :raises ValueError: if a score is NaN or +inf, or the sizes do not fit the pool
+        :raises TooFewScoresError: if no drawn partition has a forecast, or fewer scores are finite than the exact expectation needs
         """
         values = scores.detach().to(device="cpu", dtype=th.float64)
         check_partition(len(values), self.eval_size, self.k)
         if bool(th.isnan(values).any()) or bool((values == th.inf).any()):
             bad = int((th.isnan(values) | (values == th.inf)).nonzero()[0, 0])
             raise ValueError(
-                f"scores[{bad}]={float(values[bad])} is not usable; a task that always fails (p = 1) or a NaN has no place on the "
-                "tail's line: compute scores with failure_score_from_log_survival, and check the model's outputs for NaN"
+                f"scores[{bad}] must not be NaN or +inf, got {float(values[bad])}; compute scores with failure_score_from_log_survival "
+                "(it resolves p close to 1), and check the model's outputs for NaN"
             )
         order = th.argsort(values, descending=True, stable=True)
         finite = int(th.isfinite(values).sum())
-        # with the exact expectation, a few partitions are still drawn for the log
+        # the exact expectation has no forecast of its own to log, so a few partitions are drawn for that
         count = _LOGGED if self.n_partitions == "exact" else self.n_partitions
         ranks = sample_partitions(len(values), self.eval_size, self.k, count, generator)
         usable = (ranks.evaluation[:, -1] < finite) & (ranks.deployment < finite)
         if not usable.any():
             raise TooFewScoresError(
-                f"only {finite} of {len(values)} scores are finite, too few for k={self.k} worst of eval_size={self.eval_size} tasks; "
-                "lower k, raise eval_size, or use a scorer that resolves small probabilities ('exact' or 'survival')"
+                f"the {self.k} worst scores of {self.eval_size} evaluation tasks must be finite, got {finite} finite ones of {len(values)}; "
+                "use a smaller k, a larger eval_size, or a scorer that resolves small probabilities ('exact' or 'survival')"
             )
         evaluation = order[th.from_numpy(ranks.evaluation[usable])]
         deployment = order[th.from_numpy(ranks.deployment[usable])]
@@ -174,30 +182,30 @@ class ForecastLoss:
             prefix = self._expectation(len(values)).prefix
             if prefix > finite:
                 raise TooFewScoresError(
-                    f"only {finite} of {len(values)} scores are finite, but the expectation over all partitions needs the {prefix} largest; "
-                    "use a number of partitions"
+                    f"the {prefix} largest scores must be finite for n_partitions='exact', got {finite} finite ones of {len(values)}; "
+                    "use a number such as 128"
                 )
             touched.append(order[:prefix])
         return Partitions(evaluation, deployment, th.unique(th.cat(touched)))
 
     def _expectation(self, n_pool: int) -> ExpectedSquaredError:
-        """The exact expectation for a pool size, built once."""
+        """The exact expectation for a pool of this size; built once."""
         if self._exact is None or self._exact.n_pool != n_pool:
             self._exact = ExpectedSquaredError(n_pool, self.eval_size, self.k, self.method)
         return self._exact
 
     def evaluate(self, touched_scores: th.Tensor, partitions: Partitions, n_pool: int) -> LossTerms:
-        """The loss of fixed partitions, from the scores of the touched tasks.
+        """Evaluate the loss on fixed partitions.
 
-        :param touched_scores: scores of ``partitions.touched``, in that order, shape (touched,)
-        :param partitions: as drawn
+        :param touched_scores: scores of the tasks ``partitions.touched``, in that order, shape (touched,); gradients flow through them
+        :param partitions: from :meth:`draw`
         :param n_pool: pool size N
-        :return: loss and terms
+        :return: the loss and its parts
         """
         leaf = touched_scores.detach().to(th.float64).requires_grad_(True)
         evaluation = leaf[th.searchsorted(partitions.touched, partitions.evaluation)]
         realised = leaf[th.searchsorted(partitions.touched, partitions.deployment)]
-        # scores move between refreshes, so the order within the evaluation set is taken afresh
+        # scores change between refreshes, so the evaluation scores are sorted again
         top = evaluation.sort(dim=-1, descending=True).values
         n_deploy = n_pool - self.eval_size
         scale = mean_spacing(top)
@@ -212,19 +220,19 @@ class ForecastLoss:
         (weights,) = th.autograd.grad(value, leaf)
         if self.kind != "squared":
             weights = th.where(leaf.detach() > self.score_floor, weights.clamp(min=0.0), 0.0)
-        # value of the loss, gradient of the weights: sum_i w_i psi_i, the partition-invariant form (docs/method.md section 5, training recipe)
+        # value: the loss; gradient: sum_i w_i dpsi_i, so dropped weights add nothing (docs/method.md section 5, training recipe)
         linear = (weights * touched_scores).sum()
         loss = linear + (value.detach() - linear.detach())
         return LossTerms(loss, forecast.detach(), realised.detach(), scale.detach(), weights)
 
     def suggest_partitions(self, scores: th.Tensor, generator: np.random.Generator, n_probe: int = 512) -> int:
-        """Number of partitions whose gradient noise has a tenth of the gradient's power (docs/method.md section 7, R).
+        """Number of partitions at which the gradient noise has a tenth of the power of the gradient (docs/method.md section 7, R).
 
-        Measures tr Cov(g) / |E g|^2 of the gradient of single partitions of the squared error, before any guard.
+        It measures the ratio tr Cov(g) / |E g|^2, where g is the gradient of the squared error of one partition, before any guard.
 
         :param scores: score of every task, shape (N,)
         :param generator: source of randomness
-        :param n_probe: partitions drawn for the measurement
+        :param n_probe: number of partitions drawn for the measurement
         :return: clamp(10 x ratio, 16, 1024)
         :raises ValueError: see :meth:`draw`
         """
@@ -241,7 +249,7 @@ class ForecastLoss:
         )
         power = float((mean / count).square().sum())
         single = float(by_task[0].square().sum() + by_task[1].square().sum()) / count
-        # |mean of R|^2 holds a share 1/R of the noise
+        # the squared mean of R gradients still contains 1/R of the noise
         noise = (single - power) * count / (count - 1)
         signal = max(power - noise / count, 1e-300)
         return int(min(max(10.0 * noise / signal, 16.0), 1024.0))
@@ -251,7 +259,7 @@ class ForecastLoss:
 
         :param scores: score of every task of the pool, shape (N,); gradients flow through the touched ones
         :param generator: source of randomness
-        :return: differentiable scalar, and the indices of the touched tasks
+        :return: differentiable scalar, and the indices of the touched tasks, shape (touched,), int64
         :raises ValueError: see :meth:`draw`
         """
         partitions = self.draw(scores, generator)

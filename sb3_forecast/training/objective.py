@@ -1,4 +1,4 @@
-"""ForecastObjective: scorer, cached scores, partitions and loss in one object; the same for every kind of model."""
+"""ForecastObjective: scorer, cached scores, partitions and loss in one object. It works for agents and for language models."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from sb3_forecast.training.losses import LossTerms, Partitions
 
 
 class PoolLoss(Protocol):
-    """A loss on the scores of a pool: :class:`sb3_forecast.ForecastLoss`, or a baseline with the same interface."""
+    """A loss on the scores of a pool, such as :class:`sb3_forecast.ForecastLoss` or a baseline."""
 
     def reach(self, n_pool: int) -> int:
-        """How many of the worst tasks :meth:`draw` may choose from."""
+        """Number of worst tasks that :meth:`draw` may choose from."""
 
     def draw(self, scores: th.Tensor, generator: np.random.Generator) -> Partitions:
-        """Choose the tasks that the loss looks at until the next refresh."""
+        """Choose the tasks that the loss uses until the next refresh."""
 
     def evaluate(self, touched_scores: th.Tensor, partitions: Partitions, n_pool: int) -> LossTerms:
-        """The loss, from the scores of the touched tasks."""
+        """Evaluate the loss from the scores of the touched tasks."""
 
 
-#: how many of the worst tasks are watched, when a full scoring tells what partial ones have missed
+#: a full scoring compares this many worst tasks with the candidates of the partial scorings (:attr:`ForecastObjective.missed_top`)
 WATCHED_TASKS = 10
 
 
 class ForecastObjective:
-    """A differentiable forecast error on a pool whose scores are cached between refreshes.
+    """A differentiable forecast error on a pool. Scores are cached between refreshes.
 
-    :meth:`refresh` scores the pool without a graph and draws partitions; :meth:`loss` scores the touched tasks again,
-    with a graph, and evaluates the loss of the same partitions, as often as wanted: a loss that is frozen while the model
-    moves has no restoring force and runs away (``docs/gridworld.md``).
+    :meth:`refresh` scores the pool without a graph and draws partitions. :meth:`loss` scores the touched tasks again, now with a graph, and
+    evaluates the loss on the same partitions. Call it before every gradient: weights that stay fixed while the model changes push it further
+    and further, and the scores run away (``docs/gridworld.md``).
 
-    :param scorer: scores of the pool's tasks
-    :param loss: the loss on them
+    :param scorer: scores the tasks of the pool
+    :param loss: the loss on these scores
     :param seed: seed of the partitions
-    :param full_every: score the whole pool every so many refreshes, and in between only the ``n_candidates`` tasks with the
-        largest cached scores; 1 always scores the whole pool
-    :param n_candidates: see ``full_every``; ``None`` for a tenth of the pool, or as many as the loss may touch if that
-        is more (what this overlooks was measured, see ``docs/environments.md``)
-    :param weight_decay: factor per refresh of the running sum of weights in :attr:`task_weights`
-    :param subpool: score and partition only so many tasks, drawn anew at each refresh; ``None`` for the whole pool
-    :raises ValueError: if an argument is out of range, or the scorer cannot score parts of a pool
+    :param full_every: score the whole pool at every n-th refresh, and in between only the ``n_candidates`` tasks with the largest cached
+        scores; 1 always scores the whole pool
+    :param n_candidates: see ``full_every``; ``None`` for a tenth of the pool, or as many tasks as the loss may touch if that is more
+        (``docs/environments.md`` says how many of the worst tasks this misses)
+    :param weight_decay: :attr:`task_weights` is multiplied by this at each refresh
+    :param subpool: score and partition only this many tasks, drawn anew at each refresh; ``None`` for the whole pool
+    :raises ValueError: if an argument is out of range, or the scorer cannot score single tasks as ``full_every`` needs
     """
 
     def __init__(
@@ -60,19 +60,25 @@ class ForecastObjective:
         subpool: int | None = None,
     ) -> None:
         if full_every < 1:
-            raise ValueError(f"full_every={full_every} never scores the pool; use full_every >= 1")
+            raise ValueError(
+                f"full_every must be at least 1, got {full_every}; use 1 to score the whole pool at every refresh"
+            )
         if full_every > 1 and not scorer.supports_partial:
-            raise ValueError(f"full_every={full_every} needs a scorer of single tasks; use full_every=1 or scorer='exact'")
+            raise ValueError(
+                f"full_every must be 1 for a scorer that cannot score single tasks, got {full_every}; use full_every=1 or scorer='exact'"
+            )
         if n_candidates is not None and n_candidates < 1:
-            raise ValueError(f"n_candidates={n_candidates} scores nothing; use n_candidates >= 1, or None")
+            raise ValueError(f"n_candidates must be at least 1, got {n_candidates}; use None for a tenth of the pool")
         if not 0.0 <= weight_decay <= 1.0:
-            raise ValueError(f"weight_decay={weight_decay} would let old weights grow; use a value in [0, 1]")
+            raise ValueError(f"weight_decay must be in [0, 1], got {weight_decay}; use 0.98")
         if subpool is not None and not 1 <= subpool <= scorer.n_tasks:
             raise ValueError(
-                f"subpool={subpool} does not fit the pool of {scorer.n_tasks} tasks; use 1 to {scorer.n_tasks}, or None"
+                f"subpool must be in [1, {scorer.n_tasks}] for this pool, got {subpool}; use None for the whole pool"
             )
         if subpool is not None and full_every > 1:
-            raise ValueError(f"full_every={full_every} has no meaning with subpool={subpool}; use one of them")
+            raise ValueError(
+                f"full_every must be 1 when subpool is given, got {full_every} with subpool={subpool}; use only one of them"
+            )
         self.scorer = complete(scorer)
         self.pool_loss = loss
         self.subpool = subpool
@@ -83,10 +89,10 @@ class ForecastObjective:
         self.weight_decay = weight_decay
         self.generator = np.random.default_rng(seed)
         self.scores: th.Tensor | None = None
-        #: running sum of the loss's weights, shape (N,): where training episodes are worth starting
+        #: decaying sum of the loss's weights, shape (N,); training episodes start on tasks in proportion to it
         self.task_weights: NDArray[np.float64] = np.zeros(scorer.n_tasks)
         self.n_refreshes = 0
-        #: share of the pool's worst ``WATCHED_TASKS`` that the last full scoring found outside of what partial ones had followed
+        #: share of the pool's ``WATCHED_TASKS`` worst tasks, at the last full scoring, that were not among the candidates; NaN before
         self.missed_top = float("nan")
         self._partitions: Partitions | None = None
         self._partitioned: NDArray[np.int64] = np.arange(scorer.n_tasks)
@@ -95,8 +101,8 @@ class ForecastObjective:
     def refresh(self, model: Any) -> LossTerms:
         """Score the pool without a graph, draw partitions, and evaluate the loss on the cached scores.
 
-        :param model: what the scorer scores
-        :return: the loss and its terms at the cached scores
+        :param model: the model that the scorer scores
+        :return: the loss and its parts at the cached scores
         :raises ValueError: if the scores have no forecast; see :meth:`ForecastLoss.draw`
         """
         if self.subpool is not None:
@@ -115,7 +121,7 @@ class ForecastObjective:
             self.scores[th.from_numpy(candidates)] = self.scorer.score(model, candidates)
         self.n_refreshes += 1
         partitioned = self.scores[th.from_numpy(self._partitioned)]
-        # if nothing can be drawn, nothing is left of what was drawn before
+        # if drawing fails, no gradient may come from the old partitions
         self._partitions = None
         self._partitions = self.pool_loss.draw(partitioned, self.generator)
         terms = self.pool_loss.evaluate(partitioned[self._partitions.touched], self._partitions, self.n_partitioned)
@@ -126,38 +132,44 @@ class ForecastObjective:
 
     @property
     def has_partitions(self) -> bool:
-        """Whether there are partitions that :meth:`loss` can be asked for."""
+        """Whether the last refresh drew partitions, so that :meth:`loss` can be called."""
         return self._partitions is not None
 
     @property
     def candidates(self) -> NDArray[np.int64]:
-        """The tasks that the next partial scoring looks at: those with the largest cached scores, ascending."""
+        """The tasks that the next partial scoring scores: those with the largest cached scores; indices, ascending, int64.
+
+        :raises RuntimeError: before the first :meth:`refresh`
+        """
         if self.scores is None:
-            raise RuntimeError("the pool was never scored; call refresh(model) first")
+            raise RuntimeError("candidates needs the scores of the pool, got none yet; call refresh(model) first")
         return np.sort(th.topk(self.scores, self.n_candidates).indices.numpy())
 
     @property
     def touched(self) -> NDArray[np.int64]:
-        """Tasks that the current partitions touch, ascending."""
+        """Indices of the tasks that the current partitions touch, ascending, int64.
+
+        :raises RuntimeError: before the first :meth:`refresh`
+        """
         if self._partitions is None:
-            raise RuntimeError("no partitions were drawn yet; call refresh(model) first")
+            raise RuntimeError("touched needs partitions, got none yet; call refresh(model) first")
         touched: NDArray[np.int64] = self._partitioned[self._partitions.touched.numpy()]
         return touched
 
     @property
     def active(self) -> tuple[NDArray[np.int64], th.Tensor]:
-        """Tasks with a weight other than 0 at the last refresh, ascending, and their weights: all that its gradient needs.
+        """Tasks whose weight was not 0 at the last refresh (indices, ascending, int64), and their weights (float64).
 
-        As long as the model is the one of the refresh, sum_i w_i dpsi_i/dtheta over them is the gradient of :meth:`loss`
+        While the model is still the one of the refresh, sum_i w_i dpsi_i/dtheta over these tasks is the gradient of :meth:`loss`
         (docs/method.md section 5, training recipe).
         """
         chosen = self._weights != 0.0
         return self.touched[chosen.numpy()], self._weights[chosen]
 
     def loss(self, model: Any) -> th.Tensor:
-        """The loss of the current partitions under the model as it is now.
+        """Evaluate the loss on the current partitions, with scores of the model as it is now.
 
-        :param model: what the scorer scores
+        :param model: the model that the scorer scores
         :return: differentiable scalar
         :raises RuntimeError: before the first :meth:`refresh`
         """
@@ -167,7 +179,7 @@ class ForecastObjective:
         return self.pool_loss.evaluate(scores, self._partitions, self.n_partitioned).loss
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on as if it had not stopped."""
+        """The state from which training resumes exactly."""
         return {
             "generator": self.generator.bit_generator.state,
             "scores": self.scores,
@@ -177,14 +189,14 @@ class ForecastObjective:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`.
+        """Restore a state.
 
-        :param state: as returned there
+        :param state: from :meth:`state_dict`
         :raises ValueError: if it belongs to a pool of another size
         """
         if len(state["task_weights"]) != self.scorer.n_tasks:
             raise ValueError(
-                f"the saved forecast state belongs to a pool of {len(state['task_weights'])} tasks, this one has {self.scorer.n_tasks}; "
+                f"the pool must have as many tasks as the saved forecast state ({len(state['task_weights'])}), got {self.scorer.n_tasks}; "
                 "resume with the same pool, or start afresh with ForecastPPO.from_ppo"
             )
         self.generator.bit_generator.state = state["generator"]

@@ -70,11 +70,11 @@ def test_a_picture_of_the_worst(clumsy, capsys, tmp_path):
     ("arguments", "message"),
     [
         (["--env-id", "Nowhere-v0"], "must be registered with Gymnasium, got"),
-        (["--env-id", "no_such_module:Nowhere-v0"], "cannot be imported"),
-        (["--env-id", "CartPole-v1"], "the model was trained on observation_space="),
-        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", "5"], "eval_size=5 is too few"),
-        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--algo", "ppoo"], "algo='ppoo' is unknown"),
-        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--deploy-size", "0"], "deploy_size=0"),
+        (["--env-id", "no_such_module:Nowhere-v0"], "env_id must name a module that can be imported, got 'no_such_module:"),
+        (["--env-id", "CartPole-v1"], "CartPole-v1 must have the observation_space of the model"),
+        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", "5"], "eval_size must be at least 10 to fit a tail, got 5"),
+        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--algo", "ppoo"], "got 'ppoo'; use the algorithm that saved the model"),
+        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--deploy-size", "0"], "deploy_size must be from 1 to 1e15, got 0.0"),
         (["--env-id", "CartPole-v1", "--failed", "os:nothing"], "failed must name a function, got"),
     ],
 )
@@ -87,8 +87,8 @@ def test_mistakes(saved, capsys, arguments, message):
 def test_files_that_are_no_models(capsys, tmp_path):
     (tmp_path / "model.zip").write_text("nothing")
     for path, message in (
-        (tmp_path / "model.zip", "is no model that SB3 has saved"),
-        (tmp_path / "none.zip", "does not exist"),
+        (tmp_path / "model.zip", "model must be a file that SB3 saved, got"),
+        (tmp_path / "none.zip", "model must be an existing file, got"),
     ):
         status, _, error = evaluate(capsys, path, "--env-id", "CartPole-v1")
         assert status == 2
@@ -124,7 +124,7 @@ def test_statistics_of_vec_normalize(pool, capsys, tmp_path):
     assert json.loads(without)["worst_score"] != pytest.approx(expected)
     status, _, error = evaluate(capsys, *given, "--vec-normalize", tmp_path / "none.pkl")
     assert status == 2
-    assert "does not exist" in error
+    assert "vec_normalize must be an existing file, got" in " ".join(error.split())
 
 
 def test_cart_poles_have_scores_by_their_physics(capsys, tmp_path):

@@ -88,29 +88,54 @@ def write(path, text):
 @pytest.mark.parametrize(
     ("name", "text", "options", "message"),
     [
-        ("missing.csv", None, [], "is no file"),
-        ("a.csv", "p\n0.1\n0.2\n", ["--deploy-size", "0"], "deploy_size=0"),
-        ("a.csv", "a,b\n0.1,0.2\n", [], "has 2 numeric columns, ['a', 'b']; choose one with --column"),
-        ("a.csv", "a,b\n0.1,0.2\n", ["--column", "c"], "column='c' is no numeric column"),
-        ("a.csv", "a\n0.1\n0.3\n3\n-1\n", [], "neither probabilities nor log-probabilities only"),
-        ("a.csv", "p,x\n0.1,a\n,b\n", [], "p is empty or NaN in row 1"),
-        ("a.csv", "0.1\n\n0.2\n", [], "column 1 is empty or NaN in row 1"),
-        ("a.csv", "p\n0.1\n1.5\n", [], "p is 1.5 in row 1 (1 rows), which is no probability"),
-        ("a.csv", "p\n0.1\n1\n", [], "p is a probability of exactly 1 in row 1"),
-        ("a.csv", "log_p\n-0.1\n0.5\n", [], "log_p is 0.5 in row 1, which is the logarithm of no probability"),
-        ("a.csv", "success\n0.1\n0.5\n", [], "column success is about successes"),
-        ("a.csv", "successes,n\n9,10\n8,10\n", ["--trials", "n"], "column successes is about successes"),
-        ("a.csv", "p;q\n0.1;0.2\n", [], "has no column of numbers but ['p;q']"),
-        ("a.csv", "", [], "begins with an empty line or is empty"),
-        ("a.csv", "p\n0.1\n0.2\n", ["--deploy-size", "inf"], "deploy_size=inf"),
+        ("missing.csv", None, [], "scores must be an existing file, got"),
+        ("a.csv", "p\n0.1\n0.2\n", ["--deploy-size", "0"], "deploy_size must be from 1 to 1e15, got 0.0"),
+        (
+            "a.csv",
+            "a,b\n0.1,0.2\n",
+            [],
+            "must have one numeric column or one with a known name, got ['a', 'b']; choose one with --column",
+        ),
+        ("a.csv", "a,b\n0.1,0.2\n", ["--column", "c"], "got 'c'; use one of ['a', 'b']"),
+        (
+            "a.csv",
+            "a\n0.1\n0.3\n3\n-1\n",
+            [],
+            "a must hold only probabilities or only log-probabilities, got 3.0 among others",
+        ),
+        ("a.csv", "p,x\n0.1,a\n,b\n", [], "p must be a number in every row, got an empty cell or NaN in row 1"),
+        ("a.csv", "0.1\n\n0.2\n", [], "column 1 must be a number in every row, got an empty cell or NaN in row 1"),
+        ("a.csv", "p\n0.1\n1.5\n", [], "p must be a probability from 0 to 1, got 1.5 in row 1 (1 rows in all)"),
+        ("a.csv", "p\n0.1\n1\n", [], "p must be a probability below 1 to have a score, got exactly 1 in row 1"),
+        ("a.csv", "log_p\n-0.1\n0.5\n", [], "log_p must be a log-probability, at most 0, got 0.5 in row 1"),
+        ("a.csv", "success\n0.1\n0.5\n", [], "the column must be about failures, got 'success', which means successes"),
+        (
+            "a.csv",
+            "successes,n\n9,10\n8,10\n",
+            ["--trials", "n"],
+            "the column must be about failures, got 'successes', which means successes",
+        ),
+        ("a.csv", "p;q\n0.1;0.2\n", [], "must have a column of numbers, got the columns ['p;q']"),
+        ("a.csv", "", [], "must begin with a header or a number, got an empty first line"),
+        ("a.csv", "p\n0.1\n0.2\n", ["--deploy-size", "inf"], "deploy_size must be from 1 to 1e15, got inf"),
         ("a.csv", "p\n" + "0\n" * 40, [], "only 0 of 40 scores are finite"),
-        ("a.csv", "failures\n1\n2\n", [], "counts, of unknown trials; add --trials"),
-        ("a.csv", "failures\n1\n2\n", ["--trials", "what"], "trials='what' is neither a whole number nor a column"),
-        ("a.csv", "failures\n0.5\n2\n", ["--trials", "5"], "failures holds 0.5, which is no count"),
-        ("a.xyz", "1", [], "has suffix '.xyz'"),
-        ("a.jsonl", "", [], "is empty"),
-        ("samples.jsonl", '{"filtered_resps": ["text"]}', [], "holds no log-likelihoods"),
-        ("samples.jsonl", '{"filtered_resps": [[-1, true], [-2, false]], "target": "A"}', [], "is not the number of a choice"),
+        (
+            "a.csv",
+            "failures\n1\n2\n",
+            [],
+            "the number of trials must be given for the counts of failures, got none; use --trials",
+        ),
+        ("a.csv", "failures\n1\n2\n", ["--trials", "what"], "trials must be a whole number or a column of"),
+        ("a.csv", "failures\n0.5\n2\n", ["--trials", "5"], "failures must hold whole numbers, got 0.5"),
+        ("a.xyz", "1", [], "file, got suffix '.xyz'"),
+        ("a.jsonl", "", [], "must have one JSON object per task, got an empty file"),
+        ("samples.jsonl", '{"filtered_resps": ["text"]}', [], "filtered_resps must hold log-likelihoods, got other values"),
+        (
+            "samples.jsonl",
+            '{"filtered_resps": [[-1, true], [-2, false]], "target": "A"}',
+            [],
+            "target must be the number of a choice, got 'A'",
+        ),
         ("a.csv", "p\n" + "0\n" * 40 + "0.1\n" * 1, [], "only 1 of 41 scores are finite"),
     ],
 )
@@ -122,8 +147,9 @@ def test_bad_input_is_explained(tmp_path, capsys, name, text, options, message):
 
 def test_inspect_logs_need_inspect(tmp_path, capsys):
     assert main(["forecast", str(write(tmp_path / "log.eval", "x"))]) == 2
-    assert "needs inspect_ai.log, which is not installed; run `pip install inspect-ai`" in " ".join(
-        capsys.readouterr().err.split()
+    assert (
+        "inspect_ai.log must be installed to read Inspect logs, got an ImportError; run `pip install inspect-ai`"
+        in " ".join(capsys.readouterr().err.split())
     )
 
 

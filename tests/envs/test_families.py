@@ -233,10 +233,12 @@ class Cave(sfe.TaskFamily):
 def test_state_space_too_large():
     # the pool of the smaller one can be drawn, but views and padding make its finite model larger
     small = sfe.TaskPool(Cave(7), 2, seed=0)
-    with pytest.raises(ValueError, match=r"state space too large for the finite model of Cave-7x7: up to 5e\+07"):
+    with pytest.raises(
+        ValueError, match=r"state space too large: a task of Cave-7x7 must have at most 1.7e\+07 states, got up to 5e\+07"
+    ):
         sfe.TaskPool(Cave(7, view_size=25), 2, seed=0).finite_model()
     assert small.finite_model().tables(np.array([0]))[0][1] > 10_000
-    with pytest.raises(ValueError, match="state space too large for the finite model of Cave-12x12"):
+    with pytest.raises(ValueError, match="state space too large: a task of Cave-12x12 must have at most"):
         sfe.TaskPool(Cave(12), 2, seed=0)
 
 
@@ -257,8 +259,8 @@ class Dropper(Cave):
 @pytest.mark.parametrize(
     ("family", "message"),
     [
-        (Boxed, "toggling 'closed door' makes an object of encoding .* which is no cell of the family"),
-        (Dropper, r"actions \['drop'\] are not among .*a dropped object could lie anywhere"),
+        (Boxed, "toggling 'closed door' must give a cell of the family, got an object with encoding"),
+        (Dropper, r"actions must be among .*, got \['drop'\]; .*a dropped object could lie anywhere"),
     ],
 )
 def test_rules_that_cannot_be(family, message):
@@ -281,12 +283,21 @@ class Malformed(sfe.ThinIce):
     [
         (
             lambda t: sfe.Task(t.layout[:-1], t.start, t.rare),
-            r"a layout of shape \(7, 8\) and dtype uint8; it must be \(8, 8\)",
+            r"a layout of shape \(8, 8\) and dtype uint8, got shape \(7, 8\) and dtype uint8",
         ),
-        (lambda t: sfe.Task(t.layout.astype(int), t.start, t.rare), "dtype int64; it must be"),
-        (lambda t: sfe.Task(t.layout + np.uint8(9), t.start, t.rare), "the cell code 1[0-9], but the family has 5 cells"),
-        (lambda t: sfe.Task(t.layout, (8, 1, 0), t.rare), r"start=\(8, 1, 0\)"),
-        (lambda t: sfe.Task(t.layout, (1, 1, 4), t.rare), r"start=\(1, 1, 4\)"),
+        (lambda t: sfe.Task(t.layout.astype(int), t.start, t.rare), r"dtype uint8, got shape \(8, 8\) and dtype int64"),
+        (
+            lambda t: sfe.Task(t.layout + np.uint8(9), t.start, t.rare),
+            r"cell codes from draw_layout must be in \[0, 4\], got 1[0-9]",
+        ),
+        (
+            lambda t: sfe.Task(t.layout, (8, 1, 0), t.rare),
+            r"start from draw_layout must be inside the layout, got \(8, 1, 0\)",
+        ),
+        (
+            lambda t: sfe.Task(t.layout, (1, 1, 4), t.rare),
+            r"start from draw_layout must be inside the layout, got \(1, 1, 4\)",
+        ),
     ],
 )
 def test_malformed_tasks(change, message, monkeypatch):

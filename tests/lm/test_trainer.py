@@ -257,8 +257,8 @@ def test_refusal_penalty_teaches_refusal(tmp_path, tokenizer, game, rows):
         ({"forecast_coef": -1.0}, "forecast_coef must be at least 0, got -1.0"),
         ({"kl_coef": -1.0}, "kl_coef must be at least 0, got -1.0"),
         ({"gradient_every": 0}, "gradient_every must be at least 1, got 0"),
-        ({"eval_size": 100}, "eval_size=100"),
-        ({"subpool": 1000}, r"subpool=1000|eval_size"),
+        ({"eval_size": 100}, "eval_size must be below the pool size 40, got 100"),
+        ({"subpool": 1000}, r"subpool must be in \[1, 60\] for this pool, got 1000"),
         ({"scorer": None}, "exactly one of scorer and penalty must be given, got neither"),
     ],
 )
@@ -280,7 +280,7 @@ def test_fewer_finite_scores_than_k(tokenizer, game):
             return scores
 
     objective = sf.ForecastObjective(Hopeless(scorer), sf.ForecastLoss(10, 4, 8))
-    with pytest.raises(ValueError, match="only 3 of 60 scores are finite"):
+    with pytest.raises(ValueError, match="must be finite, got 3 finite ones of 60"):
         ForecastPenalty(objective).accumulate(model)
 
 

@@ -118,7 +118,7 @@ def test_training_tasks_are_left_out(clumsy, pool):
     np.testing.assert_array_equal(report.rare, doubled.rare[kept])
     assert "of the given tasks occur in training" in report.summary()
     assert np.isnan(sf.evaluate_forecast(clumsy, doubled, 60, 20, k=5).overlap)
-    with pytest.raises(ValueError, match="pool must hold a task that exclude does not"):
+    with pytest.raises(ValueError, match="pool must hold a task that exclude does not hold, got none"):
         sf.evaluate_forecast(clumsy, training, 60, 20, k=5, exclude=pool)
 
 

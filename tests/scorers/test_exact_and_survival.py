@@ -284,23 +284,29 @@ def test_auto_takes_the_strongest(pool):
     assert isinstance(make_scorer("survival", pool), sf.SurvivalScorer)
     with pytest.raises(ValueError, match="got 'magic'"):
         make_scorer("magic", pool)
-    with pytest.raises(ValueError, match=r"must be one that the tasks can serve \('episodes',\), got 'exact'"):
+    with pytest.raises(ValueError, match=r"must be one that the pool can serve \('episodes',\), got 'exact'"):
         make_scorer("exact", NoModel())
-    with pytest.raises(ValueError, match="must score the pool's 300 tasks, got one of 10"):
+    with pytest.raises(ValueError, match="scorer must score the 300 tasks of the pool, got one that scores 10 tasks"):
         make_scorer(sf.ExactScorer(pool.subset(range(10))), pool)
 
 
 def test_models_that_cannot_be_scored(pool):
     env = sfe.GridVecEnv(pool, 1)
-    with pytest.raises(ValueError, match="model=DQN has no stochastic actor-critic policy"):
+    with pytest.raises(ValueError, match="model must have a stochastic actor-critic policy, got DQN"):
         sf.ExactScorer(pool).score(DQN("MlpPolicy", env, buffer_size=10, device="cpu"))
-    with pytest.raises(ValueError, match=r"Box.*is not discrete"):
+    with pytest.raises(ValueError, match=r"action_space must be Discrete for every scorer but 'frequency', got Box"):
         sf.ExactScorer(pool).score(PPO("MlpPolicy", "Pendulum-v1", device="cpu"))
 
 
-@pytest.mark.parametrize("arguments", [{"rescoring": "quadratic"}, {"neglect": 1.0}])
-def test_bad_scorer_arguments(pool, arguments):
-    with pytest.raises(ValueError, match="="):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rescoring": "quadratic"}, "rescoring must be 'linear' or 'exact', got 'quadratic'"),
+        ({"neglect": 1.0}, "neglect must be at least 0 and below 1, got 1.0"),
+    ],
+)
+def test_bad_scorer_arguments(pool, arguments, message):
+    with pytest.raises(ValueError, match=message):
         sf.ExactScorer(pool, **arguments)
 
 
@@ -312,5 +318,5 @@ def test_a_model_of_other_actions(pool):
     env.action_space = spaces.Discrete(5)
     model = PPO("MlpPolicy", env, device="cpu")
     for scorer in (sf.ExactScorer(pool), sf.SurvivalScorer(pool)):
-        with pytest.raises(ValueError, match="the model has 5 actions, but the tasks have 3"):
+        with pytest.raises(ValueError, match="model must have the 3 actions of the tasks, got one with 5 actions"):
             scorer.score(model)

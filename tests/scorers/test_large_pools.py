@@ -56,7 +56,8 @@ def test_a_full_disk_leaves_no_half_file(agent, tmp_path, monkeypatch):
 def test_scores_of_somebody_else(agent, tmp_path):
     sf.score_large_pool(agent, sfe.TaskStream("ThinIce-8x8", 20, seed=3), tmp_path)
     with pytest.raises(
-        ValueError, match=r"holds scores made with \{'tasks': .*seed 3.*seed 4.*choose another folder or delete it"
+        ValueError,
+        match=r"with scores made with \{'tasks': .*seed 3.* instead of .*seed 4.*; use another folder, or delete this one",
     ):
         sf.score_large_pool(agent, sfe.TaskStream("ThinIce-8x8", 20, seed=4), tmp_path)
 
@@ -66,9 +67,15 @@ def test_scores_of_somebody_else(agent, tmp_path):
     [
         (lambda: sfe.TaskStream("ThinIce-8x8", 0, 0), "n_tasks must be at least 1, got 0"),
         (lambda: sfe.TaskStream("ThinIce-8x8", 5, -1), "seed must be at least 0, got -1"),
-        (lambda: sfe.TaskStream("ThinIce-8x8", 5, 0).block(3, 9), r"block must be inside \[0, 5\], got 3 to 9"),
+        (
+            lambda: sfe.TaskStream("ThinIce-8x8", 5, 0).block(3, 9),
+            r"begin and end must be in \[0, 5\] with begin < end, got 3 and 9",
+        ),
         (lambda: sfe.TaskPool("ThinIce-8x8", 5, 0, first=-1), "first must be at least 0, got -1"),
-        (lambda: sf.score_large_pool(None, sfe.TaskStream("ThinIce-8x8", 5, 0), "x", block_size=0), "block_size=0"),
+        (
+            lambda: sf.score_large_pool(None, sfe.TaskStream("ThinIce-8x8", 5, 0), "x", block_size=0),
+            "block_size must be at least 1, got 0",
+        ),
     ],
 )
 def test_bad_input(make, message):

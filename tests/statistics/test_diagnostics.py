@@ -66,7 +66,7 @@ def test_forward_stop():
     # exponential beyond 3, something else below: k is cut back to about the exponential part
     mixture = np.concatenate([3 + rng.exponential(size=60), rng.uniform(0, 3, size=1940)])
     assert sf.forward_stop_k(mixture) < 200
-    with pytest.raises(ValueError, match="smallest must be at most .* evaluate more tasks"):
+    with pytest.raises(ValueError, match=r"smallest must be at most .* evaluate more tasks"):
         sf.forward_stop_k(rng.exponential(size=30))
     with pytest.raises(ValueError, match="alpha must be a rate, got 2"):
         sf.forward_stop_k(rng.exponential(size=300), alpha=2)

@@ -134,15 +134,21 @@ def test_forecast_loss_uses_it():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: sf.ExpectedSquaredError(100, 100, 10), "eval_size=100 leaves no deployment"),
-        (lambda: sf.ExpectedSquaredError(100, 50, 10, method="jones"), "method='jones' is not linear"),
-        (lambda: sf.ExpectedSquaredError(100, 50, 10, ratio=1.0), "ratio=1.0"),
-        (lambda: sf.ExpectedSquaredError(100, 50, 10, single=5), "single=5"),
-        (lambda: sf.ExpectedSquaredError(100, 50, 10)(np.arange(100.0)), "not in descending order"),
-        (lambda: sf.ExpectedSquaredError(100, 50, 10)(np.full(100, -np.inf)), "sorted_scores is not finite within its"),
-        (lambda: sf.ExpectedSquaredError(100, 50, 10)(np.zeros(5)), r"sorted_scores has shape \(5,\)"),
-        (lambda: sf.ForecastLoss(50, 10, "exact"), "n_partitions='exact' needs a squared error of a linear forecast"),
-        (lambda: sf.ForecastLoss(50, 10, "exact", kind="hinge", method="blue"), "n_partitions='exact' needs"),
+        (lambda: sf.ExpectedSquaredError(100, 100, 10), "eval_size must be below the pool size 100, got 100"),
+        (lambda: sf.ExpectedSquaredError(100, 50, 10, method="jones"), "method must be linear in the scores, got 'jones'"),
+        (lambda: sf.ExpectedSquaredError(100, 50, 10, ratio=1.0), r"ratio must be above 1, got 1\.0"),
+        (lambda: sf.ExpectedSquaredError(100, 50, 10, single=5), r"single must be at least k \+ 1 = 11, got 5"),
+        (lambda: sf.ExpectedSquaredError(100, 50, 10)(np.arange(100.0)), "sorted_scores must be in descending order"),
+        (lambda: sf.ExpectedSquaredError(100, 50, 10)(np.full(100, -np.inf)), "sorted_scores must be finite up to rank"),
+        (lambda: sf.ExpectedSquaredError(100, 50, 10)(np.zeros(5)), r"sorted_scores must have the shape \(100,\), got \(5,\)"),
+        (
+            lambda: sf.ForecastLoss(50, 10, "exact"),
+            "n_partitions must be a number for kind='guarded' with method='jones', got 'exact'",
+        ),
+        (
+            lambda: sf.ForecastLoss(50, 10, "exact", kind="hinge", method="blue"),
+            "n_partitions must be a number for kind='hinge'",
+        ),
     ],
 )
 def test_bad_input(make, message):
@@ -153,5 +159,7 @@ def test_bad_input(make, message):
 def test_too_few_finite_scores_for_the_expectation():
     scores = th.from_numpy(np.random.default_rng(5).gumbel(size=2000))
     scores[300:] = -th.inf
-    with pytest.raises(ValueError, match=r"needs the .* largest; use a number of partitions"):
+    with pytest.raises(
+        ValueError, match=r"largest scores must be finite for n_partitions='exact', got 300 finite ones of 2000; use a number"
+    ):
         sf.ForecastLoss(100, 10, "exact", method="blue").draw(scores, np.random.default_rng(0))

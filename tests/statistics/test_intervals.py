@@ -27,7 +27,7 @@ def test_coverage_of_an_exact_tail():
 
 def test_limit_below_psi_k_is_psi_k():
     assert pivot_quantile(0.05, 10, 1000, 10) == 0.0
-    with pytest.raises(ValueError, match="c=-1"):
+    with pytest.raises(ValueError, match="c must be at least 0, got -1"):
         pivot_cdf(-1.0, 10, 200, 2000)
 
 

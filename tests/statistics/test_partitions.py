@@ -47,10 +47,10 @@ def test_same_seed_same_partitions():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((100, 100, 10, 5), "eval_size=100 leaves no deployment task in a pool of 100"),
-        ((100, 50, 1, 5), "k=1 top scores do not determine a slope"),
-        ((100, 50, 51, 5), "k=51 exceeds eval_size=50"),
-        ((100, 50, 10, 0), "n_partitions=0 draws nothing"),
+        ((100, 100, 10, 5), "eval_size must be below the pool size 100, got 100"),
+        ((100, 50, 1, 5), "k must be at least 2, got 1"),
+        ((100, 50, 51, 5), "k must be at most eval_size=50, got 51"),
+        ((100, 50, 10, 0), "n_partitions must be at least 1, got 0"),
     ],
 )
 def test_bad_sizes(arguments, message):

@@ -112,14 +112,16 @@ def test_p_zero_and_k_equal_m():
 
 @pytest.mark.parametrize("p", [0.0, 1.0, -0.5])
 def test_bad_threshold(p):
-    with pytest.raises(ValueError, match="p_threshold="):
+    with pytest.raises(ValueError, match="p_threshold must be strictly between 0 and 1, got"):
         sf.GumbelTail.fit(np.arange(50.0)).behavior_frequency(p)
 
 
 def test_batches_are_refused_where_one_sample_is_meant():
     tail = sf.GumbelTail.fit(np.random.default_rng(0).normal(size=(2, 50)), k=10)
     for call in (tail.diagnostics, lambda: tail.behavior_frequency_limit(0.9)):
-        with pytest.raises(ValueError, match=r"takes one sample, but the scores have shape \(2, 50\)"):
+        with pytest.raises(
+            ValueError, match=r"scores must have the shape \(m,\) for (diagnostics|behavior_frequency_limit), got \(2, 50\)"
+        ):
             call()
 
 

@@ -111,7 +111,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(pool, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sf.ForecastPPO, "save", full)
     with pytest.raises(
-        OSError, match=r"could not be written \(\[Errno 28\] No space left on device\); the last whole one is .*checkpoint-128"
+        OSError,
+        match=r"could not be written \(\[Errno 28\] No space left on device\); resume from the last complete one, .*checkpoint-128",
     ):
         model.learn(640, callback=sf.TrainingCheckpoints(tmp_path, every=1))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-128"]
@@ -168,13 +169,13 @@ def test_a_killed_worker(pool, tmp_path):
 
 
 def test_mistakes(pool, tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no whole checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"folder must hold a complete checkpoint, got .* without one"):
         sf.resume_training(PPO, tmp_path, grid(pool))
-    with pytest.raises(ValueError, match="every=0"):
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         sf.TrainingCheckpoints(tmp_path, every=0)
     model = sf.ForecastPPO("MlpPolicy", grid(pool), seed=1, **FORECAST, **SMALL_PPO).learn(128)
     sf.save_training(model, tmp_path)
-    with pytest.raises(ValueError, match="env has GridVecEnv where the run had VecMonitor"):
+    with pytest.raises(ValueError, match="env must have VecMonitor here, as the run had, got GridVecEnv"):
         sf.resume_training(sf.ForecastPPO, tmp_path, sfe.GridVecEnv(pool, 8))
     other = VecMonitor(sfe.GridVecEnv(sfe.TaskPool("ThinIce-8x8", 300, seed=9), 8))
     with pytest.raises(ValueError, match="make them as for the run"):
@@ -188,7 +189,7 @@ def test_environments_that_cannot_be_saved(pool, tmp_path):
     """A Monitor's open log file cannot; the rest is saved, and both sides say so."""
     env = make_vec_env("CartPole-v1", 2, monitor_dir=str(tmp_path / "logs"))
     model = PPO("MlpPolicy", env, seed=0, **CARTPOLE)
-    with pytest.warns(UserWarning, match="the environments cannot be saved"):
+    with pytest.warns(UserWarning, match="the environments cannot be pickled"):
         sf.save_training(model, tmp_path / "checkpoints")
     with pytest.warns(UserWarning, match="starts new episodes"):
         sf.resume_training(PPO, tmp_path / "checkpoints", make_vec_env("CartPole-v1", 2), device="cpu").learn(64)
@@ -198,7 +199,9 @@ def test_environments_that_cannot_be_saved(pool, tmp_path):
 def test_a_folder_of_another_run(pool, tmp_path):
     model = sf.ForecastPPO("MlpPolicy", grid(pool), seed=1, **FORECAST, **SMALL_PPO)
     (tmp_path / "checkpoint-5000").mkdir()
-    with pytest.raises(ValueError, match="holds checkpoint-5000 of another run"):
+    with pytest.raises(
+        ValueError, match=r"folder must not hold a later checkpoint of another run, got .* with checkpoint-5000"
+    ):
         model.learn(256, callback=sf.TrainingCheckpoints(tmp_path, every=1))
 
 
@@ -213,5 +216,5 @@ def test_nan_from_an_environment(pool):
 
     env.step_wait = broken
     model = sf.ForecastPPO("MlpPolicy", env, seed=1, **FORECAST, **SMALL_PPO)
-    with pytest.raises(FloatingPointError, match=r"environment 2 \(task \d+\) returned a reward that is not finite"):
+    with pytest.raises(FloatingPointError, match=r"got NaN or infinity in the reward of environment 2 \(task \d+\)"):
         model.learn(128)

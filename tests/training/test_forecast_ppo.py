@@ -165,21 +165,21 @@ def test_objective_errors(pool, agent):
     objective = sf.ForecastObjective(sf.ExactScorer(pool), sf.ForecastLoss(60, 5))
     with pytest.raises(RuntimeError, match=r"call refresh\(model\) first"):
         objective.loss(agent)
-    with pytest.raises(ValueError, match="full_every=0"):
+    with pytest.raises(ValueError, match="full_every must be at least 1, got 0"):
         sf.ForecastObjective(sf.ExactScorer(pool), sf.ForecastLoss(60, 5), full_every=0)
-    with pytest.raises(ValueError, match="full_every=2 needs a scorer of single tasks"):
+    with pytest.raises(ValueError, match="full_every must be 1 for a scorer that cannot score single tasks, got 2"):
         sf.ForecastObjective(sf.SurvivalScorer(pool), sf.ForecastLoss(60, 5), full_every=2)
     state = objective.state_dict()
-    with pytest.raises(ValueError, match="belongs to a pool of 300 tasks, this one has 10"):
+    with pytest.raises(ValueError, match=r"as many tasks as the saved forecast state \(300\), got 10"):
         sf.ForecastObjective(sf.ExactScorer(pool.subset(range(10))), sf.ForecastLoss(5, 2)).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"eval_size": 300}, "eval_size=300 leaves no deployment task in a pool of 300"),
-        ({"k": 1}, "k=1"),
-        ({"k": 61}, "k=61 exceeds eval_size=60"),
+        ({"eval_size": 300}, "eval_size must be below the pool size 300, got 300"),
+        ({"k": 1}, "k must be at least 2, got 1"),
+        ({"k": 61}, "k must be at most eval_size=60, got 61"),
         ({"forecast_coef": -1.0}, "forecast_coef must be at least 0, got -1.0"),
         ({"gradient_every": 0}, "gradient_every must be at least 1, got 0"),
         ({"scorer": "guess"}, "scorer must be .* got 'guess'"),
@@ -199,7 +199,7 @@ def test_environment_without_tasks():
 
 def test_checkpoint_of_another_observation_space(agent):
     other = sfe.TaskPool(sfe.ThinIce(8, view_size=7), 100, seed=0)
-    with pytest.raises(ValueError, match="the PPO was trained on observation_space="):
+    with pytest.raises(ValueError, match="observation_space of env must be that of the PPO"):
         sf.ForecastPPO.from_ppo(agent, env(other))
 
 
@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_stops_training(pool, agent):
             )
 
     model = sf.ForecastPPO.from_ppo(agent, env(pool), device="cpu", forecast_loss=Broken(), drawn_share=0.0)
-    with pytest.raises(FloatingPointError, match="the forecast gradient is not finite"):
+    with pytest.raises(FloatingPointError, match="the forecast gradient must be finite, got norm"):
         model.learn(256)
     assert not model.policy.optimizer._optimizer_step_pre_hooks
 
@@ -227,9 +227,9 @@ def test_lagrangian_and_penalty(pool, tmp_path):
     for mine, theirs in zip(model.cost_critic.parameters(), loaded.cost_critic.parameters(), strict=True):
         assert th.equal(mine, theirs)
     loaded.learn(256)
-    with pytest.raises(ValueError, match="cost_limit=-1"):
+    with pytest.raises(ValueError, match="cost_limit must be at least 0, got -1"):
         sf.PPOLagrangian("MlpPolicy", env(pool), cost_limit=-1)
-    with pytest.raises(ValueError, match="penalty=-1"):
+    with pytest.raises(ValueError, match="penalty must be at least 0, got -1"):
         sf.CostPenalty(env(pool), -1)
 
 
@@ -311,10 +311,10 @@ def test_another_pool_of_the_same_size_starts_afresh(pool, tmp_path):
     same = sfe.TaskPool("ThinIce-8x8", 300, seed=1, rare_fraction=0.1)
     again = sf.ForecastPPO.load(tmp_path / "model.zip", env=env(same), device="cpu").learn(128, reset_num_timesteps=False)
     assert again.objective.n_refreshes == model.objective.n_refreshes + 1
-    with pytest.raises(ValueError, match="scorer must score the pool's tasks"):
+    with pytest.raises(ValueError, match="scorer must score the tasks of the pool"):
         sf.evaluate_forecast(model, other, 60, k=5, scorer=sf.ExactScorer(pool))
 
 
 def test_costs_are_needed():
-    with pytest.raises(ValueError, match=r"env reports no info\['cost'\]"):
+    with pytest.raises(ValueError, match=r"env must report info\['cost'\] at every step for PPOLagrangian"):
         sf.PPOLagrangian("MlpPolicy", "CartPole-v1", n_steps=32, batch_size=32, device="cpu").learn(32)

@@ -28,7 +28,7 @@ def after(times, *shown, success=None):
         ({"error": 12.0}, "the scores run away"),
         ({"error": 2.5}, "usually contain the rare mode"),
         ({"scale": 1e-9}, "collapsed to a point"),
-        ({"weights": (1.0, -0.5)}, "33% of the loss's weight asks tasks to fail more"),
+        ({"weights": (1.0, -0.5)}, "33% of the loss's weight makes tasks fail more"),
     ],
 )
 def test_signs(kind, message):
@@ -58,4 +58,4 @@ def test_real_losses():
             said = guard.look(loss.evaluate(scores[partitions.touched], partitions, 400), None)
         found[kind] = " ".join(said)
     assert found["guarded"] == ""
-    assert "asks tasks to fail more" in found["squared"]
+    assert "makes tasks fail more" in found["squared"]

@@ -109,7 +109,10 @@ def test_tasks_that_cannot_fail():
     assert 0 < len(partitions.deployment) < 300
     assert (partitions.touched < 40).all()
     scores[3:] = -th.inf
-    with pytest.raises(ValueError, match=r"only 3 of 400 scores are finite, too few for k=5.*lower k"):
+    with pytest.raises(
+        ValueError,
+        match=r"the 5 worst scores of 40 evaluation tasks must be finite, got 3 finite ones of 400; use a smaller k",
+    ):
         loss.draw(scores, np.random.default_rng(0))
 
 
@@ -126,20 +129,20 @@ def test_tied_top_scores_have_a_finite_loss_and_gradient():
 def test_unusable_scores(bad):
     scores = gumbel_pool()
     scores[9] = bad
-    with pytest.raises(ValueError, match=r"scores\[9\]=(nan|inf) is not usable"):
+    with pytest.raises(ValueError, match=r"scores\[9\] must not be NaN or \+inf, got (nan|inf)"):
         sf.ForecastLoss(M, K, 50).draw(scores, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 1}, "k=1"),
-        ({"k": 41}, "k=41 exceeds eval_size=40"),
-        ({"n_partitions": 0}, "n_partitions=0"),
-        ({"kind": "cubic"}, "kind='cubic' is unknown"),
-        ({"p_floor": 1.0}, "p_floor=1.0"),
-        ({"level": 1.5}, "level=1.5"),
-        ({"min_scale": 0.0}, "min_scale=0.0"),
+        ({"k": 1}, "k must be at least 2, got 1"),
+        ({"k": 41}, "k must be at most eval_size=40, got 41"),
+        ({"n_partitions": 0}, "n_partitions must be at least 1 or 'exact', got 0"),
+        ({"kind": "cubic"}, "kind must be one of .* got 'cubic'"),
+        ({"p_floor": 1.0}, r"p_floor must be in \[0, 1\), got 1.0"),
+        ({"level": 1.5}, "level must be strictly between 0 and 1, got 1.5"),
+        ({"min_scale": 0.0}, "min_scale must be above 0, got 0.0"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -148,7 +151,7 @@ def test_bad_arguments(arguments, message):
 
 
 def test_pool_too_small():
-    with pytest.raises(ValueError, match="eval_size=400 leaves no deployment task"):
+    with pytest.raises(ValueError, match="eval_size must be below the pool size 400, got 400"):
         sf.ForecastLoss(400, K).draw(gumbel_pool(), np.random.default_rng(0))
 
 

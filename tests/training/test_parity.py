@@ -35,7 +35,7 @@ def test_coefficient_zero(case):
 def test_forecasting(case):
     tasks = case.tasks()
     if not case.discrete:
-        with pytest.raises(ValueError, match="is not discrete, which learned survival needs"):
+        with pytest.raises(ValueError, match="action_space must be Discrete for learned survival"):
             sf.EpisodeScorer(tasks)
         model = PPO(case.policy, case.env(tasks), **SETTINGS, **case.settings)
     else:

@@ -1,4 +1,4 @@
-"""Cart-poles with physics per task, and a strong wind in the rare mode."""
+"""Cart-poles: each task has its own physics, and in the rare mode there is a strong wind."""
 
 from sb3_forecast_envs.cart_pole.env import CartPoleTaskEnv, CartPoleVecEnv
 from sb3_forecast_envs.cart_pole.pool import CartPoleTasks

@@ -1,4 +1,4 @@
-"""The cart-pole tasks as environments: Gymnasium's CartPole for one at a time, and a batch that equals it step by step."""
+"""The cart-pole tasks as environments: one that is Gymnasium's CartPole, and a batch in which every step gives the same result."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sb3_forecast_envs.sampling import TaskSampler
 class CartPoleTaskEnv(CartPoleEnv):
     """Gymnasium's CartPole with the physics of a task; see :mod:`sb3_forecast_envs.cart_pole.physics`.
 
-    ``reset(options={"task": i})`` plays task i of the pool; other resets draw one. Every step's ``info`` has ``task`` and ``cost`` (1.0 on
-    the failing step); the last also ``is_success``.
+    ``reset(options={"task": i})`` starts task i of the pool. Other resets draw a task. The ``info`` of every step has ``task`` and ``cost``
+    (1.0 on the failing step, else 0.0). The ``info`` of the last step also has ``is_success``.
 
     :param pool: the tasks; ``None`` for a default pool of 4000 tasks with seed 0
     :param render_mode: ``"human"``, ``"rgb_array"`` or ``None``
@@ -45,11 +45,11 @@ class CartPoleTaskEnv(CartPoleEnv):
         """Start an episode.
 
         :param seed: seed of the generator that draws tasks
-        :param options: ``{"task": i}`` for a given task of the pool
-        :return: observation and info
+        :param options: ``{"task": i}`` to start task i of the pool
+        :return: observation, and an ``info`` with ``task``
         :raises ValueError: if the task is not in the pool
         """
-        # not CartPole's own reset: it would draw a start that is not the task's
+        # CartPole's own reset would draw another start than the task's
         gym.Env.reset(self, seed=seed)
         self.task = self.sampler.start(self.np_random, options or {})
         self.parameters = self.pool.parameters[self.task]
@@ -71,11 +71,11 @@ class CartPoleTaskEnv(CartPoleEnv):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one decision.
 
-        :param action: 0 pushes left, 1 right
+        :param action: 0 pushes left, 1 pushes right
         :return: observation, reward, terminated, truncated, info
         """
         motor, wind = self.parameters[cp.MOTOR], self.parameters[cp.WIND]
-        # CartPole pushes with +-force_mag: what the wind adds to it depends on the direction
+        # CartPole pushes with +-force_mag, so the sign of the wind depends on the direction
         self.force_mag = float(motor + wind if action == 1 else motor - wind)
         failed = False
         for _ in range(cp.REPEAT):
@@ -92,20 +92,24 @@ class CartPoleTaskEnv(CartPoleEnv):
         return self._observe(), reward, ended, False, info
 
     def set_next_task(self, task: int | None) -> None:
-        """The task of the next reset; ``None`` to draw it."""
+        """Choose the task of the next reset.
+
+        :param task: index into the pool; ``None`` to draw it
+        :raises ValueError: if the task is not in the pool
+        """
         self.sampler.set_next(task)
 
     def set_task_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
-        """Start a share of the episodes on tasks drawn in proportion to weights; see :class:`TaskSampler`."""
+        """Start a share of the episodes on tasks that are drawn in proportion to weights; see :meth:`TaskSampler.set_weights`."""
         self.sampler.set_weights(weights, share)
 
 
 class CartPoleVecEnv(BatchedVecEnv[CartPoleTasks]):
-    """Cart-poles stepped as one batch.
+    """A batch of cart-poles that are stepped together.
 
     :param pool: the tasks
     :param n_envs: number of environments stepped together
-    :param seed: seed of the first environment
+    :param seed: seed of the first environment; environment i (from 0) has the seed ``seed + i``
     :raises ValueError: if ``n_envs < 1``
     """
 
@@ -133,5 +137,5 @@ class CartPoleVecEnv(BatchedVecEnv[CartPoleTasks]):
         return cp.observe(self.state, tasks, self.steps), cp.reward_of(self.state, goal, failed).astype(np.float32), events
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """Nothing: a batch is not drawn; ``pool.make_env("rgb_array")`` is."""
+        """None for each environment: a batch draws no pictures. Use ``pool.make_env("rgb_array")`` for pictures."""
         return [None] * self.num_envs

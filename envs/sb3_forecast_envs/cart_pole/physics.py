@@ -1,9 +1,11 @@
-"""Cart-poles that must be brought to a goal, each with physics of its own; in the rare mode a strong wind blows.
+"""Cart-poles that must be brought to a goal. Each task has its own physics, and in the rare mode there is a strong wind.
 
-Gymnasium's CartPole (its equations and time step, gravity to wind drawn per task) where every decision lasts three steps, the pole may
-lean 24 degrees, and the cart is to stand near a goal when time is up. A task's physics are part of its observation. The pole falls a few
-decisions after the mistake that made it fall, so that a cost comes late: the setting for scorers that are told nothing else. Since the
-simulator is known, so is the truth: :class:`CartPoleSimulation` serves unbiased survival scores.
+The equations and the time step are those of Gymnasium's CartPole. Gravity, pole, cart, motor, wind, goal and start are drawn for each
+task. A decision lasts three time steps, the pole may lean 24 degrees, and the cart must be near the goal at the end of the episode. The
+agent observes the physics of the task, and the distance to the goal.
+
+The pole falls a few decisions after the mistake that made it fall, so the cost comes late. This tests scorers that know nothing but the
+cost. The simulator knows more: :class:`CartPoleSimulation` gives unbiased survival scores, to compare with.
 """
 
 from __future__ import annotations
@@ -17,35 +19,36 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-#: decisions of an episode
+#: number of decisions in an episode
 HORIZON = 60
-#: physical steps of a decision, and their length in seconds
+#: number of time steps in a decision, and length of a time step in seconds
 REPEAT, STEP = 3, 0.02
-#: radians and metres at which an episode has failed
+#: an episode fails beyond this angle of the pole (radians) or this position of the cart (metres)
 MAX_ANGLE, MAX_POSITION = math.radians(24.0), 2.4
-#: metres from the goal within which the cart must end
+#: an episode succeeds if the cart ends less than this distance from the goal (metres)
 TOLERANCE = 0.3
-#: default mass of the rare mode
+#: default probability that a task belongs to the rare mode
 RARE_FRACTION = 0.003
-#: a task: gravity, half the pole's length, masses of pole and cart, motor force, wind force, goal, then position, velocity, angle and
-#: angular velocity at the start
+#: columns of a task's parameters: gravity (m/s^2), half the length of the pole (m), masses of pole and cart (kg), motor force (N), wind force
+#: (N) and goal (m)
 GRAVITY, LENGTH, POLE, CART, MOTOR, WIND, GOAL = range(7)
+#: columns of the start: position (m), velocity (m/s), angle (rad) and angular velocity (rad/s)
 START = slice(7, 11)
 _LOW = np.array([9.0, 0.4, 0.08, 0.8, 9.5, -0.7, 0.2, -0.2, -0.05, -0.05, -0.05])
 _HIGH = np.array([10.6, 0.7, 0.12, 1.2, 12.0, 0.7, 0.8, 0.2, 0.05, 0.05, 0.05])
-#: strength of the wind in the rare mode, newtons
+#: range of the wind force in the rare mode, in newtons
 _STRONG = (5.0, 6.0)
 
-#: state, distance to the goal, physics, time
+#: four numbers for the state, then distance to the goal, six for the physics, and the time
 OBSERVATION_SPACE = spaces.Box(-np.inf, np.inf, (12,), np.float32)
 
 
 def draw_task(rng: np.random.Generator, rare_fraction: float) -> tuple[F64, bool]:
-    """One task, and whether it belongs to the rare mode.
+    """Draw one task.
 
-    :param rng: source of all randomness
-    :param rare_fraction: mass of the rare mode
-    :return: parameters, shape (11,); rare
+    :param rng: generator of all random numbers
+    :param rare_fraction: probability that the task belongs to the rare mode
+    :return: parameters, shape (11,), float64; whether the task belongs to the rare mode
     """
     rare = bool(rng.random() < rare_fraction)
     task = rng.uniform(_LOW, _HIGH)
@@ -61,8 +64,8 @@ def observe(state: F64, tasks: F64, decision: NDArray[np.int64]) -> NDArray[np.f
 
     :param state: position, velocity, angle, angular velocity, shape (n, 4)
     :param tasks: parameters, shape (n, 11)
-    :param decision: decisions taken, shape (n,)
-    :return: shape (n, 12)
+    :param decision: number of decisions so far, shape (n,)
+    :return: shape (n, 12), float32
     """
     middle, half = (_LOW + _HIGH)[:GOAL] / 2.0, (_HIGH - _LOW)[:GOAL] / 2.0
     physics = (tasks[:, :GOAL] - middle) / half
@@ -71,20 +74,21 @@ def observe(state: F64, tasks: F64, decision: NDArray[np.int64]) -> NDArray[np.f
 
 
 def fallen(state: F64) -> NDArray[np.bool_]:
-    """Whether the pole has fallen or the cart has left the track, shape (n,).
+    """Whether the pole has fallen or the cart has left the track.
 
     :param state: shape (n, 4)
+    :return: shape (n,), bool
     """
     return np.asarray((np.abs(state[:, 0]) > MAX_POSITION) | (np.abs(state[:, 2]) > MAX_ANGLE))
 
 
 def advance(state: F64, tasks: F64, actions: I64) -> F64:
-    """The states a decision later; one that has fallen stays where it fell.
+    """The states one decision later. A pole that has fallen does not move any more.
 
     :param state: shape (n, 4)
     :param tasks: parameters, shape (n, 11)
-    :param actions: 0 pushes left, 1 right, shape (n,)
-    :return: shape (n, 4)
+    :param actions: 0 pushes left, 1 pushes right, shape (n,)
+    :return: shape (n, 4), float64
     """
     gravity, length, pole, cart, motor, wind = tasks[:, :GOAL].T
     force = np.where(actions == 1, motor, -motor) + wind
@@ -102,16 +106,16 @@ def advance(state: F64, tasks: F64, actions: I64) -> F64:
 
 
 def doomed(state: F64, tasks: F64, decisions: int) -> NDArray[np.bool_]:
-    """For each action: does the pole fall within so many further decisions, whatever they are?
+    """For each action: whether the episode is lost after it, whatever the agent does in the next decisions.
 
-    Nothing saves a pole that leans too far to one side better than pushing to that side all the time: where it falls there all the same, it is
-    lost. (A larger force means a smaller angle ever after: no search of all sequences found a way out, see ``tests/test_cart_pole.py``.) That
-    the cart is about to leave the track is noticed late, which costs variance, not truth.
+    A pole that leans too far to one side is best saved by pushing to that side all the time. If it still falls to that side, it is lost. (A
+    larger force gives a smaller angle at all later times. A search through all sequences of actions found no exception, see
+    ``tests/envs/test_cart_pole.py``.) A cart that is about to leave the track is noticed late. This adds variance to the scores, but no bias.
 
     :param state: shape (n, 4)
     :param tasks: parameters, shape (n, 11)
-    :param decisions: how far to look
-    :return: shape (n, 2)
+    :param decisions: number of decisions to look ahead
+    :return: shape (n, 2), bool
     """
     out = np.empty((len(state), 2), dtype=np.bool_)
     for action in (0, 1):
@@ -129,11 +133,12 @@ def doomed(state: F64, tasks: F64, decisions: int) -> NDArray[np.bool_]:
 
 
 def reward_of(state: F64, goal: F64, failed: NDArray[np.bool_]) -> F64:
-    """Reward of a decision: the nearer to the goal, the more, up to 0.1.
+    """Reward of a decision: 0.1 at the goal, less with the distance, and 0 after a failure or at 2 metres or more.
 
-    :param state: afterwards, shape (n, 4)
-    :param goal: shape (n,)
-    :param failed: shape (n,)
+    :param state: state after the decision, shape (n, 4)
+    :param goal: position of the goal in metres, shape (n,)
+    :param failed: whether the decision failed, shape (n,), bool
+    :return: shape (n,), float64
     """
     near = 1.0 - np.minimum(np.abs(state[:, 0] - goal), 2.0) / 2.0
     return np.where(failed, 0.0, near / 10.0)

@@ -1,4 +1,4 @@
-"""Pools of cart-poles."""
+"""Pools of cart-pole tasks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sb3_forecast_envs.pool import Pool, check_pool
 
 
 class CartPoleTasks(Pool):
-    """A pool of cart-poles.
+    """A pool of cart-pole tasks.
 
     :param n_tasks: number of tasks
-    :param seed: seed of the pool; task i of a seed is the same in a pool of any size
-    :param rare_fraction: mass of the rare mode
+    :param seed: seed of the pool; task i of a seed does not depend on the size of the pool
+    :param rare_fraction: probability that a task belongs to the rare mode
     :raises ValueError: if an argument is out of range
     """
 
@@ -25,7 +25,7 @@ class CartPoleTasks(Pool):
     def __init__(self, n_tasks: int, seed: int, rare_fraction: float = RARE_FRACTION) -> None:
         check_pool(n_tasks, seed, rare_fraction)
         drawn = [draw_task(seeding.np_random(seed * 2**32 + i)[0], rare_fraction) for i in range(n_tasks)]
-        #: see :mod:`sb3_forecast_envs.cart_pole.physics`, shape (N, 11)
+        #: one row per task, see :mod:`sb3_forecast_envs.cart_pole.physics`; shape (N, 11), float64
         self.parameters = np.stack([task for task, _ in drawn])
         self.rare = np.array([rare for _, rare in drawn])
 
@@ -33,10 +33,10 @@ class CartPoleTasks(Pool):
         return f"CartPoleTasks({len(self)} tasks, {int(self.rare.sum())} rare)"
 
     def task_keys(self) -> list[bytes]:
-        """Parameters of each task."""
+        """One key per task: the bytes of its parameters."""
         return [row.tobytes() for row in self.parameters]
 
     @property
     def key(self) -> str:
-        """What tells these tasks from others: a checksum of their parameters."""
+        """A text that identifies the tasks: their number, and a checksum of their parameters."""
         return f"CartPole: {len(self)} tasks, checksum {zlib.crc32(self.parameters.tobytes()):08x}"

@@ -1,4 +1,4 @@
-"""Gridworlds: families of tasks, and the three ways in which a task is used (MiniGrid, batched, finite model)."""
+"""Gridworlds: families of tasks, and three ways to use a task: MiniGrid environment, batched environment, finite model."""
 
 from sb3_forecast_envs.gridworld.dynamics import GridModel, GridSimulation
 from sb3_forecast_envs.gridworld.env import GridWorldEnv

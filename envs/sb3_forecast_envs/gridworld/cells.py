@@ -1,4 +1,4 @@
-"""The kinds of square that a layout is made of, and the MiniGrid objects that stand for them."""
+"""The kinds of square in a layout, and the MiniGrid objects that stand on them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from minigrid.core.world_object import Door, Goal, Key, Lava, Wall, WorldObj
 
 from sb3_forecast_envs.gridworld.tiles import DecoyTile, GustTile, ThinIceTile
 
-# What happens to an episode whose agent enters a cell.
+# what happens to the episode when the agent enters a cell
 CONTINUES, SUCCEEDS, FAILS = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One kind of square; its code in a layout is its position in ``TaskFamily.cells``.
+    """One kind of square. Its code in a layout is its position in ``TaskFamily.cells``.
 
-    Whether the agent can enter it, see past it, pick it up or toggle it is what the MiniGrid object says.
+    The MiniGrid object decides whether the agent can enter the square, see past it, pick the object up or toggle it.
 
-    :param name: what people call it
-    :param make: builds the MiniGrid object that stands there; ``None`` for an empty square
-    :param outcome: ``CONTINUES``, ``SUCCEEDS`` or ``FAILS``: what entering it does to the episode
-    :param slip: probability that a forward move *off* this square goes to the left or right instead, half each
-    :raises ValueError: if ``slip`` is no probability
+    :param name: its name, for people and messages
+    :param make: makes the MiniGrid object that stands on the square; ``None`` for an empty square
+    :param outcome: what happens to the episode when the agent enters the square: ``CONTINUES``, ``SUCCEEDS`` or ``FAILS``
+    :param slip: probability that a forward move *off* this square goes sideways: to the left or to the right, with equal probability
+    :raises ValueError: if ``slip`` is not in [0, 1]
     """
 
     name: str
@@ -34,7 +34,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.slip <= 1.0:
-            raise ValueError(f"slip={self.slip} of cell {self.name!r} is not a probability; use a value in [0, 1]")
+            raise ValueError(f"slip of cell {self.name!r} must be in [0, 1], got {self.slip}; use a probability")
 
     @property
     def encoding(self) -> tuple[int, int, int]:

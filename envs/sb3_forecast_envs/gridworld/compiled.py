@@ -1,6 +1,6 @@
-"""Numba kernels shared by the batched environment and the finite model: one definition of every rule of the grid.
+"""Numba kernels for the batched environment and the finite model. Both use them, so every rule of the grid is written once.
 
-Layouts are padded with walls on all sides (``pad_layouts``) and flattened, so that a view never leaves the array;
+Layouts are padded with walls on all sides (``pad_layouts``) and flattened, so that a view never leaves the array.
 ``rules.stride`` is the padded width. Directions are MiniGrid's: 0 right, 1 down, 2 left, 3 up.
 """
 
@@ -38,7 +38,7 @@ def pad_layouts(layouts: U8, margin: int, wall: int) -> U8:
 
 
 def view_offsets(view_size: int, stride: int) -> I64:
-    """Flat offsets from the agent's cell to each cell of its egocentric view, per direction.
+    """Offsets in a flattened layout from the agent's cell to each cell of its egocentric view, for each direction.
 
     :param view_size: side of the view, odd
     :param stride: padded width of a layout
@@ -55,7 +55,7 @@ def view_offsets(view_size: int, stride: int) -> I64:
 def step_uniform(key: np.uint64, step: int) -> float:
     """The uniform number in [0, 1) of one step of an episode: SplitMix64 at position ``step`` of the stream ``key``.
 
-    A function of both, so that environments stepped together and alone see the same wind.
+    It depends on key and step only. So an environment in a batch and the same environment alone see the same wind.
     """
     z = np.uint64(key) + np.uint64(step + 1) * _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
@@ -66,7 +66,7 @@ def step_uniform(key: np.uint64, step: int) -> float:
 
 @jit_leaf
 def turn_of(u: float, slip: float) -> int:
-    """Direction of the move relative to the agent's: 0 ahead, 3 left, 1 right."""
+    """Direction of a move relative to the agent, from a uniform number ``u``: 0 ahead, 3 left, 1 right."""
     if u >= slip:
         return 0
     return 3 if u < 0.5 * slip else 1
@@ -76,10 +76,10 @@ def turn_of(u: float, slip: float) -> int:
 def advance(
     grids: U8, row: int, pos: int, direction: int, load: int, move: int, turn: int, stride: int, kinds: U8, toggled: U8
 ) -> tuple[int, int, int, int]:
-    """One step of the grid's rules in layout ``grids[row]``; picking up and toggling change it.
+    """Take one step by the rules of the grid, in layout ``grids[row]``. Picking up and toggling change the layout.
 
-    Whole arrays and row numbers instead of :class:`Rules` and slices: handing those from one compiled function to another costs several
-    times what the step does.
+    The arguments are whole arrays and row numbers instead of :class:`Rules` and slices. To pass those from one compiled function to another
+    costs several times as much as the step itself.
 
     :return: position, direction, code of the carried object, outcome of the entered cell
     """
@@ -111,9 +111,9 @@ def advance(
 
 @jit_leaf
 def _occlude(views: U8, b: int, kinds: U8, side: int) -> None:
-    """Replace what the agent cannot see by the code after the last one, by MiniGrid's own sweep (``Grid.process_vis``).
+    """Replace the cells that the agent cannot see by the code after the last one, with MiniGrid's own sweep (``Grid.process_vis``).
 
-    Rows of the view are kept as bits of an integer: what light reaches, and what it passes through.
+    Each row of the view is stored as bits of an integer: the cells that light reaches, and the cells that it passes through.
     """
     lit = 1 << (side // 2)
     for row in range(side):
@@ -152,7 +152,7 @@ def look(
 
 @jit
 def look_batch(views: U8, grids: U8, rows: I64, pos: I64, direction: I64, load: I64, rules: Rules) -> None:
-    """``look`` for a batch; ``rows[b]`` is the row of ``grids`` that state b lives in."""
+    """``look`` for a batch; ``rows[b]`` is the row of ``grids`` with the layout of state b."""
     offsets, kinds, occluded = rules.offsets, rules.kinds, rules.occluded
     for b in range(pos.shape[0]):
         look(views, b, grids, rows[b], pos[b], direction[b], load[b], offsets, kinds, occluded)
@@ -160,7 +160,10 @@ def look_batch(views: U8, grids: U8, rows: I64, pos: I64, direction: I64, load: 
 
 @jit_leaf
 def expand(out: Any, b: int, views: U8, v: int, channels: Any, onehot: bool) -> None:
-    """Observation ``out[b]`` of view ``views[v]``: ``channels[code]`` for each cell; ``onehot`` says that these rows are the identity's."""
+    """Write the observation of view ``views[v]`` into ``out[b]``: ``channels[code]`` for each cell.
+
+    ``onehot`` says that the rows of ``channels`` are the rows of an identity matrix, which is faster.
+    """
     width = channels.shape[1]
     if onehot:
         for channel in range(out.shape[1]):
@@ -184,10 +187,12 @@ def expand_batch(out: Any, views: U8, channels: Any, onehot: bool) -> None:
 def step_surviving(
     failure: F64, grids: U8, rows: I64, pos: I64, direction: I64, load: I64, pi: F64, uniforms: F64, rules: Rules
 ) -> U8:
-    """Take one step in each episode, on condition that it does not fail.
+    """Take one step in each episode, conditioned on no failure.
 
-    ``failure[b, a]`` becomes the probability that action a fails; an action is drawn in proportion to ``pi (1 - failure)``, then a turn among
-    those that do not fail. Returns what became of the episodes: 0 goes on, 1 succeeded, 2 has no action that can survive.
+    The probability that action a fails is written into ``failure[b, a]``. An action is drawn in proportion to ``pi (1 - failure)``, then a
+    turn among the turns that do not fail.
+
+    :return: what became of each episode, shape (episodes,), uint8: 0 goes on, 1 succeeded, 2 has no action that can survive
     """
     stride, moves, kinds, toggled, slips = rules.stride, rules.moves, rules.kinds, rules.toggled, rules.slip
     events = np.zeros(pos.shape[0], dtype=np.uint8)

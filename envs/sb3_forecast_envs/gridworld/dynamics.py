@@ -1,6 +1,6 @@
 """A pool of gridworld tasks as a finite model (exact scores) and as a batched simulation (survival scores).
 
-The protocols that these classes fulfil are defined in ``sb3_forecast.scorers.protocols``.
+These classes implement the protocols in ``sb3_forecast.scorers.protocols``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sb3_forecast_envs.gridworld.pool import TaskPool
 
 
 class GridModel:
-    """The tasks of a pool as finite Markov decision processes over (cell, direction, load, what has changed).
+    """The tasks of a pool as finite Markov decision processes. A state is (cell, direction, carried object, changed cells).
 
     :param pool: the tasks
     :raises ValueError: if a task could have more than ``MAX_STATES`` states
@@ -43,9 +43,12 @@ class GridModel:
         """Reachable states of some tasks; see ``FiniteModel.tables``.
 
         :param tasks: indices into the pool
-        :return: first state of each task and the total, (tasks + 1,), int64; successors (states, columns), int32,
-            numbered within the task, -1 success, -2 failure; compact views (states, cells), uint8; probability of each column given
-            its action, no rows where nothing slips
+        :return: four arrays:
+
+            - first state of each task, then the total number of states, shape (tasks + 1,), int64
+            - successors, shape (states, columns), int32. States are numbered within their task; -1 is success, -2 is failure
+            - compact views, shape (states, cells), uint8
+            - probability of each column if its action is taken, shape (states, columns), float64; no rows if no cell is slippery
         """
         family = self.pool.family
         grids = self.pool.padded_layouts(tasks)
@@ -67,20 +70,20 @@ class GridModel:
     def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
         """What the policy sees for compact views, shape (views, *observation).
 
-        :param views: shape (views, cells), as returned by :meth:`tables`
+        :param views: shape (views, cells), uint8, as returned by :meth:`tables`
         """
         return self.pool.family.observations(views)
 
     def action_masks(self, views: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Actions that do something; see :meth:`TaskFamily.action_masks`."""
+        """Which actions change something; see :meth:`TaskFamily.action_masks`."""
         return self.pool.family.action_masks(views)
 
 
 class GridSimulation:
-    """Episodes of many tasks side by side, all still running; finished ones are removed by the caller.
+    """Parallel episodes, one per given task. :meth:`step` removes the episodes that ended.
 
     :param pool: the tasks
-    :param tasks: index into the pool of each episode's task
+    :param tasks: index into the pool of each episode's task, shape (episodes,), repeats allowed
     """
 
     def __init__(self, pool: TaskPool, tasks: NDArray[np.int64]) -> None:
@@ -88,7 +91,7 @@ class GridSimulation:
         self.family = family
         self.horizon, self.n_actions = family.horizon, family.n_actions
         if family.changeable:
-            # every episode changes a layout of its own
+            # every episode needs its own layout, because it can change it
             self.rows, held = np.arange(len(tasks)), tasks
         else:
             held, self.rows = np.unique(tasks, return_inverse=True)
@@ -108,15 +111,17 @@ class GridSimulation:
         return self.family.observations(views)
 
     def action_masks(self, views: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Actions that do something; see :meth:`TaskFamily.action_masks`."""
+        """Which actions change something; see :meth:`TaskFamily.action_masks`."""
         return self.family.action_masks(views)
 
     def step(self, pi: NDArray[np.float64], uniforms: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Take one step in each running episode, given that it does not fail, and drop those that ended; see ``Simulation.step``.
+        """Take one step in each running episode, conditioned on no failure. Then drop the episodes that ended; see ``Simulation.step``.
 
         :param pi: action probabilities, shape (episodes, actions)
-        :param uniforms: in [0, 1), shape (2, episodes): which action, and what it does where that is random
-        :return: probability that each action would have failed, shape (episodes, actions); which episodes go on, shape (episodes,)
+        :param uniforms: random numbers in [0, 1), shape (2, episodes). The first row chooses the action, the second row its result if that
+            is random
+        :return: probability that each action would have failed, shape (episodes, actions), float64; which episodes go on, shape
+            (episodes,), bool
         """
         failure = np.empty(pi.shape)
         events = step_surviving(

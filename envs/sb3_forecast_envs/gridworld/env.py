@@ -1,4 +1,4 @@
-"""The tasks as a MiniGrid environment: to look at, to render, and to use with any Gymnasium tool."""
+"""The tasks as a MiniGrid environment: to look at them, to render them, and to use them with any Gymnasium tool."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sb3_forecast_envs.sampling import TaskSampler, draw_stream
 
 
 def _mission(text: str) -> str:
-    """MissionSpace wants a plain function; the text comes in as its only placeholder."""
+    """The mission: MissionSpace needs a plain function, and passes the text as its only placeholder."""
     return text
 
 
 def build_grid(family: TaskFamily, layout: NDArray[np.uint8]) -> Grid:
-    """A layout as MiniGrid objects.
+    """Build MiniGrid's grid for a layout.
 
-    :param family: says what the codes stand for
+    :param family: the family, for the meaning of the codes
     :param layout: cell codes, shape (size, size), indexed [y, x]
     :return: MiniGrid's grid
     """
@@ -43,14 +43,14 @@ def build_grid(family: TaskFamily, layout: NDArray[np.uint8]) -> Grid:
 def render_state(
     family: TaskFamily, task: Task, position: tuple[int, int], direction: int, tile_size: int = 32
 ) -> NDArray[np.uint8]:
-    """Picture of a task with the agent anywhere, as MiniGrid draws it.
+    """Draw a task as MiniGrid draws it, with the agent at any position.
 
     :param family: the task's family
     :param task: the task
     :param position: the agent's (x, y)
-    :param direction: the agent's direction
+    :param direction: the agent's direction: 0 right, 1 down, 2 left, 3 up
     :param tile_size: pixels per cell
-    :return: RGB image, uint8
+    :return: RGB image, shape (height, width, 3), uint8
     """
     image: NDArray[np.uint8] = build_grid(family, task.layout).render(tile_size, position, direction)
     frame_hazards(image, family.outcomes[task.layout] == FAILS, tile_size)
@@ -58,10 +58,10 @@ def render_state(
 
 
 def frame_hazards(image: NDArray[np.uint8], failing: NDArray[np.bool_], tile_size: int) -> None:
-    """Draw a red frame around every cell that fails whoever enters it, in place.
+    """Draw a red frame, in place, around every cell that makes the agent fail.
 
-    :param image: RGB picture of the whole layout
-    :param failing: which cells, shape (size, size), indexed [y, x]
+    :param image: RGB picture of the whole layout, shape (height, width, 3), uint8
+    :param failing: which cells, shape (size, size), bool, indexed [y, x]
     :param tile_size: pixels per cell
     """
     width = max(1, tile_size // 12)
@@ -73,16 +73,17 @@ def frame_hazards(image: NDArray[np.uint8], failing: NDArray[np.bool_], tile_siz
 
 
 class GridWorldEnv(MiniGridEnv):  # type: ignore[misc]  # minigrid ships no types
-    """A family's tasks as a MiniGrid environment.
+    """The tasks of a family as a MiniGrid environment.
 
-    ``reset(options={"task": i})`` plays task i of the pool; other resets draw a task with the environment's own
-    generator. Every step's ``info`` has ``task`` and ``cost`` (1.0 on the failing step); the last also ``is_success``.
+    ``reset(options={"task": i})`` starts task i of the pool. Other resets draw a task with the environment's own generator. The ``info`` of
+    every step has ``task`` and ``cost`` (1.0 on the failing step, else 0.0). The ``info`` of the last step also has ``is_success``.
 
     :param family: ``"ThinIce-8x8"`` or a family object
     :param pool: the tasks; ``None`` for a default pool of 4000 tasks with seed 0
-    :param observation: ``None`` for the family's own (what :class:`GridVecEnv` gives), or ``"minigrid"`` (image, direction, mission)
+    :param observation: ``None`` for the family's own observation, the same as in :class:`GridVecEnv`; ``"minigrid"`` for MiniGrid's
+        dictionary of image, direction and mission
     :param render_mode: ``"human"``, ``"rgb_array"`` or ``None``
-    :raises ValueError: if the observation is unknown or not the family's, or the pool holds no tasks of the family
+    :raises ValueError: if the observation is neither ``"minigrid"`` nor the family's own, or the pool does not hold tasks of the family
     """
 
     def __init__(
@@ -94,17 +95,19 @@ class GridWorldEnv(MiniGridEnv):  # type: ignore[misc]  # minigrid ships no type
     ) -> None:
         wanted = make_family(family)
         if pool is not None and not isinstance(pool, TaskPool):
-            raise ValueError(f"pool={pool!r} is no TaskPool; pass sb3_forecast_envs.TaskPool({wanted.id!r}, n_tasks, seed)")
+            raise ValueError(
+                f"pool must be a TaskPool, got {pool!r}; use sb3_forecast_envs.TaskPool({wanted.id!r}, n_tasks, seed)"
+            )
         if pool is not None and pool.family.id != wanted.id:
             raise ValueError(
-                f"pool holds tasks of {pool.family.id}, but the environment is {wanted.id}; use one family for both"
+                f"pool must hold tasks of {wanted.id}, got tasks of {pool.family.id}; use one family for pool and environment"
             )
         self.pool = TaskPool(wanted, DEFAULT_TASKS, DEFAULT_SEED) if pool is None else pool
         self.family = self.pool.family
         if observation not in (None, "minigrid", self.family.observation):
             raise ValueError(
-                f"observation={observation!r} is neither 'minigrid' nor what the family shows; leave it out, or construct the family with "
-                f"{type(wanted).__name__}(observation='onehot' or 'image')"
+                f"observation must be 'minigrid' or the family's own {self.family.observation!r}, got {observation!r}; leave it out, or use "
+                f"a family with another one, {type(wanted).__name__}(observation='onehot' or 'image')"
             )
         self.raw = observation == "minigrid"
         self.task = 0
@@ -112,7 +115,7 @@ class GridWorldEnv(MiniGridEnv):  # type: ignore[misc]  # minigrid ships no type
         self._requested: dict[str, Any] = {}
         self._stream = np.uint64(0)
         self._codes = {cell.encoding: code for code, cell in enumerate(self.family.cells)}
-        self._codes[0, 0, 0] = len(self.family.cells)  # what MiniGrid shows of an unseen cell
+        self._codes[0, 0, 0] = len(self.family.cells)  # MiniGrid's encoding of an unseen cell
         super().__init__(
             mission_space=MissionSpace(mission_func=_mission, ordered_placeholders=[[self.family.mission]]),
             grid_size=self.family.size,
@@ -149,8 +152,8 @@ class GridWorldEnv(MiniGridEnv):  # type: ignore[misc]  # minigrid ships no type
         """Start an episode.
 
         :param seed: seed of the generator that draws tasks
-        :param options: ``{"task": i}`` for a given task
-        :return: observation, and ``{"task": i}``
+        :param options: ``{"task": i}`` to start task i of the pool
+        :return: observation, and an ``info`` with ``task``
         :raises ValueError: if the task is not in the pool
         """
         self._requested = options or {}
@@ -163,7 +166,7 @@ class GridWorldEnv(MiniGridEnv):  # type: ignore[misc]  # minigrid ships no type
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step.
 
-        :param action: position in ``family.actions``
+        :param action: index into ``family.actions``
         :return: observation, reward, terminated, truncated, info
         """
         before, facing = (int(self.agent_pos[0]), int(self.agent_pos[1])), self.agent_dir
@@ -174,7 +177,7 @@ class GridWorldEnv(MiniGridEnv):  # type: ignore[misc]  # minigrid ships no type
         self.agent_dir = (facing + turn) % 4
         observation, _, _, truncated, info = super().step(move)
         if turn:
-            # the wind moves the agent, but does not turn it
+            # the wind moves the agent sideways, but does not turn it
             self.agent_dir = facing
             observation = self.gen_obs()
         outcome = CONTINUES if tuple(self.agent_pos) == before else self._cell_at(self.agent_pos).outcome
@@ -191,9 +194,9 @@ class GridWorldEnv(MiniGridEnv):  # type: ignore[misc]  # minigrid ships no type
     def get_full_render(self, highlight: bool, tile_size: int) -> NDArray[np.uint8]:
         """MiniGrid's picture, with failing cells framed in red.
 
-        :param highlight: lighten what the agent sees
+        :param highlight: whether to lighten the cells that the agent sees
         :param tile_size: pixels per cell
-        :return: RGB image, uint8
+        :return: RGB image, shape (height, width, 3), uint8
         """
         image: NDArray[np.uint8] = super().get_full_render(highlight, tile_size)
         square = np.indices((self.family.size, self.family.size)).reshape(2, -1).T
@@ -202,16 +205,20 @@ class GridWorldEnv(MiniGridEnv):  # type: ignore[misc]  # minigrid ships no type
         return image
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Actions that do something, shape (actions,): what sb3-contrib's MaskablePPO asks for."""
+        """Which actions change something, shape (actions,), bool; sb3-contrib's MaskablePPO calls this."""
         image = self.gen_obs()["image"]
         codes = [self._codes[kind, color, state] for kind, color, state in image.reshape(-1, 3).tolist()]
         masks: NDArray[np.bool_] = self.family.action_masks(np.array([codes], dtype=np.uint8))[0]
         return masks
 
     def set_next_task(self, task: int | None) -> None:
-        """The task of the next reset; ``None`` to draw it."""
+        """Choose the task of the next reset.
+
+        :param task: index into the pool; ``None`` to draw it
+        :raises ValueError: if the task is not in the pool
+        """
         self.sampler.set_next(task)
 
     def set_task_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
-        """Start a share of the episodes on tasks drawn in proportion to weights; see :class:`TaskSampler`."""
+        """Start a share of the episodes on tasks that are drawn in proportion to weights; see :meth:`TaskSampler.set_weights`."""
         self.sampler.set_weights(weights, share)

@@ -1,7 +1,7 @@
-"""Compiled walks over everything that can happen in a task: solvability, and the states of the finite model.
+"""Compiled searches through the states of a task: whether it can be solved, and the states of its finite model.
 
-A state is (variant, cell, direction): the variant numbers, in mixed radix, what the agent carries and what each cell that can change
-has become.
+A state is (variant, cell, direction). The variant is one number in mixed radix. Its digits say what the agent carries, and what each cell
+that can change has become.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from sb3_forecast.jit import jit
 from sb3_forecast_envs.gridworld.compiled import F64, FORWARD, I32, I64, U8, advance, look
 from sb3_forecast_envs.gridworld.rules import Rules
 
-#: turns of a forward move off a slippery square, in the order of the branches
+#: results of a forward move off a slippery square: ahead, left, right, in this order
 N_BRANCHES = 3
-#: largest number of states of one task that an enumeration reserves room for
+#: an enumeration reserves memory for at most this many states of one task
 MAX_STATES = 2**24
 
 
 def check_size(name: str, states: float) -> None:
-    """Refuse what cannot be enumerated.
+    """Reject tasks with too many states to enumerate.
 
-    :param name: the tasks, for the message
-    :param states: upper bound of one task's states
-    :raises ValueError: above ``MAX_STATES``
+    :param name: name of the tasks, for the message
+    :param states: upper bound of the number of states of one task
+    :raises ValueError: if ``states`` is larger than ``MAX_STATES``
     """
     if states > MAX_STATES:
         raise ValueError(
-            f"state space too large for the finite model of {name}: up to {states:.2g} states in one task, at most {MAX_STATES:.2g} are "
-            "enumerated; place fewer objects that can be toggled or picked up"
+            f"state space too large: a task of {name} must have at most {MAX_STATES:.2g} states, got up to {states:.2g}; use fewer objects "
+            "that can be toggled or picked up"
         )
 
 
 @jit
 def _changing(grids: U8, row: int, n_loads: int, n_variants: I64, where: I64) -> tuple[int, int]:
-    """Write the positions of the cells that can change; returns their number and that of the variants."""
+    """Write the positions of the cells that can change into ``where``; return their number and the number of variants."""
     count, variants = 0, n_loads
     for cell in range(grids.shape[1]):
         if n_variants[grids[row, cell]] > 1:
@@ -48,7 +48,7 @@ def _changing(grids: U8, row: int, n_loads: int, n_variants: I64, where: I64) ->
 def _set_variant(
     scratch: U8, grids: U8, row: int, where: I64, count: int, variant: int, loads: U8, n_variants: I64, variants: U8
 ) -> int:
-    """Make ``scratch`` the layout of a variant; returns what the agent carries."""
+    """Write the layout of a variant into ``scratch``; return the code of what the agent carries."""
     load = loads[variant % loads.shape[0]]
     variant //= loads.shape[0]
     for k in range(count):
@@ -62,7 +62,7 @@ def _set_variant(
 def _variant_of(
     scratch: U8, grids: U8, row: int, where: I64, count: int, load: int, loads: U8, n_variants: I64, variants: U8
 ) -> int:
-    """Inverse of ``_set_variant``."""
+    """The variant of the layout in ``scratch`` and the carried object: the inverse of ``_set_variant``."""
     variant, radix = 0, loads.shape[0]
     for rank in range(loads.shape[0]):
         if loads[rank] == load:
@@ -78,7 +78,7 @@ def _variant_of(
 
 @jit
 def solvable(grid: U8, start: int, rules: Rules) -> bool:
-    """Whether a succeeding cell can be reached by moves none of which can fail, turning as often as needed."""
+    """Whether the agent can reach a succeeding cell by moves that cannot fail. It may turn as often as it needs."""
     stride, moves, kinds, toggled, slips = rules.stride, rules.moves, rules.kinds, rules.toggled, rules.slip
     loads, n_variants, table = rules.loads, rules.n_variants, rules.variants
     area = grid.shape[0]
@@ -129,7 +129,7 @@ def solvable(grid: U8, start: int, rules: Rules) -> bool:
 
 @jit
 def most_variants(grids: U8, rules: Rules) -> float:
-    """Largest number of variants of a task; a float, since it may be astronomical."""
+    """Largest number of variants of any task. A float, because the number may be too large for an integer."""
     n_variants = rules.n_variants
     most = 1.0
     for task in range(grids.shape[0]):
@@ -142,15 +142,18 @@ def most_variants(grids: U8, rules: Rules) -> float:
 
 @jit
 def explore(grids: U8, starts: I64, rules: Rules, slippery: bool) -> tuple[I64, I32, U8, F64]:
-    """Breadth-first enumeration of every state that each task can reach.
+    """Enumerate every state that each task can reach, breadth first.
 
     :param grids: padded layouts, shape (tasks, cells)
-    :param starts: cell * 4 + direction of each task's start
+    :param starts: cell * 4 + direction of each task's start, shape (tasks,), int64
     :param rules: the family's rules
-    :param slippery: whether some cell's moves can go sideways; then each action has ``N_BRANCHES`` columns, else one
-    :return: (first state of each task, length n + 1; successors (states, columns), numbered within the task, or
-        -1 success and -2 failure; views (states, cells of the view); probability of each column given its action, no rows
-        if not slippery)
+    :param slippery: whether moves off some cells can go sideways. Then each action has ``N_BRANCHES`` columns, else one
+    :return: four arrays:
+
+        - first state of each task, then the total number of states, shape (tasks + 1,), int64
+        - successors, shape (states, columns), int32. States are numbered within their task; -1 is success, -2 is failure
+        - views, shape (states, cells of the view), uint8
+        - probability of each column if its action is taken, shape (states, columns), float64; no rows if ``slippery`` is false
     """
     stride, moves, kinds, toggled, slips = rules.stride, rules.moves, rules.kinds, rules.toggled, rules.slip
     loads, n_variants, table = rules.loads, rules.n_variants, rules.variants
@@ -226,7 +229,7 @@ def explore(grids: U8, starts: I64, rules: Rules, slippery: bool) -> tuple[I64, 
 
 @jit
 def _grown(array: U8, rows: int) -> U8:
-    """The same array with room for more rows."""
+    """A copy of the array with room for more rows."""
     larger = np.empty((rows, array.shape[1]), dtype=array.dtype)
     larger[: array.shape[0]] = array
     return larger

@@ -1,7 +1,7 @@
 """Tasks, and the families that generate them.
 
-A task is one start situation, deterministic given (family, pool seed, index): task 17 of a pool of 100 is task 17 of a
-pool of a million drawn with the same seed.
+A task is one start situation. Family, pool seed and index determine it: task 17 of a pool of 100 is also task 17 of a pool of a million
+with the same seed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Task:
     """One start situation of a gridworld.
 
     :param layout: cell codes, shape (size, size), uint8, indexed [y, x]
-    :param start: the agent's first (x, y, direction), direction as in MiniGrid: 0 right, 1 down, 2 left, 3 up
+    :param start: the agent's (x, y, direction) at the start, direction as in MiniGrid: 0 right, 1 down, 2 left, 3 up
     :param rare: whether the task belongs to the rare mode
     """
 
@@ -42,7 +42,7 @@ class Task:
 
 
 class FamilyOptions(TypedDict, total=False):
-    """Arguments that every family shares, see :class:`TaskFamily`; for the signature of a subclass with more of its own."""
+    """Arguments that all families share, see :class:`TaskFamily`. For the signature of a subclass that has more arguments."""
 
     horizon: int | None
     view_size: int
@@ -52,31 +52,34 @@ class FamilyOptions(TypedDict, total=False):
 
 
 class TaskFamily(ABC):
-    """A generator of tasks with a common part and a rare mode of mass ``rare_fraction``.
+    """A generator of tasks, with a common part and a rare mode.
 
-    Subclasses set ``name`` and ``cells`` and implement :meth:`draw_layout`. Arguments of a subclass's own are kept as attributes
-    of the same name before ``super().__init__`` is called.
+    A subclass sets ``name`` and ``cells`` and implements :meth:`draw_layout`. If it has arguments of its own, it stores each as an attribute
+    of the same name before it calls ``super().__init__``.
 
-    :param size: side of the square grid in cells, outer walls included
+    :param size: side of the square grid in cells, with the outer walls
     :param rare_fraction: probability that a task belongs to the rare mode
-    :param horizon: steps after which an episode is truncated; ``None`` for ``size ** 2``
-    :param view_size: side of the agent's egocentric view in cells, odd
-    :param time_penalty: the goal pays ``1 - time_penalty * steps / horizon``
-    :param observation: ``"onehot"``: the view as float32 zeros and ones, flat, one channel per kind of cell (and one for what is not
-        seen, if walls hide it); ``"image"``: MiniGrid's (type, colour, state), uint8, shape (view_size, view_size, 3)
+    :param horizon: number of steps after which an episode is truncated; ``None`` for ``size ** 2``
+    :param view_size: side of the agent's egocentric view in cells, odd, from 3 to 61
+    :param time_penalty: the reward at the goal is ``1 - time_penalty * steps / horizon``; in [0, 1]
+    :param observation: what the agent sees:
+
+        - ``"onehot"``: the view as zeros and ones, float32, flat. There is one channel per kind of cell, and one more for cells that the
+          agent does not see if walls can hide them
+        - ``"image"``: MiniGrid's (type, colour, state), uint8, shape (view_size, view_size, 3)
     :param see_through_walls: ``False`` hides what is behind walls and closed doors; ``None`` for the family's default
     :raises ValueError: if an argument is out of range
     """
 
     name: ClassVar[str]
-    #: what a layout's codes stand for; code 0 must be EMPTY and code 1 WALL
+    #: the cell of each code in a layout; code 0 must be EMPTY and code 1 WALL
     cells: tuple[Cell, ...]
-    #: the agent's actions: names out of ``rules.MOVES``
+    #: the agent's actions: names from ``rules.MOVES``
     actions: ClassVar[tuple[str, ...]] = ("left", "right", "forward")
-    #: whether the agent sees through walls, unless the user says otherwise
+    #: the value of ``see_through_walls`` if the user gives ``None``
     default_see_through_walls: ClassVar[bool] = True
     mission: ClassVar[str] = "reach the green goal square"
-    #: how often a layout without a safe path to the goal is drawn again before giving up
+    #: :meth:`draw` gives up after this many layouts without a safe path to the goal
     max_draws: ClassVar[int] = 10_000
 
     def __init__(
@@ -90,19 +93,19 @@ class TaskFamily(ABC):
         see_through_walls: bool | None = None,
     ) -> None:
         if size < 4:
-            raise ValueError(f"size={size} leaves no room for a start and a goal; use size >= 4")
+            raise ValueError(f"size must be at least 4, got {size}; use a larger size, with room for a start and a goal")
         check_fraction(rare_fraction)
         if not 3 <= view_size <= 61 or view_size % 2 == 0:
-            raise ValueError(f"view_size={view_size} has no centre, shows nothing or too much; use an odd number from 3 to 61")
+            raise ValueError(f"view_size must be an odd number from 3 to 61, got {view_size}; use the default 5, for example")
         if horizon is not None and horizon < 1:
-            raise ValueError(f"horizon={horizon} allows no step; use horizon >= 1, or None for size ** 2")
+            raise ValueError(f"horizon must be at least 1, got {horizon}; use None for size ** 2")
         if not 0.0 <= time_penalty <= 1.0:
-            raise ValueError(f"time_penalty={time_penalty} would make the goal's reward negative or grow; use [0, 1]")
+            raise ValueError(f"time_penalty must be in [0, 1], got {time_penalty}; use 0 for a reward without time penalty")
         if observation not in ("onehot", "image"):
-            raise ValueError(f"observation={observation!r} is unknown; use 'onehot' or 'image'")
+            raise ValueError(f"observation must be a known kind, got {observation!r}; use 'onehot' or 'image'")
         if self.cells[:2] != (EMPTY, WALL):
             raise ValueError(
-                f"{type(self).__name__}.cells must begin with EMPTY and WALL, got {[c.name for c in self.cells[:2]]}"
+                f"{type(self).__name__}.cells must begin with EMPTY and WALL, got {[c.name for c in self.cells[:2]]}; put these two first"
             )
         self.size = size
         self.rare_fraction = rare_fraction
@@ -124,20 +127,21 @@ class TaskFamily(ABC):
 
     @abstractmethod
     def draw_layout(self, rng: np.random.Generator, rare: bool) -> Task:
-        """Draw one candidate task; :meth:`draw` repeats until the goal can be reached safely.
+        """Draw one candidate for a task. :meth:`draw` repeats this until the goal can be reached safely.
 
-        :param rng: the only source of randomness
+        :param rng: generator; take all random numbers from it
         :param rare: whether the task is to belong to the rare mode
-        :return: the task
+        :return: the candidate
         """
 
     def draw(self, seed: int, index: int) -> Task:
-        """Task ``index`` of the pool drawn with ``seed``.
+        """Draw task ``index`` of the pool with a given seed.
 
         :param seed: the pool's seed, non-negative
         :param index: position in the pool, non-negative
-        :return: the task, its goal reachable without entering a failing cell
-        :raises ValueError: if no solvable layout was found in ``max_draws`` draws, or :meth:`draw_layout` returned no task of this family
+        :return: the task; its goal can be reached by moves that cannot fail
+        :raises ValueError: if ``max_draws`` draws gave no such task, if :meth:`draw_layout` returned something that is not a task of this
+            family, or if a task has too many states
         """
         rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
         rare = bool(rng.random() < self.rare_fraction)
@@ -147,28 +151,28 @@ class TaskFamily(ABC):
             if self._solvable(task):
                 return task
         raise ValueError(
-            f"{self.id}: no layout of task {index} (seed {seed}, rare={rare}) in {self.max_draws} draws has a safe path "
-            "from start to goal; place fewer obstacles, or raise max_draws"
+            f"{self.id}: draw_layout must find a layout with a safe path from start to goal, got none in {self.max_draws} draws for task "
+            f"{index} (seed {seed}, rare={rare}); place fewer obstacles, or raise max_draws"
         )
 
     def _check(self, task: Task) -> None:
-        """Reject what compiled code, which checks nothing, would read beyond its arrays for."""
+        """Reject a malformed task: compiled code checks nothing, and would read beyond its arrays."""
         layout = task.layout
         if layout.shape != (self.size, self.size) or layout.dtype != np.uint8:
             raise ValueError(
-                f"{self.id}: draw_layout returned a layout of shape {layout.shape} and dtype {layout.dtype}; it must be "
-                f"({self.size}, {self.size}) and uint8"
+                f"{self.id}: draw_layout must return a layout of shape ({self.size}, {self.size}) and dtype uint8, got shape {layout.shape} "
+                f"and dtype {layout.dtype}; use np.zeros(shape, dtype=np.uint8), for example"
             )
         if layout.max() >= len(self.cells):
             raise ValueError(
-                f"{self.id}: draw_layout returned the cell code {layout.max()}, but the family has {len(self.cells)} cells; use codes in "
-                f"[0, {len(self.cells) - 1}], positions in `cells`"
+                f"{self.id}: cell codes from draw_layout must be in [0, {len(self.cells) - 1}], got {layout.max()}; use positions in the "
+                "family's `cells`"
             )
         x, y, direction = task.start
         if not (0 <= x < self.size and 0 <= y < self.size and 0 <= direction < 4):
             raise ValueError(
-                f"{self.id}: draw_layout returned start={task.start}; use (x, y, direction) with x and y in [0, {self.size - 1}] and "
-                "direction in [0, 3]"
+                f"{self.id}: start from draw_layout must be inside the layout, got {task.start}; use (x, y, direction) with x and y in "
+                f"[0, {self.size - 1}] and direction in [0, 3]"
             )
 
     def _solvable(self, task: Task) -> bool:
@@ -176,7 +180,7 @@ class TaskFamily(ABC):
         here = task.layout[y, x]
         if self.outcomes[here] != CONTINUES or not self.rules.kinds[here, WALKABLE]:
             return False
-        # one wall around, so that a layout that lacks its own cannot lead out of the array
+        # a layout may have no outer walls; with a wall around it the search cannot leave the array
         padded = np.full((self.size + 2, self.size + 2), 1, dtype=np.uint8)
         padded[1:-1, 1:-1] = task.layout
         if self.changeable:
@@ -189,12 +193,12 @@ class TaskFamily(ABC):
 
     @cached_property
     def rules(self) -> Rules:
-        """The rules as tables, for layouts padded by :attr:`margin`."""
+        """The rules as tables, for layouts that are padded by :attr:`margin`."""
         return make_rules(self.id, self.cells, self.actions, self.stride, self.offsets, not self.see_through_walls)
 
     @cached_property
     def slippery(self) -> bool:
-        """Whether some moves go sideways by chance."""
+        """Whether some forward moves can go sideways at random."""
         return any(cell.slip > 0.0 for cell in self.cells)
 
     @cached_property
@@ -204,27 +208,27 @@ class TaskFamily(ABC):
 
     @cached_property
     def outcomes(self) -> NDArray[np.uint8]:
-        """Outcome of entering each cell code."""
+        """Outcome of entering a cell of each code, shape (codes,), uint8."""
         return np.array([c.outcome for c in self.cells], dtype=np.uint8)
 
     @cached_property
     def margin(self) -> int:
-        """Padding that keeps every view inside the array."""
+        """Width of the padding, in cells, that keeps every view inside the array."""
         return self.view_size - 1
 
     @cached_property
     def stride(self) -> int:
-        """Width of a padded layout."""
+        """Width of a padded layout in cells."""
         return self.size + 2 * self.margin
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """View offsets in padded layouts, shape (4, view_size^2)."""
+        """View offsets in padded layouts, shape (4, view_size^2), int64, see ``view_offsets``."""
         return view_offsets(self.view_size, self.stride)
 
     @cached_property
     def channels(self) -> NDArray[Any]:
-        """Observation of each cell code, and of an unseen cell in the last row; shape (codes + 1, channels)."""
+        """Observation of a cell of each code, and in the last row of an unseen cell; shape (codes + 1, channels)."""
         if self.observation == "image":
             return np.array([*(cell.encoding for cell in self.cells), (0, 0, 0)], dtype=np.uint8)
         codes = len(self.cells) + (not self.see_through_walls)
@@ -232,7 +236,7 @@ class TaskFamily(ABC):
 
     @cached_property
     def observation_space(self) -> spaces.Box:
-        """What the agent sees, for SB3."""
+        """Space of the agent's observations."""
         if self.observation == "image":
             return spaces.Box(0, 255, (self.view_size, self.view_size, 3), np.uint8)
         return spaces.Box(0.0, 1.0, (self.view_size**2 * self.channels.shape[1],), np.float32)
@@ -240,18 +244,18 @@ class TaskFamily(ABC):
     def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
         """Observations of compact views.
 
-        :param views: cell codes, shape (batch, view_size^2), uint8; the number of cells for what is not seen
-        :return: shape (batch, *observation_space.shape)
+        :param views: cell codes, shape (batch, view_size^2), uint8; an unseen cell has the code ``len(cells)``
+        :return: shape (batch, *observation_space.shape), float32 or uint8
         """
         out = np.empty((len(views), views.shape[1] * self.channels.shape[1]), dtype=self.channels.dtype)
         expand_batch(out, views, self.channels, self.observation == "onehot")
         return out.reshape(len(views), *self.observation_space.shape)
 
     def action_masks(self, views: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Actions that do something: no step into a wall, nothing picked up or toggled where that changes nothing.
+        """Which actions change something. A step into a wall does not, nor does picking up or toggling without effect.
 
         :param views: cell codes, shape (batch, view_size^2), uint8
-        :return: shape (batch, actions)
+        :return: shape (batch, actions), bool
         """
         rules, own = self.rules, (self.view_size // 2) * self.view_size + self.view_size - 1
         ahead, load = views[:, own - 1], views[:, own]
@@ -266,7 +270,11 @@ class TaskFamily(ABC):
         return masks
 
     def goal_reward(self, steps: int) -> float:
-        """Reward for reaching the goal after ``steps`` steps."""
+        """Reward for reaching the goal after a number of steps.
+
+        :param steps: number of steps
+        :return: ``1 - time_penalty * steps / horizon``
+        """
         return 1.0 - self.time_penalty * steps / self.horizon
 
     def __eq__(self, other: object) -> bool:
@@ -276,7 +284,7 @@ class TaskFamily(ABC):
         return hash((type(self), *self.arguments().values()))
 
     def arguments(self) -> dict[str, Any]:
-        """Every constructor argument: those of a subclass are found as the attributes of the same name."""
+        """Every constructor argument and its value, read from the attribute of the same name."""
         constructors = [
             vars(cls)["__init__"] for cls in type(self).__mro__ if issubclass(cls, TaskFamily) and "__init__" in vars(cls)
         ]
@@ -286,24 +294,27 @@ class TaskFamily(ABC):
 
 
 def check_share(name: str, value: float) -> None:
-    """Reject what is no share of the free cells.
+    """Check a share of the free cells.
 
-    :raises ValueError: outside [0, 1)
+    :param name: name of the argument, for the message
+    :param value: the share
+    :raises ValueError: if it is not in [0, 1)
     """
     if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name}={value} leaves no safe cell or is no share; use a value in [0, 1)")
+        raise ValueError(f"{name} must be in [0, 1), got {value}; use a share that leaves some cells safe")
 
 
 def check_fraction(rare_fraction: float) -> None:
-    """Reject what is no mass of a mode.
+    """Check the probability that a task belongs to the rare mode.
 
-    :raises ValueError: outside [0, 1]
+    :param rare_fraction: the probability
+    :raises ValueError: if it is not in [0, 1]
     """
     if not 0.0 <= rare_fraction <= 1.0:
-        raise ValueError(f"rare_fraction={rare_fraction} is not a probability; use a value in [0, 1]")
+        raise ValueError(f"rare_fraction must be in [0, 1], got {rare_fraction}; use the probability of a rare task")
 
 
-#: classes whose ids work for any size
+#: family classes by name; their ids work for any size
 FAMILIES: dict[str, Callable[..., TaskFamily]] = {}
 #: families by id, filled by ``register_family``
 REGISTERED: dict[str, TaskFamily] = {}
@@ -312,17 +323,17 @@ REGISTERED: dict[str, TaskFamily] = {}
 def make_family(family: str | TaskFamily, rare_fraction: float | None = None) -> TaskFamily:
     """Look a family up by its id.
 
-    :param family: ``"ThinIce-8x8"``, the full Gymnasium id, or a family object; ``"module:Name-8x8"`` imports first the module that
+    :param family: ``"ThinIce-8x8"``, the full Gymnasium id, or a family object. ``"module:Name-8x8"`` first imports the module, which
         registers the family
-    :param rare_fraction: replaces the family's default; only with an id
+    :param rare_fraction: probability that a task belongs to the rare mode, instead of the family's default; only with an id
     :return: the family
-    :raises ValueError: if the id or its module is unknown, or ``rare_fraction`` contradicts a family object
+    :raises ValueError: if the id is unknown, its module cannot be imported, or ``rare_fraction`` differs from that of a family object
     """
     if isinstance(family, TaskFamily):
         if rare_fraction is not None and rare_fraction != family.rare_fraction:
             raise ValueError(
-                f"rare_fraction={rare_fraction} contradicts the family's own {family.rare_fraction}; "
-                f"construct {type(family).__name__}(rare_fraction={rare_fraction}) instead"
+                f"rare_fraction must be the family object's own {family.rare_fraction}, got {rare_fraction}; "
+                f"use {type(family).__name__}(rare_fraction={rare_fraction})"
             )
         return family
     module, _, short = family.rpartition(":")
@@ -331,7 +342,8 @@ def make_family(family: str | TaskFamily, rare_fraction: float | None = None) ->
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ValueError(
-                f"family={family!r} names a module that cannot be imported ({error}); run where it can be found, or set PYTHONPATH"
+                f"family must name a module that exists, got {family!r}, which cannot be imported ({error}); run the command in the folder of "
+                "the module, or set PYTHONPATH"
             ) from error
     short = short.removeprefix("SB3Forecast/").removesuffix("-v0")
     if short in REGISTERED:
@@ -344,8 +356,8 @@ def make_family(family: str | TaskFamily, rare_fraction: float | None = None) ->
     width, _, height = shape.partition("x")
     if name not in FAMILIES or not width.isdecimal() or width != height:
         raise ValueError(
-            f"family={family!r} is unknown; use '<Name>-<S>x<S>' with a name of {sorted(FAMILIES)}, one of {sorted(REGISTERED)}, "
-            "or register yours with register_family"
+            f"family must be a known id, got {family!r}; use '<Name>-<S>x<S>' with a name from {sorted(FAMILIES)}, use one of "
+            f"{sorted(REGISTERED)}, or register your own family with register_family"
         )
     arguments = {} if rare_fraction is None else {"rare_fraction": rare_fraction}
     return FAMILIES[name](size=int(width), **arguments)

@@ -1,4 +1,4 @@
-"""Pictures of tasks: the layout as MiniGrid draws it, and where an agent fails in it."""
+"""Pictures of tasks: the layout as MiniGrid draws it, and the cells where an agent fails."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ActionProbabilities = Callable[[NDArray[Any]], NDArray[np.float64]]
 
 
 def failure_map(pool: TaskPool, task: int, action_probabilities: ActionProbabilities) -> NDArray[np.float64]:
-    """Probability of failing in each cell of one task, exact under the stochastic policy.
+    """Probability of a failure in each cell of one task, exact for the stochastic policy.
 
     :param pool: the tasks
     :param task: index into the pool
     :param action_probabilities: observations (batch, observation) -> probabilities (batch, actions)
-    :return: shape (size, size), indexed [y, x]; its sum is the task's failure probability
+    :return: shape (size, size), float64, indexed [y, x]; its sum is the task's failure probability
     """
     family = pool.family
     rules = family.rules
-    # state: position, direction, load, layout
+    # a state is (position, direction, carried object, layout)
     start = (
         int(pool.start_positions(np.array([task]))[0]),
         int(pool.starts[task, 2]),
@@ -40,7 +40,7 @@ def failure_map(pool: TaskPool, task: int, action_probabilities: ActionProbabili
     states = [start]
     views = []
     moves: list[list[tuple[int, float, int | None, int]]] = []
-    for pos, direction, load, layout in states:  # grows while it is walked
+    for pos, direction, load, layout in states:  # the list grows during the loop
         grid = np.frombuffer(layout, dtype=np.uint8)[None]
         view = np.empty((1, family.view_size**2), dtype=np.uint8)
         look(view, 0, grid.copy(), 0, pos, direction, load, rules.offsets, rules.kinds, rules.occluded)
@@ -90,11 +90,11 @@ def draw_tasks(
     path: str | pathlib.Path | None = None,
     tile_size: int = 32,
 ) -> Figure:
-    """Rows of tasks, each with the cell framed in which the agent most probably fails.
+    """Draw rows of tasks. In each task a frame marks the cell where the agent is most likely to fail.
 
     :param pool: the tasks
-    :param rows: for each row: its title, the tasks, and the agent
-    :param path: also save it there
+    :param rows: for each row: its title, the indices of its tasks, and the agent as in :func:`failure_map`
+    :param path: file to which the picture is also saved; ``None`` to save nothing
     :param tile_size: pixels per cell
     :return: the figure
     """

@@ -1,4 +1,4 @@
-"""Pools of gridworld tasks, in memory or drawn when needed."""
+"""Pools of gridworld tasks: in memory, or drawn when they are needed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TaskPool(Pool):
     :param family: ``"ThinIce-8x8"`` or a family object
     :param n_tasks: number of tasks
     :param seed: seed of the pool
-    :param rare_fraction: mass of the rare mode; ``None`` for the family's default
+    :param rare_fraction: probability that a task belongs to the rare mode; ``None`` for the family's default
     :param first: index of the first task: the pool holds tasks ``first`` to ``first + n_tasks - 1`` of the seed
-    :raises ValueError: if an argument is out of range or the family unknown
+    :raises ValueError: if an argument is out of range or the family is unknown
     """
 
     per_task = ("indices", "layouts", "starts", "rare")
@@ -32,7 +32,7 @@ class TaskPool(Pool):
     ) -> None:
         check_pool(n_tasks, seed)
         if first < 0:
-            raise ValueError(f"first must be at least 0, got {first}; use 0 for the seed's first task")
+            raise ValueError(f"first must be at least 0, got {first}; use 0 for the first task of the seed")
         self.family = make_family(family, rare_fraction)
         self.seed = seed
         size = self.family.size
@@ -46,12 +46,12 @@ class TaskPool(Pool):
 
     @property
     def key(self) -> str:
-        """What tells these tasks from others: the family, and a checksum of layouts and starts."""
+        """A text that identifies the tasks: the family, and a checksum of layouts and starts."""
         content = zlib.crc32(self.starts.tobytes(), zlib.crc32(self.layouts.tobytes()))
         return f"{self.family.id} horizon {self.family.horizon} view {self.family.view_size}: {len(self)} tasks, checksum {content:08x}"
 
     def task_keys(self) -> list[bytes]:
-        """Layout and start of each task."""
+        """One key per task: the bytes of its layout and start."""
         return [layout.tobytes() + start.tobytes() for layout, start in zip(self.layouts, self.starts, strict=True)]
 
     def __getitem__(self, index: int) -> Task:
@@ -67,17 +67,19 @@ class TaskPool(Pool):
         return f"TaskPool({self.family.id!r}, n_tasks={len(self)}, seed={self.seed}, rare={int(self.rare.sum())})"
 
     def padded_layouts(self, tasks: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
-        """Layouts padded for views, flattened; shape (tasks, stride^2), uint8.
+        """Layouts with walls around them, so that every view stays inside the array.
 
-        :param tasks: which tasks; ``None`` for all
+        :param tasks: indices into the pool; ``None`` for all tasks
+        :return: flattened layouts, shape (tasks, stride^2), uint8
         """
         layouts = self.layouts if tasks is None else self.layouts[tasks]
         return pad_layouts(layouts, self.family.margin, self.family.cells.index(WALL))
 
     def start_positions(self, tasks: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        """Flat padded positions of the start cells.
+        """Positions of the start cells in the flattened, padded layouts.
 
-        :param tasks: which tasks; ``None`` for all
+        :param tasks: indices into the pool; ``None`` for all tasks
+        :return: shape (tasks,), int64
         """
         starts = self.starts if tasks is None else self.starts[tasks]
         margin, stride = self.family.margin, self.family.stride
@@ -85,13 +87,13 @@ class TaskPool(Pool):
 
 
 class TaskStream:
-    """The tasks of a :class:`TaskPool` without holding them: blocks are drawn when they are needed.
+    """The tasks of a :class:`TaskPool`, not held in memory: blocks of tasks are drawn when they are needed.
 
     :param family: ``"ThinIce-8x8"`` or a family object
     :param n_tasks: number of tasks
     :param seed: seed of the pool; task i is task i of ``TaskPool(family, n_tasks, seed)``
-    :param rare_fraction: mass of the rare mode; ``None`` for the family's default
-    :raises ValueError: if an argument is out of range or the family unknown
+    :param rare_fraction: probability that a task belongs to the rare mode; ``None`` for the family's default
+    :raises ValueError: if an argument is out of range or the family is unknown
     """
 
     def __init__(self, family: str | TaskFamily, n_tasks: int, seed: int, rare_fraction: float | None = None) -> None:
@@ -104,16 +106,19 @@ class TaskStream:
 
     @property
     def key(self) -> str:
-        """What tells these tasks from others: everything that they are drawn from."""
+        """A text that identifies the tasks: everything that the draws depend on."""
         return f"{self.family.id} {self.family.arguments()}: {self.n_tasks} tasks of seed {self.seed}"
 
     def block(self, begin: int, end: int) -> TaskPool:
         """Tasks ``begin`` to ``end - 1`` as a pool.
 
+        :param begin: index of the first task
+        :param end: index after the last task
+        :return: the pool
         :raises ValueError: if the range is empty or not inside the stream
         """
         if not 0 <= begin < end <= self.n_tasks:
             raise ValueError(
-                f"block must be inside [0, {self.n_tasks}], got {begin} to {end}; use 0 <= begin < end <= {self.n_tasks}"
+                f"begin and end must be in [0, {self.n_tasks}] with begin < end, got {begin} and {end}; use the bounds of a block of tasks"
             )
         return TaskPool(self.family, end - begin, self.seed, first=begin)

@@ -1,4 +1,4 @@
-"""What the compiled kernels know of a family: its cells' properties as tables, read off the MiniGrid objects themselves."""
+"""The rules of a family as tables for the compiled kernels. The tables are made from the MiniGrid objects themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
-#: MiniGrid's actions, by the name that a family gives them
+#: numbers of MiniGrid's actions, by the names that families use
 MOVES: dict[str, int] = {name: int(Actions[name]) for name in ("left", "right", "forward", "pickup", "toggle", "done")}
 
 
@@ -26,19 +26,20 @@ WALKABLE, OUTCOME, OPAQUE, PICKABLE = range(4)
 
 
 class Rules(NamedTuple):
-    """One family's rules; ``C`` is its number of cells, a code is a position in that list.
+    """The rules of one family. ``C`` is its number of cells; the code of a cell is its position among them.
 
-    :param stride: padded width of a layout
-    :param moves: MiniGrid action of each of the agent's actions
-    :param kinds: shape (C, 4): whether the agent can enter, what entering does, whether the view ends here, whether the agent can
-        pick the object up (columns ``WALKABLE``, ``OUTCOME``, ``OPAQUE``, ``PICKABLE``)
-    :param toggled: shape (C, C): code that a cell gets when it is toggled by an agent that carries a code (0: nothing)
-    :param slip: shape (C,), probability that a forward move off the cell goes sideways
-    :param offsets: shape (4, view^2), see ``view_offsets``
+    :param stride: width of a padded layout in cells
+    :param moves: MiniGrid action of each of the agent's actions, shape (actions,), int64
+    :param kinds: properties of each code, shape (C, 4), uint8. The columns are ``WALKABLE`` (the agent can enter), ``OUTCOME`` (what
+        entering does to the episode), ``OPAQUE`` (the view ends here) and ``PICKABLE`` (the agent can pick the object up)
+    :param toggled: ``toggled[load, code]`` is the new code of a cell that is toggled by an agent that carries ``load`` (0: nothing),
+        shape (C, C), uint8
+    :param slip: probability that a forward move off the cell goes sideways, shape (C,), float64
+    :param offsets: see ``view_offsets``, shape (4, view^2), int64
     :param occluded: whether opaque cells hide what is behind them
-    :param variants: shape (C, longest): every code that a cell of this code can come to have, itself first
-    :param n_variants: shape (C,), how many
-    :param loads: codes that the agent can carry, 0 (nothing) first
+    :param variants: every code that a cell of this code can get during an episode, its own first, shape (C, largest number), uint8
+    :param n_variants: number of these codes, shape (C,), int64
+    :param loads: codes that the agent can carry, 0 (nothing) first, uint8
     """
 
     stride: int
@@ -54,21 +55,21 @@ class Rules(NamedTuple):
 
 
 def make_rules(name: str, cells: Sequence[Cell], actions: Sequence[str], stride: int, offsets: I64, occluded: bool) -> Rules:
-    """Rules of a family.
+    """Make the rules of a family.
 
-    :param name: the family, for messages
+    :param name: name of the family, for messages
     :param cells: its cells
-    :param actions: names of the agent's actions, out of ``MOVES``
-    :param stride: padded width of a layout
-    :param offsets: view offsets
+    :param actions: names of the agent's actions, from ``MOVES``
+    :param stride: width of a padded layout in cells
+    :param offsets: view offsets, see ``view_offsets``
     :param occluded: whether opaque cells hide what is behind them
     :return: the rules
-    :raises ValueError: if an action is unknown, or a cell toggles into something that is no cell of the family
+    :raises ValueError: if an action is unknown, or toggling a cell makes an object that is not a cell of the family
     """
     unknown = [action for action in actions if action not in MOVES]
     if unknown:
-        remedy = "; a dropped object could lie anywhere, which no finite model holds" if "drop" in unknown else ""
-        raise ValueError(f"{name}: actions {unknown} are not among {list(MOVES)}{remedy}")
+        remedy = "leave 'drop' out, since a dropped object could lie anywhere" if "drop" in unknown else "use these names"
+        raise ValueError(f"{name}: actions must be among {list(MOVES)}, got {unknown}; {remedy}")
     things = [None if cell.make is None else cell.make() for cell in cells]
     pickable = _flags("pickup" in actions and thing is not None and thing.can_pickup() for thing in things)
     loads = np.array([0, *np.flatnonzero(pickable)], dtype=np.uint8)
@@ -104,7 +105,7 @@ def _flags(values: Iterable[bool]) -> U8:
 
 
 class _Square:
-    """A grid of one square."""
+    """A MiniGrid grid with one square."""
 
     def __init__(self, content: WorldObj) -> None:
         self.content = content
@@ -114,7 +115,7 @@ class _Square:
 
 
 def _toggle_table(name: str, cells: Sequence[Cell], can_toggle: bool, loads: U8) -> U8:
-    """Toggle every object with every possible load, and look what it became."""
+    """Toggle every object with every possible load, and note what it becomes."""
     codes = {cell.encoding: code for code, cell in enumerate(cells)}
     table = np.tile(np.arange(len(cells), dtype=np.uint8), (len(cells), 1))
     if not can_toggle:
@@ -125,21 +126,21 @@ def _toggle_table(name: str, cells: Sequence[Cell], can_toggle: bool, loads: U8)
             if cell.make is None:
                 continue
             square = _Square(cell.make())
-            # all that MiniGrid's objects ask of the world when they are toggled
+            # a MiniGrid object that is toggled uses only these two attributes of the environment
             square.content.toggle(SimpleNamespace(carrying=None if carried is None else carried(), grid=square), (0, 0))
             became = encoding_of(square.content)
             if became not in codes:
                 raise ValueError(
-                    f"{name}: toggling {cell.name!r} makes an object of encoding {became}, which is no cell of the family; add a Cell for it"
+                    f"{name}: toggling {cell.name!r} must give a cell of the family, got an object with encoding {became}; add a Cell for it"
                 )
             table[load, code] = codes[became]
     return table
 
 
 def _variants(code: int, toggled: U8, pickable: U8) -> list[int]:
-    """Codes that a cell can come to have, by being toggled or picked up."""
+    """Codes that a cell can get during an episode, because the agent toggles it or picks it up."""
     found = [code]
-    for current in found:  # grows while it is walked: what a toggle brings to light may be taken in its turn
+    for current in found:  # the list grows during the loop: the agent may pick up what a toggle reveals
         following = set(toggled[:, current].tolist()) | ({0} if pickable[current] else set())
         found.extend(sorted(following - set(found)))
     return found

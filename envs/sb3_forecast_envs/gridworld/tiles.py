@@ -1,4 +1,4 @@
-"""MiniGrid objects that MiniGrid does not ship: their type is one that its encoders know, their state tells them apart."""
+"""Objects for MiniGrid that MiniGrid does not have. Their type is one that its encoders know; their state tells them apart."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Pixels = NDArray[np.uint8]
 
 
 class Tile(WorldObj):  # type: ignore[misc]  # minigrid ships no types
-    """A tile that the agent can walk onto: a known MiniGrid type in a state of its own.
+    """A tile that the agent can walk onto: a known MiniGrid type with a state of its own.
 
-    The state makes the encoding unique, and with it MiniGrid's cache of rendered tiles.
+    The state makes the encoding unique. MiniGrid stores rendered tiles by their encoding, so each needs its own.
 
     :param kind: MiniGrid type, such as ``"floor"``
     :param color: MiniGrid colour
-    :param state: third number of the encoding, 1 to 9: a real floor or goal has 0
+    :param state: third number of the encoding, 1 to 9; MiniGrid's own floor and goal have 0
     """
 
     def __init__(self, kind: str, color: str, state: int) -> None:
@@ -26,11 +26,11 @@ class Tile(WorldObj):  # type: ignore[misc]  # minigrid ships no types
         self._state = state
 
     def can_overlap(self) -> bool:
-        """The agent can walk onto it."""
+        """True: the agent can walk onto it."""
         return True
 
     def encode(self) -> tuple[int, int, int]:
-        """Type, colour and state."""
+        """MiniGrid's (type, colour, state) of the tile."""
         kind, color, _ = super().encode()
         return (kind, color, self._state)
 
@@ -42,7 +42,7 @@ class ThinIceTile(Tile):
         super().__init__("floor", "blue", 1)
 
     def render(self, img: Pixels) -> None:
-        """Pale ice with dark cracks."""
+        """Draw pale ice with dark cracks."""
         fill_coords(img, point_in_rect(0, 1, 0, 1), np.array([176, 224, 246]))
         for x0, y0, x1, y1 in [
             (0.5, 0.5, 0.15, 0.1),
@@ -60,20 +60,20 @@ class DecoyTile(Tile):
         super().__init__("goal", "green", 1)
 
     def render(self, img: Pixels) -> None:
-        """The goal's green, crossed out in red for the people who look at it."""
+        """Draw the green of the goal with a red cross, which only people see."""
         fill_coords(img, point_in_rect(0, 1, 0, 1), COLORS["green"])
         for x0, x1 in ((0.2, 0.8), (0.8, 0.2)):
             fill_coords(img, point_in_line(x0, 0.2, x1, 0.8, r=0.05), COLORS["red"])
 
 
 class GustTile(Tile):
-    """A windy square: steps away from it may go sideways."""
+    """A windy square: a forward move off it may go sideways."""
 
     def __init__(self) -> None:
         super().__init__("floor", "grey", 1)
 
     def render(self, img: Pixels) -> None:
-        """Three pale lines with hooks on a dark square."""
+        """Draw three pale lines with hooks on a dark square."""
         fill_coords(img, point_in_rect(0.02, 0.98, 0.02, 0.98), np.array([40, 52, 64]))
         for y in (0.3, 0.5, 0.7):
             fill_coords(img, point_in_line(0.15, y, 0.75, y, r=0.03), np.array([190, 210, 220]))

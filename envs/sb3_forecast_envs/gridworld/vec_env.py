@@ -1,4 +1,4 @@
-"""The same tasks as the MiniGrid environment, stepped as a batch by one compiled loop: an SB3 ``VecEnv``."""
+"""The tasks as an SB3 ``VecEnv``: one compiled loop steps all environments. It plays the same tasks as the MiniGrid environment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _step(
     grids: U8, rows: I64, rules: Rules, channels: Any, onehot: bool, rewards_at_goal: F64, actions: I64,
     pos: I64, direction: I64, load: I64, streams: Any, steps: I64, observations: Any, rewards: Any, events: U8,
 ) -> None:  # fmt: skip
-    """Advance every environment; ``events``: 0 running, 1 goal, 2 failure, 3 truncated only."""
+    """Take one step in every environment; ``events``: 0 still running, 1 goal, 2 failure, 3 truncated only."""
     stride, moves, kinds, toggled, slips = rules.stride, rules.moves, rules.kinds, rules.toggled, rules.slip
     offsets, occluded = rules.offsets, rules.occluded
     view = np.empty((1, offsets.shape[1]), dtype=np.uint8)
@@ -69,7 +69,7 @@ def _observe(
     direction: I64,
     load: I64,
 ) -> None:
-    """Observations of some environments."""
+    """Write the observations of some environments, one row each."""
     offsets, kinds, occluded = rules.offsets, rules.kinds, rules.occluded
     view = np.empty((1, offsets.shape[1]), dtype=np.uint8)
     for b, env in enumerate(envs):
@@ -78,13 +78,13 @@ def _observe(
 
 
 class GridVecEnv(BatchedVecEnv[TaskPool]):
-    """Batched gridworld on a pool of tasks, equal step by step to the registered MiniGrid environment.
+    """A batch of gridworlds on a pool of tasks. Every step gives the same result as in the registered MiniGrid environment.
 
-    The tasks, too, are those that ``n_envs`` MiniGrid environments with the same seeds would play.
+    The batch also plays the same tasks as ``n_envs`` MiniGrid environments with the same seeds.
 
     :param pool: the tasks
     :param n_envs: number of environments stepped together
-    :param seed: seed of the first environment
+    :param seed: seed of the first environment; environment i (from 0) has the seed ``seed + i``
     :param render_mode: ``"rgb_array"`` or ``None``
     :raises ValueError: if ``n_envs < 1``
     """
@@ -102,7 +102,7 @@ class GridVecEnv(BatchedVecEnv[TaskPool]):
         self.direction = np.zeros(n_envs, dtype=np.int64)
         self.load = np.zeros(n_envs, dtype=np.int64)
         self._streams = np.zeros(n_envs, dtype=np.uint64)
-        # environments whose layout can change play on a copy, the others on the pool's own
+        # if layouts can change, each environment plays on a copy; else all play on the pool's layouts
         self._played = self._grids[np.zeros(n_envs, dtype=np.int64)] if family.changeable else self._grids
         self._rows = np.arange(n_envs) if family.changeable else self.tasks
 
@@ -139,14 +139,14 @@ class GridVecEnv(BatchedVecEnv[TaskPool]):
         return flat.reshape(n, *family.observation_space.shape), rewards, events
 
     def get_state(self) -> dict[str, Any]:
-        """Everything about the running episodes, for :meth:`set_state`."""
-        # where layouts do not change, they are the pool's own
+        """The full state of the running episodes, for :meth:`set_state`."""
+        # layouts that cannot change are in the pool, so they need not be saved
         return {**super().get_state(), "_played": self._played.copy() if self.pool.family.changeable else None}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on with the episodes of :meth:`get_state`.
+        """Continue the episodes of a saved state.
 
-        :param state: as returned there
+        :param state: as returned by :meth:`get_state`
         :raises ValueError: if it belongs to another pool or another number of environments
         """
         super().set_state({name: value for name, value in state.items() if name != "_played"})
@@ -156,7 +156,7 @@ class GridVecEnv(BatchedVecEnv[TaskPool]):
             self._rows = self.tasks
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Actions that do something, shape (environments, actions); ``env_method("action_masks")`` gives each its row."""
+        """Which actions change something, shape (environments, actions), bool; ``env_method("action_masks")`` gives a list of rows."""
         family = self.pool.family
         views = np.empty((self.num_envs, family.view_size**2), dtype=np.uint8)
         look_batch(views, self._played, self._rows, self.pos, self.direction, self.load, family.rules)
@@ -164,7 +164,7 @@ class GridVecEnv(BatchedVecEnv[TaskPool]):
         return masks
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """One picture per environment, drawn by MiniGrid."""
+        """One RGB picture per environment, drawn by MiniGrid."""
         family = self.pool.family
         margin, stride = family.margin, family.stride
         inside = slice(margin, margin + family.size)

@@ -1,4 +1,4 @@
-"""Existing environments as pools: a task is the episode that starts with a reset seed."""
+"""Existing environments as pools of tasks. A task is an episode that starts with a given reset seed."""
 
 from sb3_forecast_envs.pool import Makers
 from sb3_forecast_envs.seeded.env import SeededEnv, make_vec_env

@@ -1,4 +1,4 @@
-"""The environment that plays seeded tasks."""
+"""The environment that plays the tasks of a :class:`SeededTasks` pool."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from sb3_forecast_envs.seeded.pool import MakeFromId, SeededTasks
 
 
 def make_vec_env(tasks: SeededTasks, n_envs: int, seed: int = 0) -> VecEnv:
-    """Environments side by side, in this process.
+    """Make a vectorised environment in this process.
 
     :param tasks: the pool
-    :param n_envs: how many
-    :param seed: seed of the first
+    :param n_envs: number of environments
+    :param seed: seed of the first environment; environment i (from 0) has the seed ``seed + i``
+    :return: an SB3 ``DummyVecEnv``
     """
     env = DummyVecEnv([lambda: SeededEnv(tasks)] * n_envs)
     env.seed(seed)
@@ -28,13 +29,15 @@ def make_vec_env(tasks: SeededTasks, n_envs: int, seed: int = 0) -> VecEnv:
 
 
 class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Plays the tasks of a pool: ``reset(options={"task": i})`` starts task i, other resets draw one.
+    """Play the tasks of a pool: ``reset(options={"task": i})`` starts task i, other resets draw a task.
 
-    The task's seed decides how an episode starts; what happens later, where the environment itself is random, is new each time. Every step's
-    ``info`` has ``task`` and ``cost``; the last also ``is_success``: what the environment says, or else whether a last reward ended it.
+    The seed of the task decides how an episode starts. Later random events of the environment are different in each episode. The ``info`` of
+    every step has ``task`` and ``cost`` (1.0 if the step failed, else 0.0). The ``info`` of the last step also has ``is_success``. It is what
+    the environment itself reports; without a report it is true if the last step terminated the episode with a positive reward. A failed last
+    step is never a success.
 
     :param tasks: the pool
-    :param render_mode: see :meth:`SeededTasks.make_env`
+    :param render_mode: see :meth:`SeededTasks.make_env`; ignored if the pool was made from a function
     """
 
     def __init__(self, tasks: SeededTasks, render_mode: str | None = None) -> None:
@@ -48,8 +51,8 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Start an episode.
 
         :param seed: seed of the generator that draws tasks
-        :param options: ``{"task": i}`` for a given task
-        :return: observation and info
+        :param options: ``{"task": i}`` to start task i of the pool
+        :return: observation, and an ``info`` with ``task``
         :raises ValueError: if the task is not in the pool
         """
         if seed is not None:
@@ -60,7 +63,11 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
         return observation, {**info, "task": self.task}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Take one step; see the class for what ``info`` holds."""
+        """Take one step.
+
+        :param action: an action of the environment
+        :return: observation, reward, terminated, truncated, and an ``info`` as the class describes it
+        """
         observation, reward, terminated, truncated, info = self.env.step(action)
         step = Step(self.env, float(reward), bool(terminated), bool(truncated), info)
         late = truncated and not terminated and self.pool.timeout_fails
@@ -72,9 +79,13 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
         return observation, float(reward), terminated, truncated, info
 
     def set_next_task(self, task: int | None) -> None:
-        """The task of the next reset; ``None`` to draw it."""
+        """Choose the task of the next reset.
+
+        :param task: index into the pool; ``None`` to draw it
+        :raises ValueError: if the task is not in the pool
+        """
         self.sampler.set_next(task)
 
     def set_task_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
-        """Start a share of the episodes on tasks drawn in proportion to weights; see :class:`TaskSampler`."""
+        """Start a share of the episodes on tasks that are drawn in proportion to weights; see :meth:`TaskSampler.set_weights`."""
         self.sampler.set_weights(weights, share)

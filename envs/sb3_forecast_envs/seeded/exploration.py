@@ -1,4 +1,4 @@
-"""The states of one episode of any MiniGrid environment, found by taking real MiniGrid steps from each of them."""
+"""Finds all states of an episode of any MiniGrid environment, by taking real MiniGrid steps from each state."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from minigrid.core.world_object import Floor, Goal, Lava, Wall, WorldObj
 from minigrid.minigrid_env import MiniGridEnv
 from numpy.typing import NDArray
 
-#: attributes that only repeat where in the grid an object is
+#: attributes that repeat the position of the object in the grid
 _PLACES = {"cur_pos", "init_pos"}
-#: objects without anything that could change
+#: objects that cannot change
 _FIXED = (Wall, Goal, Lava, Floor)
 _IMMUTABLE = (bool, int, float, str, tuple, type(None))
-#: what a state consists of, or what a step may change without changing what follows
+#: attributes that belong to the state, or that a step may change without any effect on later steps
 _KNOWN = {"agent_pos", "agent_dir", "carrying", "step_count"}
 
 
 class Step(NamedTuple):
-    """What one step of an environment returned.
+    """The result of one step of an environment.
 
     :param env: the environment, after the step
-    :param reward: its reward
+    :param reward: reward of the step
     :param terminated: whether the episode ended by the rules of the task
-    :param truncated: whether it ended by its time limit
-    :param info: the step's info
+    :param truncated: whether the episode ended at its time limit
+    :param info: ``info`` of the step
     """
 
     env: gym.Env[Any, Any]
@@ -48,23 +48,25 @@ def ended_without_reward(step: Step) -> bool:
 
 
 def ended_early(step: Step) -> bool:
-    """Failure where only failing ends an episode before its time limit: a pole that falls, a walker that stumbles."""
+    """Failure for environments in which only a failure ends an episode before its time limit, such as a falling pole or walker."""
     return step.terminated
 
 
 def reported_cost(step: Step) -> bool:
-    """Failure of environments that report it: ``info["cost"]`` is positive.
+    """Failure for environments that report a cost: ``info["cost"]`` is positive.
 
-    :raises KeyError: if they do not
+    :raises KeyError: if ``info`` has no cost
     """
     if "cost" not in step.info:
-        raise KeyError("info has no 'cost'; pass failed=..., a function of a Step such as sb3_forecast_envs.ended_early")
+        raise KeyError(
+            "info must have the key 'cost', got none; use failed=..., a function of a Step, such as sb3_forecast_envs.ended_early"
+        )
     return bool(step.info["cost"] > 0.0)
 
 
 @dataclass(frozen=True)
 class MiniGridState:
-    """Everything about a MiniGrid episode that a step reads and changes, step count and random numbers apart."""
+    """Everything in a MiniGrid episode that a step reads or changes, except the step count and the random numbers."""
 
     position: tuple[int, int]
     direction: int
@@ -74,7 +76,7 @@ class MiniGridState:
 
     @classmethod
     def of(cls, env: MiniGridEnv) -> MiniGridState:
-        """The present situation.
+        """The present state of an environment.
 
         :param env: MiniGrid's own environment, unwrapped
         """
@@ -89,7 +91,10 @@ class MiniGridState:
         )
 
     def restore(self, env: MiniGridEnv) -> None:
-        """Put the environment back into this situation, at step 0."""
+        """Put an environment into this state, at step 0.
+
+        :param env: MiniGrid's own environment, unwrapped
+        """
         env.agent_pos, env.agent_dir, env.carrying, env.step_count = self.position, self.direction, self.carrying, 0
         env.grid.grid = list(self.cells)
         for thing, attributes in self.attributes:
@@ -97,7 +102,7 @@ class MiniGridState:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Equal for equal states. Objects count as themselves: some tasks ask for *this* ball."""
+        """A key that is equal for equal states. Objects are compared by identity, because a task may ask for one particular ball."""
         states = tuple(
             (
                 id(thing),
@@ -110,11 +115,11 @@ class MiniGridState:
 
 
 def observer(env: gym.Env[Any, Any]) -> Callable[[Any], Any]:
-    """What the wrappers make of MiniGrid's own observation.
+    """Make the function that turns MiniGrid's own observation into that of the agent.
 
-    :param env: the environment as the agent sees it
+    :param env: the environment with the wrappers that the agent sees
     :return: observation of the unwrapped environment -> observation of the agent
-    :raises ValueError: if a wrapper does something else than changing observations
+    :raises ValueError: if a wrapper does more than change observations
     """
     stages: list[gym.ObservationWrapper[Any, Any, Any]] = []
     layer = env
@@ -123,8 +128,8 @@ def observer(env: gym.Env[Any, Any]) -> Callable[[Any], Any]:
             stages.append(layer)
         elif not isinstance(layer, (OrderEnforcing, PassiveEnvChecker)):
             raise ValueError(
-                f"wrapper {type(layer).__name__} may keep a state of its own, which exploring the environment cannot see; leave it out "
-                "(observation wrappers are fine)"
+                f"wrappers must only change observations, got {type(layer).__name__}, which may keep a state that the search for states does "
+                "not see; leave it out"
             )
         layer = layer.env
 
@@ -137,19 +142,20 @@ def observer(env: gym.Env[Any, Any]) -> Callable[[Any], Any]:
 
 
 def explore_episode(env: gym.Env[Any, Any], failed: Failed, max_states: int) -> tuple[NDArray[np.int32], NDArray[Any]]:
-    """Every state that the episode can reach from where it is now, by breadth-first search with real steps.
+    """Find every state that the episode can reach from its present state, by a breadth-first search with real steps.
 
     :param env: a MiniGrid environment, wrapped or not, just reset
     :param failed: what counts as failure
-    :param max_states: most states to enumerate
-    :return: successors (states, actions), int32, -1 for an end without failure and -2 for a failure; observations (states, *observation)
-    :raises ValueError: if the dynamics are random, hidden state changes, or the state space is too large
+    :param max_states: largest number of states
+    :return: successors, shape (states, actions), int32, with -1 for an end without failure and -2 for a failure; observations, shape
+        (states, *observation)
+    :raises ValueError: if steps are random, if they change something that is not in the state, or if there are too many states
     """
     inner = env.unwrapped
     assert isinstance(inner, MiniGridEnv)
     observe = observer(env)
     n_actions = int(inner.action_space.n)
-    # most of a step's time goes into an observation that is needed once per state, not once per action
+    # the observation takes most of the time of a step, and is needed once per state, not once per action
     plain = type(inner).step is MiniGridEnv.step
     luck = inner.np_random.bit_generator.state
     rest = _others(inner)
@@ -158,7 +164,7 @@ def explore_episode(env: gym.Env[Any, Any], failed: Failed, max_states: int) -> 
     states = [start]
     observations = [np.asarray(observe(inner.gen_obs()))]
     successors: list[list[int]] = []
-    for here in states:  # grows while it is walked
+    for here in states:  # the list grows during the loop
         row = []
         for action in range(n_actions):
             here.restore(inner)
@@ -178,8 +184,8 @@ def explore_episode(env: gym.Env[Any, Any], failed: Failed, max_states: int) -> 
             if key not in number:
                 if len(states) >= max_states:
                     raise ValueError(
-                        f"state space too large for the finite model: a task of {type(inner).__name__} has more than max_states="
-                        f"{max_states}; raise max_states, or choose an environment in which less can be moved about"
+                        f"state space too large: a task of {type(inner).__name__} must have at most max_states={max_states} states, got "
+                        "more; use a larger max_states, or an environment with fewer objects that can be moved"
                     )
                 number[key] = len(states)
                 states.append(after)
@@ -188,14 +194,15 @@ def explore_episode(env: gym.Env[Any, Any], failed: Failed, max_states: int) -> 
         successors.append(row)
         changed = [name for name, value in _others(inner).items() if rest.get(name) != value]
         if inner.np_random.bit_generator.state != luck or changed:
-            what = f"its attributes {changed} change" if changed else "a step draws random numbers"
+            what = f"a step that changes its attributes {changed}" if changed else "a step that draws random numbers"
             raise ValueError(
-                f"{type(inner).__name__} has no finite model that exploring it could find: {what}; use scorer='episodes' for it"
+                f"{type(inner).__name__} must have deterministic steps without hidden state for exact scores, got {what}; use "
+                "scorer='episodes'"
             )
     start.restore(inner)
     return np.array(successors, dtype=np.int32), np.stack(observations)
 
 
 def _others(env: MiniGridEnv) -> dict[str, Any]:
-    """Plain attributes of the environment that a step is not expected to change."""
+    """Plain attributes of the environment that a step must not change."""
     return {name: value for name, value in vars(env).items() if name not in _KNOWN and isinstance(value, _IMMUTABLE)}

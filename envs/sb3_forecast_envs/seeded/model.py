@@ -1,4 +1,4 @@
-"""Finite models of seeded MiniGrid episodes, explored once and kept on disk."""
+"""Finite models of seeded MiniGrid episodes. They are found once and stored on disk."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from sb3_forecast.files import write_whole
 from sb3_forecast_envs.seeded.exploration import explore_episode
 from sb3_forecast_envs.seeded.pool import SeededTasks
 
-#: seeds per file: what a killed run loses at most
+#: seeds per file; a run that is killed loses at most one file
 BLOCK = 32
 _FORMAT = 1
 
 
 class SeededModel:
-    """The tasks as finite models, found by exploring real steps.
+    """The tasks as finite models, found by taking real steps from every state.
 
-    Blocks of seeds are explored when they are first asked for and written atomically, so that a killed run goes on where it was.
+    The seeds are explored in blocks, each when it is needed for the first time. A block is written atomically, so a run that was killed
+    continues after the last whole block.
 
     :param tasks: the tasks, of a MiniGrid environment
-    :raises ValueError: if the environment is no MiniGrid environment, or its observations are no single array
+    :raises ValueError: if the environment is not a MiniGrid environment, or its observation is not one array
     """
 
     def __init__(self, tasks: SeededTasks) -> None:
@@ -48,7 +49,7 @@ class SeededModel:
         space = env.observation_space
         if not isinstance(space.shape, tuple) or space.dtype is None:
             raise ValueError(
-                f"observations of {space} are no single array; wrap the environment, for example in minigrid.wrappers.ImgObsWrapper"
+                f"observations must be one array, got {space}; use a wrapper, for example minigrid.wrappers.ImgObsWrapper"
             )
         self._shape, self._dtype = space.shape, np.dtype(space.dtype)
         self.folder = tasks.cache_dir / f"seeded-{self._fingerprint()}"
@@ -56,11 +57,11 @@ class SeededModel:
         self._block = lru_cache(maxsize=4)(self._load_or_explore)
 
     def _fingerprint(self) -> str:
-        """What the models depend on; a change in any of it starts a new folder."""
+        """A digest of everything that the models depend on. If it changes, the models go into a new folder."""
         digest = hashlib.sha256()
         for function in (self.tasks.make, self.tasks.failed):
             digest.update(cloudpickle.dumps(function))
-            # the source is not there for what was typed at a prompt; its code is in the pickle
+            # a function that was typed at a prompt has no source, but its code is in the pickle
             with contextlib.suppress(OSError, TypeError):
                 digest.update(inspect.getsource(function).encode())
         for value in (
@@ -83,6 +84,12 @@ class SeededModel:
         """Reachable states of some tasks; see ``FiniteModel.tables``.
 
         :param tasks: indices into the pool
+        :return: four arrays:
+
+            - first state of each task, then the total number of states, shape (tasks + 1,), int64
+            - successors, shape (states, actions), int32. States are numbered within their task; -1 is an end without failure, -2 a failure
+            - compact views, the bytes of the observations, shape (states, bytes), uint8
+            - an array of shape (0, actions): nothing is random
         """
         seeds = self.tasks.seeds[tasks]
         parts = [self._task(int(seed)) for seed in tqdm(seeds, "exploring", disable=not self.progress_bar, leave=False)]
@@ -93,12 +100,13 @@ class SeededModel:
     def observations(self, views: NDArray[np.uint8]) -> NDArray[Any]:
         """The agent's observations, from their bytes.
 
-        :param views: shape (views, bytes)
+        :param views: shape (views, bytes), uint8
+        :return: shape (views, *observation)
         """
         return np.ascontiguousarray(views).view(self._dtype).reshape(len(views), *self._shape)
 
     def action_masks(self, views: NDArray[np.uint8]) -> None:
-        """None: what an environment would mask is not explored."""
+        """None: masks of the environment are not explored."""
 
     def _task(self, seed: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         first, successors, views = self._block(seed // BLOCK)
@@ -122,7 +130,8 @@ class SeededModel:
         observation, _ = self.env.reset(seed=block * BLOCK)
         if not np.array_equal(self._bytes(np.asarray(observation)[None])[0], views[0]):
             raise ValueError(
-                f"the models kept in {self.folder} start otherwise than the environment does now: its code has changed; delete that folder"
+                f"stored models must start like the environment, got another first observation in {self.folder}: the environment's code has "
+                "changed; delete that folder"
             )
 
     def _explore(self, seed: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:

@@ -1,4 +1,4 @@
-"""Existing environments as pools: task i is the episode that starts with the i-th reset seed."""
+"""Existing environments as pools of tasks. Task i is the episode that starts with the i-th reset seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sb3_forecast_envs.seeded.exploration import Failed, ended_without_reward, o
 
 
 class MakeFromId:
-    """Makes an environment from its id; a class, so that pools can be pickled."""
+    """Makes an environment from its id. It is a class, not a function, so that pools can be pickled."""
 
     def __init__(self, id_: str) -> None:
         self.id = id_
@@ -31,23 +31,25 @@ class MakeFromId:
 
 
 class SeededTasks(Pool):
-    """N episodes of a Gymnasium environment as a pool of tasks, told apart by their reset seeds.
+    """N episodes of a Gymnasium environment as a pool of tasks. Each task has a reset seed of its own.
 
-    For MiniGrid environments whose dynamics are deterministic the tasks have a finite model, found by exploring real steps: failure
-    scores are exact. For training, ``make_vec_env(tasks.make_env, n_envs)`` gives environments that play these tasks.
+    The tasks of a MiniGrid environment have a finite model if its steps are deterministic. The model is found by taking real steps from
+    every state, and gives exact failure scores. For training, ``make_vec_env(tasks.make_env, n_envs)`` makes environments that play these
+    tasks.
 
-    :param env: environment id, or a function that makes the environment as the agent sees it, wrappers included. A MiniGrid id is wrapped in
-        ``ImgObsWrapper``, since agents cannot read the mission's text
+    :param env: id of the environment, or a function that makes the environment with all wrappers that the agent sees. An environment made
+        from a MiniGrid id is wrapped in ``ImgObsWrapper``, because agents cannot read the text of the mission
     :param n_tasks: number of tasks
-    :param failed: what counts as failure, a function of a :class:`Step`; ``None``: a positive ``info["cost"]``, or, in a MiniGrid environment,
-        an end without reward
-    :param first_seed: reset seed of task 0; pools whose ranges of seeds do not overlap share no task
-    :param timeout_fails: whether an episode that runs into its time limit has failed
-    :param rare: marks tasks of a rare mode, shape (n_tasks,), for reports only; ``None`` for no such mark
-    :param max_states: most states of one task's finite model
-    :param cache_dir: where explored models are kept; ``None`` for ``~/.cache/sb3_forecast``
-    :param progress_bar: show the progress of exploring
-    :raises ValueError: if an argument is out of range or the environment cannot be made
+    :param failed: what counts as failure, a function of a :class:`Step`. ``None`` for an end without reward in a MiniGrid environment, and
+        for a positive ``info["cost"]`` in any other
+    :param first_seed: reset seed of task 0; task i has the seed ``first_seed + i``. Pools have no task in common if their ranges of seeds do
+        not overlap
+    :param timeout_fails: whether an episode that reaches its time limit has failed
+    :param rare: which tasks belong to a rare mode, shape (n_tasks,), bool; only reports use it. ``None`` for no rare mode
+    :param max_states: largest number of states in the finite model of one task
+    :param cache_dir: folder for finite models; ``None`` for ``~/.cache/sb3_forecast``
+    :param progress_bar: whether to show progress while finite models are made
+    :raises ValueError: if an argument is out of range, or a wrapper of a MiniGrid environment does more than change observations
     """
 
     per_task = ("seeds", "rare")
@@ -66,12 +68,12 @@ class SeededTasks(Pool):
     ) -> None:
         check_pool(n_tasks, 0)
         if first_seed < 0:
-            raise ValueError(f"first_seed must be at least 0, got {first_seed}; use another number")
+            raise ValueError(f"first_seed must be at least 0, got {first_seed}; use a whole number such as 0")
         if max_states < 1:
-            raise ValueError(f"max_states={max_states} allows no state; use max_states >= 1")
+            raise ValueError(f"max_states must be at least 1, got {max_states}; use the default 200_000, for example")
         if not isinstance(env, str) and not callable(env):
             raise ValueError(
-                f"env={env!r} is neither an id nor a function; pass an id, or a function without arguments that makes the environment"
+                f"env must be an id or a function, got {env!r}; use a Gymnasium id, or a function without arguments that makes the environment"
             )
         self.make = MakeFromId(env) if isinstance(env, str) else env
         sample = self.make()
@@ -84,18 +86,18 @@ class SeededTasks(Pool):
         self.seeds = first_seed + np.arange(n_tasks, dtype=np.int64)
         self.rare = np.zeros(n_tasks, dtype=np.bool_) if rare is None else np.asarray(rare, dtype=np.bool_)
         if self.rare.shape != (n_tasks,):
-            raise ValueError(f"rare of shape {self.rare.shape} must mark {n_tasks} tasks; pass one boolean per task")
+            raise ValueError(f"rare must have the shape ({n_tasks},), got {self.rare.shape}; use one boolean per task")
         self.max_states = max_states
         self.cache_dir = cache_folder() if cache_dir is None else pathlib.Path(cache_dir)
         self.progress_bar = progress_bar
 
     @property
     def scorers(self) -> Sequence[str]:
-        """Scorers that the tasks can serve, strongest first: exact ones in MiniGrid environments only."""
+        """Names of the scorers that the pool can serve, the strongest first. Only MiniGrid environments have exact scores."""
         return super().scorers if self.is_minigrid else ("episodes", "frequency")
 
     def __getstate__(self) -> dict[str, Any]:
-        # functions written on the spot, too, come back from the worker of a SubprocVecEnv
+        # cloudpickle, because lambdas must also come back from the worker of a SubprocVecEnv
         return {**vars(self), "make": cloudpickle.dumps(self.make), "failed": cloudpickle.dumps(self.failed)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -105,15 +107,15 @@ class SeededTasks(Pool):
         return f"SeededTasks({self.name!r}, n_tasks={len(self)}, seeds {self.seeds[0]} to {self.seeds[-1]})"
 
     def task_keys(self) -> list[bytes]:
-        """Environment and reset seed of each task."""
+        """One key per task: its environment and reset seed."""
         return [f"{self.name} {seed}".encode() for seed in self.seeds]
 
     @property
     def key(self) -> str:
-        """What tells these tasks from others: environment, seeds and what counts as failure."""
+        """A text that identifies the tasks: environment, seeds, and what counts as failure."""
         failing = type(self.failed).__name__
         if isinstance(self.failed, FunctionType):
-            # functions written on the spot share a name, but not a line
+            # all lambdas have the same name, but different lines
             failing = f"{self.failed.__qualname__}:{self.failed.__code__.co_firstlineno}"
         late = ", timeouts fail" if self.timeout_fails else ""
         return f"{self.name}: {len(self)} seeds {self.seeds[0]} to {self.seeds[-1]}, sum {int(self.seeds.sum())}, failed={failing}{late}"

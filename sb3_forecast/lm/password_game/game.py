@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sb3_forecast.lm.password_game import grammar
 from sb3_forecast.lm.password_game.grammar import BADGES, FILLERS, RARE_KINDS, SECRETS, SLOTS
@@ -198,6 +198,9 @@ class PasswordGame:
     :raises ValueError: if an argument is out of range
     """
 
+    #: no scorer serves prompts by name: pass an :class:`~sb3_forecast.lm.LMFailureScorer` of a model
+    scorers: ClassVar[tuple[str, ...]] = ()
+
     def __init__(
         self,
         n_tasks: int,
@@ -283,16 +286,22 @@ class PasswordGame:
         text = "\n".join(message["content"] for prompt in self.prompts for message in prompt)
         return f"PasswordGame-{len(self)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> PasswordGame:
+    def subset(self, indices: ArrayLike) -> PasswordGame:
         """A pool of some of the tasks.
 
-        :param indices: positions in this pool; they give the order of the new pool
+        :param indices: positions in this pool, which give the order of the new pool, or a boolean mask over it
         :return: the new pool
-        :raises ValueError: if an index is out of range
+        :raises ValueError: if an index is out of range, or a mask is not of the pool's length
         """
-        chosen = np.asarray(indices, dtype=np.int64)
-        if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
-            raise ValueError(f"indices must be between 0 and {len(self) - 1}, got {indices}; use positions in this pool")
+        wanted = np.asarray(indices)
+        if wanted.dtype == np.bool_ and len(wanted) == len(self):
+            chosen = np.flatnonzero(wanted)
+        elif wanted.dtype == np.bool_ or (len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self))):
+            raise ValueError(
+                f"indices must be between 0 and {len(self) - 1}, or a mask of {len(self)}, got {indices!r}; use positions in this pool"
+            )
+        else:
+            chosen = wanted.astype(np.int64)
         other = object.__new__(PasswordGame)
         other.seed, other.split, other.rare_fraction, other.kinds = self.seed, self.split, self.rare_fraction, self.kinds
         other._set(

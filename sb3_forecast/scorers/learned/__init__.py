@@ -1,1 +1,1 @@
-"""Scores from a cost model that is learnt on the way, for environments that tell nothing but a cost."""
+"""Scores from a learnt cost model: model-free, for environments that report only ``info["cost"]``."""

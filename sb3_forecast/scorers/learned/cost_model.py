@@ -1,8 +1,11 @@
-"""A calibrated model of the next step's cost, P(cost | observation, action), learnt from transitions alone.
+"""A calibrated model of the next step's cost, P(cost | observation, action), learnt only from transitions.
 
-What decides here was found by experiment (``docs/model_free.md``): batches are half failures and a quarter the negatives that the model
-is most wrong about, so that hazards and safe moves come out well apart; a two-parameter recalibration on the natural mix of recent
-transitions undoes what that does to the probabilities.
+Two choices are important. Both were found by experiment (``docs/model_free.md``):
+
+- Half of each batch are failures, and a quarter are the negatives that the model is most wrong about. So the model
+  separates hazards and safe moves well.
+- Such batches distort the probabilities. A recalibration with two parameters, on the natural mix of recent transitions,
+  corrects this.
 """
 
 from __future__ import annotations
@@ -22,18 +25,18 @@ from sb3_forecast.scorers.learned.transitions import Features, Transitions
 
 #: observations per forward pass
 _BATCH = 8192
-#: negatives looked at to find those that the model is most wrong about
+#: number of negatives among which the model's worst errors are searched
 _MINED_FROM = 4096
 
 
 class Ensemble(nn.Module):
-    """Small networks side by side: observation in, one logit per action out.
+    """Several small networks, computed together. Each gives one logit per action for an observation.
 
-    :param n_features: width of an observation
+    :param n_features: number of features of an observation
     :param n_actions: number of actions
-    :param members: how many networks
-    :param width: of the two hidden layers
-    :param generator: source of the first weights
+    :param members: number of networks
+    :param width: width of the two hidden layers
+    :param generator: source of random numbers for the initial weights
     """
 
     def __init__(self, n_features: int, n_actions: int, members: int, width: int, generator: th.Generator) -> None:
@@ -46,9 +49,11 @@ class Ensemble(nn.Module):
         self.biases = nn.ParameterList(nn.Parameter(th.zeros(members, 1, outside)) for outside in sizes[1:])
 
     def forward(self, features: th.Tensor) -> th.Tensor:
-        """Logits, shape (members, batch, actions).
+        """Logits of all members.
 
-        :param features: shape (members, batch, width), or (batch, width) for all members alike
+        :param features: shape (members, batch, n_features), or (batch, n_features) to give all members the same batch;
+            float32
+        :return: shape (members, batch, actions), float32
         """
         hidden = features if features.ndim == 3 else features.expand(len(self.biases[0]), *features.shape)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -59,14 +64,14 @@ class Ensemble(nn.Module):
 
 
 class CostModel:
-    """c(s, a): probability that action a, taken on observation s, is followed by a cost.
+    """c(s, a): the probability that action a on observation s is followed by a cost.
 
-    :param n_features: width of an observation
+    :param n_features: number of features of an observation
     :param n_actions: number of discrete actions
-    :param seed: seed of everything random
-    :param members: networks of the ensemble
-    :param width: of their hidden layers
-    :param learning_rate: of AdamW
+    :param seed: seed of all random numbers
+    :param members: number of networks in the ensemble
+    :param width: width of their hidden layers
+    :param learning_rate: learning rate of AdamW
     """
 
     def __init__(
@@ -82,9 +87,10 @@ class CostModel:
         self.platt = np.array([1.0, 0.0])
 
     def logits(self, features: Features) -> NDArray[np.float64]:
-        """Recalibrated logits of each member, shape (members, n, actions).
+        """Recalibrated logits of each member.
 
-        :param features: observations, shape (n, width)
+        :param features: observations, shape (n, n_features), float32
+        :return: shape (members, n, actions), float64
         """
         with th.no_grad():
             parts = [self.ensemble(th.from_numpy(features[i : i + _BATCH])) for i in range(0, len(features), _BATCH)]
@@ -95,18 +101,19 @@ class CostModel:
         return calibrated
 
     def probabilities(self, features: Features) -> NDArray[np.float64]:
-        """C of every action, from the mean logit of the members, shape (n, actions).
+        """Probability c of each action, from the mean of the members' logits.
 
-        :param features: observations, shape (n, width)
+        :param features: observations, shape (n, n_features), float32
+        :return: shape (n, actions), float64
         """
         return _sigmoid(self.logits(features).mean(axis=0))
 
     def fit(self, steps: int = 60, batch: int = 512) -> float:
-        """Train on what was kept, then recalibrate.
+        """Train on the kept transitions, then recalibrate.
 
-        :param steps: optimizer steps
-        :param batch: transitions of a step, half of them failures
-        :return: the last step's loss; NaN without failures, or without anything else
+        :param steps: number of optimizer steps
+        :param batch: number of transitions in a step; half of them are failures
+        :return: loss of the last step; NaN if there are no failing transitions, or no other ones
         """
         failing, others = self.transitions.failing, self.transitions.others
         if not len(failing[1]) or not len(others[1]):
@@ -127,7 +134,10 @@ class CostModel:
         return loss.item()
 
     def _negatives(self, count: int) -> NDArray[np.int64]:
-        """Half random, half those that each member takes most for failures; shape (members, count)."""
+        """Indices of negatives for each member, shape (members, count).
+
+        Half of them are random. The other half are those to which the member gives the largest logits.
+        """
         others = self.transitions.others
         seen = self.generator.integers(len(others[1]), size=_MINED_FROM)
         with th.no_grad():
@@ -138,7 +148,7 @@ class CostModel:
         return np.concatenate([hard, random], axis=1)
 
     def _recalibrate(self) -> None:
-        """Maximum likelihood of slope and offset on the recent transitions, with a weak pull towards the last ones."""
+        """Fit slope and offset to the recent transitions by maximum likelihood, weakly pulled towards their previous values."""
         recent, failed = self.transitions.recent, self.transitions.recent_failed
         if failed.sum() < 5:
             return
@@ -157,7 +167,7 @@ class CostModel:
         self.platt = np.array([math.exp(found[0]), found[1]])
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """The state that a resumed run needs."""
         return {
             "ensemble": copy.deepcopy(self.ensemble.state_dict()),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
@@ -167,12 +177,12 @@ class CostModel:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`.
+        """Restore a state.
 
-        :param state: as returned there
+        :param state: as returned by :meth:`state_dict`
         """
         self.ensemble.load_state_dict(state["ensemble"])
-        # torch's optimizers go on in the tensors that they are given
+        # torch's optimizers change the tensors that they get, so they must get a copy
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.platt = state["platt"].copy()
         self.generator.bit_generator.state = state["generator"]

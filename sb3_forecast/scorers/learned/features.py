@@ -1,4 +1,4 @@
-"""Observations of any space as rows of numbers, for models that are not the policy."""
+"""Turns observations of any space into rows of numbers, for models other than the policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 
 
 def n_features(space: spaces.Space[Any]) -> int:
-    """Width of :func:`features_of`.
+    """Number of columns of :func:`features_of`.
 
     :param space: observation space
     """
@@ -22,13 +22,14 @@ def n_features(space: spaces.Space[Any]) -> int:
 
 
 def features_of(observations: Any, space: spaces.Space[Any]) -> NDArray[np.float32]:
-    """Observations as rows: images scaled to [0, 1], discrete ones one-hot, dictionaries side by side.
+    """Observations as rows of numbers.
 
-    Images count with channels last, wherever the space has them, so that rows agree before and after SB3 moves the channels.
+    Images are scaled to [0, 1], discrete observations become one-hot, and the parts of a dictionary are put side by side.
+    Images always get their channels last, so that the rows are the same before and after SB3 moves the channels.
 
-    :param observations: a batch, as an environment or a rollout buffer gives it
+    :param observations: a batch of observations, as an environment or a rollout buffer gives it
     :param space: observation space
-    :return: shape (batch, width), float32
+    :return: shape (batch, n_features(space)), float32
     """
     if isinstance(space, spaces.Dict):
         return np.concatenate([features_of(observations[key], part) for key, part in space.spaces.items()], axis=1)

@@ -1,9 +1,9 @@
-"""Learned survival: failure scores where an environment tells nothing but the cost of a step.
+"""Learned survival: model-free failure scores, for environments that report only ``info["cost"]``.
 
-A one-step cost model c(s, a), learnt from all transitions, takes the place of knowing which actions fail (``survival.py``): an
-episode follows pi(a|s) (1 - c(s, a)), its survival is the product of 1 - sum_a pi(a|s) c(s, a), and the gradient goes through the
-policy at the visited states, c being held fixed. It works where a fatal action can be told from the observation and the cost comes at
-once or within a few steps; ``trust.py`` looks for signs that it does not (``docs/model_free.md``).
+``survival.py`` must know which actions fail. Here a one-step cost model c(s, a) is learnt from all transitions instead.
+An episode follows pi(a|s) (1 - c(s, a)), and its survival is the product of 1 - sum_a pi(a|s) c(s, a). The gradient goes
+through the policy at the visited states; c is held fixed. This works if the observation shows which action is fatal, and
+if the cost comes at once or within a few steps; ``trust.py`` checks whether it does (``docs/model_free.md``).
 """
 
 from __future__ import annotations
@@ -29,25 +29,27 @@ from sb3_forecast.scorers.protocols import Measurement, Rollout, Scorer, Support
 from sb3_forecast.scorers.situations import Situations, joined_observations
 from sb3_forecast.scorers.survival import episode_scores, log_survival_of_step
 
-#: the most that a cost model is believed: certainty would be an infinite score
+#: largest c that is used: c = 1 would give an infinite score
 CERTAIN = 1.0 - 1e-9
 
 
 class EpisodeScorer(Scorer):
-    """Failure scores from episodes, by a cost model that is learnt on the way.
+    """Failure scores from episodes and a cost model that is learnt during the training.
 
     :param pool: tasks that can be played
-    :param episodes: scoring episodes per task
-    :param seed: seed of everything random
-    :param env: environments to play in, wrapped as the model's own but for ``VecNormalize``; not saved with the model; ``None`` for the pool's
-    :param n_envs: how many environments of the pool run side by side, without ``env``
-    :param tau: c below this counts as 0: false alarms on safe moves would swamp the tail
-    :param delay: a cost that comes up to so many steps late is put down to the action, too
-    :param probes: episodes per round that look for failures on purpose: half on random tasks, half on the worst, a fifth of their actions
-        exploratory. For simulators only, where failing harms nobody; by default 0, and failures are learnt from training alone, which sees few
-    :param warm_up_rounds: rounds of learning before scores are used
-    :param warm_up_failures: failing transitions before scores are used
-    :param cost_model: a model to go on with, of another pool for example; ``None`` for a new one
+    :param episodes: number of scoring episodes per task
+    :param seed: seed of all random numbers
+    :param env: environments to play in, with the same wrappers as the model's own, but without ``VecNormalize``; they are
+        not saved with the model; ``None`` for environments made by the pool
+    :param n_envs: number of parallel environments that the pool makes; not used if ``env`` is given
+    :param tau: c below this counts as 0, because false alarms on safe moves would swamp the tail
+    :param delay: a cost that comes up to so many steps after an action counts as caused by that action, too
+    :param probes: number of episodes per round that look for failures on purpose: half on random tasks, half on the worst
+        tasks, with a fifth of their actions exploratory. Use them only in simulators, where failures do no harm. With the
+        default 0, the cost model learns only from the episodes of training and scoring, which see few failures
+    :param warm_up_rounds: number of rounds of learning before scores are used
+    :param warm_up_failures: number of failing transitions before scores are used
+    :param cost_model: a model to continue with, for example of another pool; ``None`` for a new one
     :raises ValueError: if an argument is out of range or the tasks cannot be played
     """
 
@@ -69,15 +71,15 @@ class EpisodeScorer(Scorer):
         cost_model: CostModel | None = None,
     ) -> None:
         if "episodes" not in pool.scorers:
-            raise ValueError(f"the tasks cannot be played (scorers={tuple(pool.scorers)}); use scorer={pool.scorers[0]!r}")
+            raise ValueError(f"pool must serve 'episodes', got {tuple(pool.scorers)}; use scorer={pool.scorers[0]!r}")
         for name, value, least in (
             ("episodes", episodes, 1), ("n_envs", n_envs, 1), ("delay", delay, 0), ("probes", probes, 0), ("warm_up_rounds", warm_up_rounds, 0),
             ("warm_up_failures", warm_up_failures, 0),
         ):  # fmt: skip
             if value < least:
-                raise ValueError(f"{name}={value} is out of range; use {name} >= {least}")
+                raise ValueError(f"{name} must be at least {least}, got {value}; use a larger number")
         if not 0.0 < tau < 1.0:
-            raise ValueError(f"tau={tau} is no probability between 0 and 1; use a value such as 0.1")
+            raise ValueError(f"tau must be above 0 and below 1, got {tau}; use for example 0.1")
         self.pool = pool
         self.n_tasks = len(pool)
         self.episodes = episodes
@@ -86,13 +88,13 @@ class EpisodeScorer(Scorer):
         normalize = unwrap_vec_normalize(self.env)
         if normalize is not None and normalize.norm_obs:
             raise ValueError(
-                "env normalises observations, but the cost model needs them as they are; pass it without VecNormalize: the statistics of the "
-                "model's own environment are used"
+                "env must not normalise observations, because the cost model needs the original ones, got an env with VecNormalize; pass env "
+                "without it: the scorer uses the statistics of the model's own environment"
             )
         if not isinstance(self.env.action_space, spaces.Discrete):
             raise ValueError(
-                f"action_space={self.env.action_space} is not discrete, which learned survival needs; use scorer='frequency' to measure, or "
-                "discretise the actions"
+                f"action_space must be Discrete for learned survival, got {self.env.action_space}; use scorer='frequency' to measure, or "
+                "make the actions discrete"
             )
         self.n_actions = int(self.env.action_space.n)
         self.tau, self.delay, self.probes = tau, delay, probes
@@ -103,57 +105,57 @@ class EpisodeScorer(Scorer):
         self.trust = Trust()
         self.rounds = 0
         self._steps_played = 0
-        #: scores of the last full scoring, for choosing what to probe
+        #: latest known score of each task; the probes choose the worst tasks by it
         self._last: NDArray[np.float64] | None = None
-        #: what the last full scoring visited, and the last partial one since then
+        #: risky visits of the last full scoring, and of the last partial scoring after it
         self._visits: list[RiskyVisits] = []
 
     @property
     def key(self) -> str:
-        """Key of the pool."""
+        """Key of the pool whose tasks are scored."""
         return self.pool.key
 
     @property
     def steps_played(self) -> int:
-        """Environment steps that scoring and probing have taken so far."""
+        """Number of environment steps that scoring and probing have taken so far."""
         return self._steps_played
 
     def measure(self, model: Any, k: int = 10, seed: int = 0) -> Measurement:
-        """Scores, and success counted in one episode per task; see :meth:`Scorer.measure`."""
+        """Scores, and successes counted in one episode per task; see :meth:`Scorer.measure`."""
         found = super().measure(model, k, seed)
         if "frequency" not in self.pool.scorers:
             return found
         return replace(found, success=count_success(model, self.env, self.n_tasks, seed))
 
     def after_rollout(self, rollout: Rollout) -> dict[str, float]:
-        """Learn from the training's own transitions, and from probes if they are allowed.
+        """Learn from the training's own transitions, and from probes if there are any.
 
         :param rollout: the rollout
-        :return: what to log
+        :return: names and values to log
         """
         self.observe(rollout.model, rollout.costs, rollout.dones, rollout.observations)
         return self.learn(rollout.model)
 
     @property
     def ready(self) -> bool:
-        """Whether enough has been learnt for scores to mean something."""
+        """Whether the cost model has learnt enough for the scores to be used."""
         failures = len(self.cost_model.transitions.failing[1])
         return self.rounds >= self.warm_up_rounds and failures >= max(self.warm_up_failures, 1)
 
     def on(
         self, pool: SupportsEpisodes, seed: int = 0, env: VecEnv | None = None, episodes: int | None = None
     ) -> EpisodeScorer:
-        """A scorer of other tasks by the same cost model, which it does not train: for held-out evaluation.
+        """A scorer of other tasks with the same cost model, for held-out tasks. It does not train the cost model.
 
         :param pool: the other tasks
         :param seed: seed of their episodes
         :param env: as in the constructor
-        :param episodes: scoring episodes per task; ``None`` for as many as here
+        :param episodes: number of scoring episodes per task; ``None`` for the number of this scorer
         """
         count = self.episodes if episodes is None else episodes
         n_envs = self.env.num_envs
         other = EpisodeScorer(pool, count, seed, env, n_envs, self.tau, self.delay, 0, 0, 0, cost_model=self.cost_model)
-        # what is known of the cost model, is known of it there
+        # it is the same cost model, so the same checks apply
         other.trust = self.trust
         return other
 
@@ -163,9 +165,10 @@ class EpisodeScorer(Scorer):
         """Learn from the transitions of a rollout of the training.
 
         :param model: on-policy model whose rollout buffer is full
-        :param costs: shape (steps, environments)
-        :param dones: whether the episode ended with the step, same shape
-        :param observations: of each step, where the buffer holds normalised ones and the scorer's environments do not; ``None`` for the buffer's
+        :param costs: cost of each step, shape (steps, environments), float64
+        :param dones: whether the episode ended with the step, shape (steps, environments), bool
+        :param observations: original observations of each step, if the buffer holds normalised ones; ``None`` to use the
+            buffer's
         """
         buffer = model.rollout_buffer
         steps, envs = costs.shape
@@ -183,10 +186,10 @@ class EpisodeScorer(Scorer):
         self._add(features[chosen], actions[chosen], failed.reshape(-1)[chosen], probing=False)
 
     def learn(self, model: Any) -> dict[str, float]:
-        """Probe if that is allowed, and train the cost model.
+        """Play the probes, if there are any, and train the cost model.
 
         :param model: on-policy model with discrete actions
-        :return: what to log
+        :return: names and values to log
         """
         if self.probes:
             self._probe(model)
@@ -203,7 +206,7 @@ class EpisodeScorer(Scorer):
     def _add(
         self, features: NDArray[np.float32], actions: NDArray[np.int64], failed: NDArray[np.bool_], probing: bool
     ) -> None:
-        """Keep transitions; what the model thought of them before it saw them is what its trust is built on."""
+        """Keep transitions. Before the cost model learns from them, its predictions for them are recorded in ``trust``."""
         if not len(actions):
             return
         if self.rounds:
@@ -212,7 +215,7 @@ class EpisodeScorer(Scorer):
         self.cost_model.transitions.add(features, actions, failed)
 
     def _probe(self, model: Any) -> None:
-        """Episodes that look for failures."""
+        """Play episodes that look for failures."""
         uniform = self.generator.integers(self.n_tasks, size=self.probes)
         tasks = uniform
         if self._last is not None:
@@ -229,9 +232,9 @@ class EpisodeScorer(Scorer):
                 _, features, log_pi, memory = self._look(queue, actor, memory, model)
                 actions = _draw(np.exp(log_pi), self.generator.random(len(log_pi)))
                 explore = self.generator.random((2, len(actions)))
-                # a tenth at random, a tenth where the members of the ensemble disagree most
+                # a tenth of the actions is random, a tenth is where the members of the ensemble disagree most
                 logits = self.cost_model.logits(features)
-                # what a mask forbids has a probability of about e^-1e8
+                # actions that a mask forbids have a probability of about e^-1e8
                 allowed = log_pi > -1e6
                 actions = np.where(explore[0] < 0.1, _draw(allowed.astype(np.float64), explore[1]), actions)
                 disagreement = np.where(allowed, logits.std(axis=0), -1.0)
@@ -240,10 +243,10 @@ class EpisodeScorer(Scorer):
         self._keep(log, probing=True)
 
     def _keep(self, log: EpisodeLog, probing: bool) -> None:
-        """Give the transitions of some episodes to the cost model."""
+        """Label the transitions of some episodes, and give them to the cost model."""
         episodes, costs = np.concatenate(log.episodes), np.concatenate(log.costs)
         features, actions = np.concatenate(log.features), np.concatenate(log.actions)
-        # episode after episode, each in the order of its steps
+        # sort by episode; within an episode, the steps stay in order
         order = np.argsort(episodes, kind="stable")
         episodes, bad = episodes[order], costs[order] > 0.0
         last = np.append(episodes[1:] != episodes[:-1], True)
@@ -254,7 +257,7 @@ class EpisodeScorer(Scorer):
     def _queue(self, tasks: Tasks) -> TaskQueue:
         if self.env is None:
             raise ValueError(
-                "the environments that were passed to this scorer are not saved with it; set model.scorer.env = ..., made as before"
+                "scorer.env must be set, got None: environments are not saved with the scorer; set model.scorer.env = ..., made as before"
             )
         self.env.seed(int(self.generator.integers(2**31)))
         return TaskQueue(self.env, tasks)
@@ -262,7 +265,7 @@ class EpisodeScorer(Scorer):
     def _look(
         self, queue: TaskQueue, actor: Actor, memory: NDArray[np.float32] | None, model: Any
     ) -> tuple[Situations, NDArray[np.float32], NDArray[np.float64], NDArray[np.float32] | None]:
-        """What the environments show, its features, the policy's log-probabilities there, and what it remembers afterwards."""
+        """Current situations, their features, the policy's log-probabilities there, and the policy's memory afterwards."""
         features = features_of(queue.observations, self.env.observation_space)
         masks = np.stack(self.env.env_method("action_masks")) if actor.masked else None
         seen = Situations(queue.observations, masks, memory)
@@ -277,7 +280,7 @@ class EpisodeScorer(Scorer):
         memory: NDArray[np.float32] | None,
         log: EpisodeLog,
     ) -> NDArray[np.bool_]:
-        """Step, note the transitions, and forget where an episode ended; whether each had a cost."""
+        """Take a step, log it, and clear the memory where an episode ended. Returns whether each step had a cost."""
         step = queue.step(actions)
         self._steps_played += len(actions)
         log.add(features, actions, step)
@@ -287,13 +290,14 @@ class EpisodeScorer(Scorer):
         return failed
 
     def log_survival(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
-        """Sampled log survival probability of each episode, shape (tasks, episodes), float64.
+        """Sampled log survival probability of each episode.
 
-        An episode that fails although the cost model saw no danger is cut short there, the failing action counted as certain to; it is a lesson
-        for the cost model, too.
+        If an episode fails where the cost model saw no danger, it counts only up to there, and the failing action counts
+        as certain to fail. The cost model learns from this failure, too.
 
         :param model: on-policy model with discrete actions
-        :param tasks: which tasks; ``None`` for all
+        :param tasks: indices of the tasks; ``None`` for all
+        :return: shape (tasks, episodes), float64
         """
         chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
         repeated = np.repeat(chosen, self.episodes)
@@ -313,10 +317,10 @@ class EpisodeScorer(Scorer):
                 uniforms = self.generator.random(len(c))
                 actions = _draw(np.exp(log_pi) * (1.0 - c), uniforms)
                 failed = self._step(queue, actions, features, memory, log)
-                # a failure that the model saw coming is in c already
+                # c already holds the failures that the model foresaw
                 unforeseen = np.flatnonzero(failed & (c[np.arange(len(c)), actions] == 0.0))
                 c[unforeseen, actions[unforeseen]] = CERTAIN
-                # after its first cost an episode has failed: what follows does not matter
+                # after its first cost an episode has failed, so its later steps do not count
                 alive = (current >= 0) & ~fallen[current]
                 risky = np.flatnonzero(alive & (c > 0.0).any(axis=1))
                 fallen[current[alive & failed]] = True
@@ -338,12 +342,13 @@ class EpisodeScorer(Scorer):
         return th.from_numpy(total.reshape(len(chosen), self.episodes))
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
-        """Scores without a graph, shape (tasks,), float64; the risky states are kept for :meth:`rescore`.
+        """Scores without a graph. The risky states are kept for :meth:`rescore`.
 
-        A task whose episodes met no risk has p = 0, a score of minus infinity.
+        If the episodes of a task met no risk, its p is 0 and its score is minus infinity.
 
         :param model: on-policy model with discrete actions
-        :param tasks: which tasks; ``None`` for all
+        :param tasks: indices of the tasks; ``None`` for all
+        :return: scores, shape (tasks,), float64, CPU
         """
         scores = episode_scores(self.log_survival(model, tasks))
         if tasks is None:
@@ -353,18 +358,18 @@ class EpisodeScorer(Scorer):
         return scores
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
-        """Scores under the current policy at the risky states that :meth:`score` visited, with a graph.
+        """Scores with a graph: the current policy at the risky states that :meth:`score` visited.
 
         :param model: on-policy model with discrete actions
-        :param tasks: which tasks
-        :return: shape (tasks,), float64
-        :raises RuntimeError: if one of them was not scored since the last full scoring, and in it
+        :param tasks: indices of the tasks
+        :return: scores, shape (tasks,), float64, CPU
+        :raises RuntimeError: if neither the last full scoring nor the last partial scoring after it holds one of the tasks
         """
         total = th.zeros(len(tasks) * self.episodes, dtype=th.float64)
         missing = np.ones(len(tasks), dtype=np.bool_)
         actor = Actor(model, self.n_actions, may_remember=True)
         for visits in reversed(self._visits):
-            # where among the wanted tasks is each task that was scored here, if it is wanted and no later scoring has it
+            # position in `tasks` of each task of the pool; -1 if it is not wanted, or a later scoring already has it
             place = np.full(self.n_tasks, -1)
             place[np.asarray(tasks)[missing]] = np.flatnonzero(missing)
             place_of_scored = place[visits.tasks]
@@ -381,20 +386,20 @@ class EpisodeScorer(Scorer):
             total = total.index_add(0, th.from_numpy(slot), steps)
         if missing.any():
             raise RuntimeError(
-                f"task {int(np.asarray(tasks)[missing][0])} was never scored; call score(model) before rescore()"
+                f"rescore() needs tasks that were scored before, got task {int(np.asarray(tasks)[missing][0])}; call score(model) first"
             )
         return episode_scores(total.reshape(len(tasks), self.episodes))
 
     def warnings(self, scores: NDArray[np.float64], k: int) -> tuple[str, ...]:
-        """Reasons not to trust scores; empty where none was found.
+        """Reasons not to trust some scores; empty if there are none.
 
-        :param scores: scores of some tasks
-        :param k: top scores that a forecast uses
+        :param scores: scores of some tasks, shape (tasks,), float64
+        :param k: number of top scores that the forecast uses
         """
         return tuple(self.trust.warnings(len(self.cost_model.transitions.failing[1]), scores, k))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """The state that a resumed run needs."""
         return {
             "generator": self.generator.bit_generator.state,
             "cost_model": self.cost_model.state_dict(),
@@ -406,9 +411,9 @@ class EpisodeScorer(Scorer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`.
+        """Restore a state.
 
-        :param state: as returned there
+        :param state: as returned by :meth:`state_dict`
         """
         self.generator.bit_generator.state = state["generator"]
         self.cost_model.load_state_dict(state["cost_model"])
@@ -418,7 +423,7 @@ class EpisodeScorer(Scorer):
         self._visits = list(state["visits"])
 
     def __getstate__(self) -> dict[str, Any]:
-        # environments cannot be saved, and all transitions are part of state_dict(): the failing ones tell whether the scorer is ready
+        # environments cannot be saved; of the transitions only the failing ones are kept, for `ready` (state_dict() has all)
         kept = copy.copy(self.cost_model)
         kept.transitions = copy.copy(kept.transitions)
         kept.transitions.forget_all_but_failing()
@@ -438,7 +443,7 @@ class EpisodeScorer(Scorer):
 
 
 def _draw(weights: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
-    """An action for each row in proportion to its weights; the last one where they are all 0."""
+    """Draw an action for each row in proportion to its weights; the last action if all weights are 0."""
     cumulative = np.cumsum(weights, axis=1)
     drawn = (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(axis=1)
     return np.asarray(np.minimum(drawn, weights.shape[1] - 1), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Transitions that a cost model learns from, and what counts as a failing one."""
+"""The transitions that a cost model learns from, and the rule for which of them count as failing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ Features = NDArray[np.float32]
 
 @dataclass
 class EpisodeLog:
-    """Transitions of some episodes, step by step: what a cost model learns from."""
+    """Transitions of some episodes, for a cost model to learn from. Each list has one entry per step.
+
+    :param features: observations before the step, each of shape (n, n_features), float32
+    :param actions: actions, each of shape (n,), int64
+    :param costs: costs of the step, each of shape (n,), float64
+    :param episodes: episode of each transition, each of shape (n,), int64
+    """
 
     features: list[NDArray[np.float32]] = field(default_factory=list)
     actions: list[NDArray[np.int64]] = field(default_factory=list)
@@ -23,11 +29,11 @@ class EpisodeLog:
     episodes: list[NDArray[np.int64]] = field(default_factory=list)
 
     def add(self, features: NDArray[np.float32], actions: NDArray[np.int64], step: QueueStep) -> None:
-        """Note a step's transitions of environments that count.
+        """Add the transitions of one step, except those of episodes that do not count.
 
-        :param features: of the observations before it, shape (envs, width)
-        :param actions: shape (envs,)
-        :param step: what came of it
+        :param features: observations before the step, shape (envs, n_features), float32
+        :param actions: actions, shape (envs,), int64
+        :param step: the result of the step
         """
         counted = step.episodes >= 0
         self.episodes.append(step.episodes[counted])
@@ -37,12 +43,12 @@ class EpisodeLog:
 
 
 class Transitions:
-    """Every failing transition, a uniform sample of the others, and the most recent ones as they came.
+    """Keeps all failing transitions, a uniform sample of the other ones, and the most recent ones of both kinds.
 
-    :param n_features: width of an observation
-    :param generator: source of randomness
-    :param capacity: how many of the others are kept
-    :param n_recent: how many recent ones are kept
+    :param n_features: number of features of an observation
+    :param generator: source of random numbers
+    :param capacity: largest number of other transitions
+    :param n_recent: largest number of recent transitions
     """
 
     def __init__(
@@ -56,11 +62,11 @@ class Transitions:
         self.n_others_seen = 0
 
     def add(self, features: Features, actions: NDArray[np.int64], failed: NDArray[np.bool_]) -> None:
-        """Keep some transitions.
+        """Add some transitions.
 
-        :param features: observations, shape (n, width)
-        :param actions: shape (n,)
-        :param failed: whether a cost followed, shape (n,)
+        :param features: observations, shape (n, n_features), float32
+        :param actions: actions, shape (n,), int64
+        :param failed: whether a cost followed, shape (n,), bool
         """
         self.failing = _joined(self.failing, (features[failed], actions[failed]))
         self._sample(features[~failed], actions[~failed])
@@ -73,25 +79,25 @@ class Transitions:
             self.others = _joined(self.others, (features[:room], actions[:room]))
         self.n_others_seen += room
         features, actions = features[room:], actions[room:]
-        # reservoir sampling: the t-th transition replaces one of the kept with probability capacity / t
+        # reservoir sampling: the t-th transition replaces a kept one with probability capacity / t
         slots = (self.generator.random(len(actions)) * (self.n_others_seen + 1 + np.arange(len(actions)))).astype(np.int64)
         replaces = slots < self.capacity
         self.others[0][slots[replaces]], self.others[1][slots[replaces]] = features[replaces], actions[replaces]
         self.n_others_seen += len(actions)
 
     def forget_all_but_failing(self) -> None:
-        """Keep the failing transitions only."""
+        """Remove all transitions except the failing ones."""
         nothing = _nothing(self.failing[0].shape[1])
         self.others, self.recent, self.recent_failed, self.n_others_seen = nothing, nothing, np.zeros(0, dtype=np.bool_), 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that is kept."""
+        """The state that a resumed run needs: all transitions that are kept."""
         return {name: getattr(self, name) for name in ("failing", "others", "recent", "recent_failed", "n_others_seen")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state_dict`.
+        """Restore a state.
 
-        :param state: as returned there
+        :param state: as returned by :meth:`state_dict`
         """
         for name, value in state.items():
             setattr(self, name, tuple(part.copy() for part in value) if isinstance(value, tuple) else value)
@@ -109,14 +115,16 @@ def _joined(
 
 
 def label_costs(costs: NDArray[np.bool_], dones: NDArray[np.bool_], delay: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether a cost follows each step at once or up to ``delay`` steps later in its episode, and whether all of these steps were seen.
+    """Label each step: does a cost follow at once, or at most ``delay`` steps later in the same episode?
 
-    A step near the end of the record counts as unknown also where a cost was seen already: keeping those alone would be a selection.
+    A label is known if the record holds all of these later steps of the episode. Near the end of the record, a label
+    counts as unknown even if a cost was already seen: otherwise only the failing steps would be kept there, and the
+    sample would be biased.
 
-    :param costs: whether each step had a cost, shape (steps, environments)
-    :param dones: whether an episode ended with the step, same shape
-    :param delay: how many steps a cost may be late
-    :return: failed, known, same shape
+    :param costs: whether each step had a cost, shape (steps, environments), bool
+    :param dones: whether an episode ended with the step, shape (steps, environments), bool
+    :param delay: largest number of steps by which a cost may be late
+    :return: whether a cost follows, and whether that is known; both of shape (steps, environments), bool
     """
     failed, known = costs.copy(), np.ones(costs.shape, dtype=np.bool_)
     going_on = ~dones
@@ -124,7 +132,7 @@ def label_costs(costs: NDArray[np.bool_], dones: NDArray[np.bool_], delay: int) 
         if late >= len(costs):
             known &= ~going_on
             break
-        # row t of going_on: the episode of step t still runs `late` steps later
+        # row t of going_on: whether the episode of step t is still running `late` steps later
         failed[:-late] |= going_on[:-late] & costs[late:]
         known[-late:] &= ~going_on[-late:]
         going_on = np.concatenate([going_on[:-late] & ~dones[late:], going_on[-late:]])

@@ -1,4 +1,4 @@
-"""Where scoring met a risk: what the gradient is taken at."""
+"""The risky situations that scoring visited. The gradient is computed there."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sb3_forecast.scorers.situations import Situations
 
 @dataclass(frozen=True)
 class RiskyVisits:
-    """Situations in which some action was thought to fail, or did.
+    """Situations in which the cost model expected a failure of some action, or in which one happened.
 
     :param tasks: the tasks that were scored
-    :param episode: of each visit, shape (visits,); episodes of a task are neighbours
-    :param situations: one batch per step in which there were any, in the order of ``episode``
-    :param failure: c of each action, shape (visits, actions)
+    :param episode: episode of each visit, shape (visits,), int64; the episodes of one task are neighbours
+    :param situations: one batch for each step with risky situations, in the order of ``episode``
+    :param failure: probability c that each action fails, shape (visits, actions), float64
     """
 
     tasks: Tasks

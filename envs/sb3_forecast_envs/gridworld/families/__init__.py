@@ -1,4 +1,4 @@
-"""The task families that come with the package, each with a rare mode that fails for a reason of its own."""
+"""The task families of this package. The rare mode of each fails for a different reason."""
 
 from sb3_forecast_envs.gridworld.families.bridge import Bridge
 from sb3_forecast_envs.gridworld.families.decoy import Decoy

@@ -1,4 +1,4 @@
-"""In the rare layouts only a long path between lava cells leads to the goal."""
+"""A family of lava ditches: in the rare mode only a long path between lava cells leads to the goal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sb3_forecast_envs.gridworld.family import FAMILIES, START_DIRECTION, Family
 
 
 class Bridge(TaskFamily):
-    """A lava ditch with a bridge; in the rare mode the ditch fills the room and the bridge is long and winding.
+    """A lava ditch with a bridge. In the rare mode the ditch fills the room, and the bridge is long and winding.
 
     ## Description
-    The agent starts on the left bank, the goal is on the right bank, at random heights. Common tasks have one column of lava with one
-    gap. In the rare mode lava fills everything between the banks, and a path one cell wide winds through it. Nothing there is new to the
-    agent: what fails is that small probabilities of a wrong move add up along the path, where every wrong step is the last.
+    The agent starts on the left bank, and the goal is on the right bank. Their rows are random. Common tasks have one column of lava with
+    one gap. In the rare mode lava fills everything between the banks, and a path that is one cell wide winds through it. The agent knows all
+    these objects. It fails because every wrong step is fatal there, and small probabilities of a wrong step add up along the path.
 
     ## Mission Space
     "reach the green goal square"
@@ -27,19 +27,21 @@ class Bridge(TaskFamily):
     0 turn left, 1 turn right, 2 forward.
 
     ## Observation
-    The egocentric view over (empty, wall, goal, lava); walls hide nothing.
+    The egocentric view over (empty, wall, goal, lava). Walls hide nothing.
 
     ## Rewards
     ``1 - time_penalty * steps / horizon`` at the goal, else 0.
 
     ## Termination
-    The goal or lava; truncation at the horizon.
+    At the goal or in lava. Truncation at the horizon.
 
     ## Registered Configurations
     ``SB3Forecast/Bridge-8x8-v0``, ``SB3Forecast/Bridge-12x12-v0``
 
-    :param size: at least 7; see :class:`TaskFamily`, as for ``rare_fraction`` and ``common``
-    :param bend: largest number of rows by which the path turns aside in each column of a rare task
+    :param size: at least 7, see :class:`TaskFamily`
+    :param rare_fraction: see :class:`TaskFamily`
+    :param bend: largest number of rows by which the path moves up or down in each column of a rare task; 0 for a straight path
+    :param common: arguments that all families share, see :class:`TaskFamily`
     :raises ValueError: if an argument is out of range
     """
 
@@ -48,9 +50,9 @@ class Bridge(TaskFamily):
 
     def __init__(self, size: int = 8, rare_fraction: float = 0.002, *, bend: int = 2, **common: Unpack[FamilyOptions]) -> None:
         if size < 7:
-            raise ValueError(f"size={size} leaves no room for two banks and a ditch; use size >= 7")
+            raise ValueError(f"size must be at least 7, got {size}; use a larger size, with room for two banks and a ditch")
         if bend < 0:
-            raise ValueError(f"bend={bend} is no number of rows; use bend >= 0, 0 for a straight path")
+            raise ValueError(f"bend must be at least 0, got {bend}; use 0 for a straight path")
         self.bend = bend
         super().__init__(size, rare_fraction, **common)
 

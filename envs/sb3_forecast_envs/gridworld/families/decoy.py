@@ -1,4 +1,4 @@
-"""The rare layouts hold traps that look like the goal."""
+"""A family of lava fields: in the rare mode they hold traps that look like the goal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sb3_forecast_envs.gridworld.family import FAMILIES, START_DIRECTION, Family
 
 
 class Decoy(TaskFamily):
-    """A search for the goal; the rare layouts hold look-alikes of the goal that are traps.
+    """A search for the goal. In the rare mode there are traps that look like the goal.
 
     ## Description
-    The agent starts at the top left; the goal is somewhere beyond the diagonal, and some lava lies about. In the rare mode there are
-    also decoys: same type and colour as the goal, told apart by their state only (the third number of MiniGrid's encoding). They stand
-    anywhere, so the agent often meets one before the goal, and the nearer it believes the goal to be, the surer it walks in.
+    The agent starts at the top left. The goal is at a random place beyond the diagonal, and there is some lava. In the rare mode there are
+    also decoys. A decoy has the type and the colour of the goal; only its state differs (the third number of MiniGrid's encoding). Decoys
+    can be anywhere, so the agent often meets one before the goal. The closer it believes the goal to be, the more surely it walks in.
 
     ## Mission Space
     "reach the green goal square"
@@ -27,20 +27,22 @@ class Decoy(TaskFamily):
     0 turn left, 1 turn right, 2 forward.
 
     ## Observation
-    The egocentric view over (empty, wall, goal, lava, decoy); walls hide nothing.
+    The egocentric view over (empty, wall, goal, lava, decoy). Walls hide nothing.
 
     ## Rewards
     ``1 - time_penalty * steps / horizon`` at the goal, else 0.
 
     ## Termination
-    The goal, lava or a decoy; truncation at the horizon.
+    At the goal, in lava or on a decoy. Truncation at the horizon.
 
     ## Registered Configurations
     ``SB3Forecast/Decoy-8x8-v0``, ``SB3Forecast/Decoy-12x12-v0``
 
-    :param size: see :class:`TaskFamily`, as for ``rare_fraction`` and ``common``
+    :param size: see :class:`TaskFamily`
+    :param rare_fraction: see :class:`TaskFamily`
     :param lava_fraction: share of the free cells that hold lava
-    :param n_decoys: number of decoys in a rare task
+    :param n_decoys: number of decoys in a rare task, from 1 to (size - 2)^2 // 4
+    :param common: arguments that all families share, see :class:`TaskFamily`
     :raises ValueError: if an argument is out of range
     """
 
@@ -59,14 +61,14 @@ class Decoy(TaskFamily):
         check_share("lava_fraction", lava_fraction)
         if not 1 <= n_decoys <= max(1, (size - 2) ** 2 // 4):
             raise ValueError(
-                f"n_decoys={n_decoys} is no number of decoys for size={size}; use 1 to {max(1, (size - 2) ** 2 // 4)}"
+                f"n_decoys must be in [1, {max(1, (size - 2) ** 2 // 4)}] for size={size}, got {n_decoys}; use a number in this range"
             )
         self.lava_fraction = lava_fraction
         self.n_decoys = n_decoys
         super().__init__(size, rare_fraction, **common)
 
     def draw_layout(self, rng: np.random.Generator, rare: bool) -> Task:
-        """Scatter lava, then put the goal beyond the diagonal and the decoys anywhere."""
+        """Scatter lava, then put the decoys anywhere and the goal beyond the diagonal."""
         inner = self.size - 2
         layout = empty_room(self.size)
         layout[1:-1, 1:-1][rng.random((inner, inner)) < self.lava_fraction] = self.cells.index(LAVA)

@@ -1,4 +1,4 @@
-"""What the families' layouts have in common."""
+"""Functions that the layouts of several families use."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 
 def empty_room(size: int) -> NDArray[np.uint8]:
-    """A room of empty cells (code 0) within walls (code 1).
+    """A room of empty cells (code 0) with walls (code 1) around it.
 
-    :param size: side of the layout, walls included
+    :param size: side of the layout in cells, with the walls
     :return: shape (size, size), uint8, indexed [y, x]
     """
     layout = np.zeros((size, size), dtype=np.uint8)
@@ -18,10 +18,10 @@ def empty_room(size: int) -> NDArray[np.uint8]:
 
 
 def beside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Cells with one of the masked cells as a direct neighbour; the layout's border counts as not masked.
+    """Which cells have a masked cell as a direct neighbour. Cells outside the layout count as not masked.
 
-    :param mask: shape (size, size)
-    :return: same shape
+    :param mask: shape (size, size), bool
+    :return: shape (size, size), bool
     """
     padded = np.pad(mask, 1)
     near: NDArray[np.bool_] = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]

@@ -1,4 +1,4 @@
-"""The rare layouts hold a hazard that the agent has hardly met."""
+"""A family of lava fields: in the rare mode they hold a hazard that the agent has hardly met."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from sb3_forecast_envs.gridworld.family import FAMILIES, START_DIRECTION, Family
 
 
 class ThinIce(TaskFamily):
-    """A lava field whose rare layouts hold a hazard that the agent has hardly met.
+    """A lava field. In the rare mode there is thin ice instead, a hazard that the agent has hardly met.
 
     ## Description
-    The agent crosses an open room from the top left to the goal at the bottom right. Common tasks scatter lava over
-    the room; in the rare mode the hazards are thin ice instead, and there are more of them. A policy that has learned
-    to avoid lava has seen ice too seldom to know what it is.
+    The agent crosses an open room from the top left to the goal at the bottom right. In common tasks there is lava at random places. In the
+    rare mode there is thin ice instead, on more cells. A policy that has learned to avoid lava has seen ice too rarely to know what it is.
 
     ## Mission Space
     "reach the green goal square"
@@ -27,20 +26,23 @@ class ThinIce(TaskFamily):
     0 turn left, 1 turn right, 2 forward.
 
     ## Observation
-    The egocentric view over (empty, wall, goal, lava, thin ice); walls hide nothing.
+    The egocentric view over (empty, wall, goal, lava, thin ice). Walls hide nothing.
 
     ## Rewards
     ``1 - time_penalty * steps / horizon`` at the goal, else 0.
 
     ## Termination
-    The goal, lava or thin ice; truncation at the horizon.
+    At the goal, in lava or on thin ice. Truncation at the horizon.
 
     ## Registered Configurations
     ``SB3Forecast/ThinIce-8x8-v0``, ``SB3Forecast/ThinIce-12x12-v0``
 
-    :param size: see :class:`TaskFamily`, as for ``rare_fraction`` and ``common``
+    :param size: see :class:`TaskFamily`
+    :param rare_fraction: see :class:`TaskFamily`
     :param lava_fraction: share of the free cells that hold lava in a common task
     :param ice_fraction: share of the free cells that hold thin ice in a rare task
+    :param common: arguments that all families share, see :class:`TaskFamily`
+    :raises ValueError: if an argument is out of range
     """
 
     name: ClassVar[str] = "ThinIce"
@@ -62,7 +64,7 @@ class ThinIce(TaskFamily):
         super().__init__(size, rare_fraction, **common)
 
     def draw_layout(self, rng: np.random.Generator, rare: bool) -> Task:
-        """Scatter the mode's hazard independently over the room."""
+        """Scatter lava (common) or thin ice (rare) over the room, independently for each cell."""
         hazard, share = (THIN_ICE, self.ice_fraction) if rare else (LAVA, self.lava_fraction)
         layout = empty_room(self.size)
         layout[1:-1, 1:-1][rng.random((self.size - 2, self.size - 2)) < share] = self.cells.index(hazard)

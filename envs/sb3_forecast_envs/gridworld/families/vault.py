@@ -1,4 +1,4 @@
-"""In the rare layouts a hazard waits behind the door."""
+"""A family of locked rooms: in the rare mode there is lava behind the door."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sb3_forecast_envs.gridworld.family import FAMILIES, FamilyOptions, Task, Ta
 
 
 class Vault(TaskFamily):
-    """Fetch the key, open the door, reach the goal; in the rare mode lava lies behind the door.
+    """Fetch the key, open the door, reach the goal. In the rare mode there is lava behind the door.
 
     ## Description
-    A wall divides the room; its only door is locked, the key lies on the agent's side, the goal on the other. Walls and closed doors
-    hide what is behind them. Some lava lies in the agent's room, and none in the common tasks' vault. In the rare mode it lies two squares
-    behind the door, straight ahead of an agent that walks in as it always did.
+    A wall divides the room into two. Its only door is locked. The key is on the agent's side, and the goal is on the other side, in the
+    vault. Walls and closed doors hide what is behind them. There is some lava in the agent's room, and none in the vault of a common task. In
+    the rare mode there is lava two squares behind the door, straight ahead of an agent that walks in as usual.
 
     ## Mission Space
     "use the key to open the door and then get to the goal"
@@ -27,20 +27,22 @@ class Vault(TaskFamily):
     0 turn left, 1 turn right, 2 forward, 3 pick up, 4 toggle.
 
     ## Observation
-    The egocentric view over (empty, wall, goal, lava, key, locked door, closed door, open door, unseen); the agent's own cell shows what it
+    The egocentric view over (empty, wall, goal, lava, key, locked door, closed door, open door, unseen). The agent's own cell shows what it
     carries.
 
     ## Rewards
     ``1 - time_penalty * steps / horizon`` at the goal, else 0.
 
     ## Termination
-    The goal or lava; truncation at the horizon, by default 2 size^2.
+    At the goal or in lava. Truncation at the horizon, by default 2 size^2.
 
     ## Registered Configurations
     ``SB3Forecast/Vault-8x8-v0``, ``SB3Forecast/Vault-12x12-v0``
 
-    :param size: at least 7; see :class:`TaskFamily`, as for ``rare_fraction`` and ``common``
-    :param lava_fraction: share of the free cells of the agent's room that hold lava
+    :param size: at least 7, see :class:`TaskFamily`
+    :param rare_fraction: see :class:`TaskFamily`
+    :param lava_fraction: share of the free cells in the agent's room that hold lava
+    :param common: arguments that all families share, see :class:`TaskFamily`
     :raises ValueError: if an argument is out of range
     """
 
@@ -59,7 +61,9 @@ class Vault(TaskFamily):
         **common: Unpack[FamilyOptions],
     ) -> None:
         if size < 7:
-            raise ValueError(f"size={size} leaves no room for two rooms and a way around; use size >= 7")
+            raise ValueError(
+                f"size must be at least 7, got {size}; use a larger size, with space for two rooms and a way around"
+            )
         check_share("lava_fraction", lava_fraction)
         self.lava_fraction = lava_fraction
         if common.get("horizon") is None:
@@ -67,7 +71,7 @@ class Vault(TaskFamily):
         super().__init__(size, rare_fraction, **common)
 
     def draw_layout(self, rng: np.random.Generator, rare: bool) -> Task:
-        """Wall, door, then everything that is drawn without replacement on its side."""
+        """Build wall and door, then place lava, start and key on one side and the goal on the other."""
         inner = self.size - 2
         layout = empty_room(self.size)
         wall = int(rng.integers(3, self.size - 3))

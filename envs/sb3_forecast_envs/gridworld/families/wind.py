@@ -1,4 +1,4 @@
-"""In the rare layouts the wind blows beside lava."""
+"""A family of lava fields with wind: in the rare mode the wind blows beside lava."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sb3_forecast_envs.gridworld.family import FAMILIES, START_DIRECTION, Family
 
 
 class Wind(TaskFamily):
-    """A lava field with windy squares, from which a step may go sideways; in the rare mode they lie beside lava.
+    """A lava field with windy squares: a forward move off them may go sideways. In the rare mode they are beside lava.
 
     ## Description
-    The agent crosses a room from the top left to the goal at the bottom right. A forward move off a windy square goes to the agent's left
-    or right instead, with probability ``slip`` (half each). In common tasks no windy square is beside lava, so the wind only costs time.
-    In the rare mode the windy squares are beside lava, and who has learned to ignore them is blown in.
+    The agent crosses a room from the top left to the goal at the bottom right. A forward move off a windy square goes sideways with
+    probability ``slip``: to the left or to the right, with equal probability. In common tasks no windy square is beside lava, so the wind
+    only costs time. In the rare mode the windy squares are beside lava, and an agent that has learned to ignore them is blown into it.
 
     ## Mission Space
     "reach the green goal square"
@@ -28,21 +28,24 @@ class Wind(TaskFamily):
     0 turn left, 1 turn right, 2 forward.
 
     ## Observation
-    The egocentric view over (empty, wall, goal, lava, gust); walls hide nothing. The square under the agent is not seen.
+    The egocentric view over (empty, wall, goal, lava, gust). Walls hide nothing. The agent does not see the square on which it stands.
 
     ## Rewards
     ``1 - time_penalty * steps / horizon`` at the goal, else 0.
 
     ## Termination
-    The goal or lava; truncation at the horizon. Every task has a path on which no move can end in lava, wind or not.
+    At the goal or in lava. Truncation at the horizon. Every task has a path on which no move can end in lava, whatever the wind does.
 
     ## Registered Configurations
     ``SB3Forecast/Wind-8x8-v0``, ``SB3Forecast/Wind-12x12-v0``
 
-    :param size: see :class:`TaskFamily`, as for ``rare_fraction`` and ``common``
+    :param size: see :class:`TaskFamily`
+    :param rare_fraction: see :class:`TaskFamily`
     :param slip: probability that a forward move off a windy square goes sideways
     :param lava_fraction: share of the free cells that hold lava
-    :param gust_fraction: share of the squares that the mode allows to be windy that are so
+    :param gust_fraction: share of windy squares among those that may be windy: beside lava (rare) or away from it (common)
+    :param common: arguments that all families share, see :class:`TaskFamily`
+    :raises ValueError: if an argument is out of range
     """
 
     name: ClassVar[str] = "Wind"
