@@ -4,6 +4,8 @@ python examples/own_family.py
 python examples/train_gridworld.py --family own_family:Moat-7x7 --no-unseen
 """
 
+import os
+
 import gymnasium as gym
 import numpy as np
 from stable_baselines3 import PPO
@@ -29,9 +31,11 @@ class Moat(sfe.TaskFamily):
 
 
 MOAT = sfe.register_family(Moat(size=7))
+# fewer steps for a test of this script
+STEPS = int(os.environ.get("OWN_FAMILY_STEPS", "50000"))
 
 if __name__ == "__main__":
     print(gym.make(MOAT).reset(seed=0)[0].shape, "is what the agent sees in", MOAT)
     tasks = sfe.TaskPool("Moat-7x7", n_tasks=2000, seed=0, rare_fraction=0.05)
-    agent = PPO("MlpPolicy", sfe.GridVecEnv(tasks, n_envs=64), n_steps=32, batch_size=256, device="cpu").learn(50_000)
+    agent = PPO("MlpPolicy", sfe.GridVecEnv(tasks, n_envs=64), n_steps=32, batch_size=256, device="cpu").learn(STEPS)
     print(sf.evaluate_forecast(agent, tasks, eval_size=100, n_splits=100).summary())

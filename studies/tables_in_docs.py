@@ -48,7 +48,19 @@ def _rows(*methods: str) -> tuple[Row, ...]:
     return tuple(Row(GRIDWORLD[method], method) for method in methods)
 
 
+_OTHERS = tuple(
+    Table(
+        study,
+        _rows("base", "ppo", "mean_failure_equipped", "forecast"),
+        [_GRID[name] for name in ("limit", "interval", "within", "worst", "success", "rare_success")],
+        paired={"ppo": _GRID["success"]},
+    )
+    for study in ("gridworld_decoy", "gridworld_wind")
+)
+
 TABLES = {
+    "gridworld-decoy": _OTHERS[0],
+    "gridworld-wind": _OTHERS[1],
     "gridworld": Table(
         "gridworld",
         _rows("base", "ppo", "cost_penalty", "ppo_lagrangian", "mean_failure_bare", "mean_failure_equipped", "forecast"),

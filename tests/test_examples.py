@@ -9,7 +9,7 @@ from studies.records import read_record, read_records, record_path
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TINY = [
-    "--total-timesteps", "16384", "--fine-tune-timesteps", "16384", "--pool-size", "1200", "--held-out-size", "600",
+    "--total-timesteps", "8192", "--fine-tune-timesteps", "8192", "--pool-size", "1200", "--held-out-size", "600",
     "--eval-size", "60", "--deploy-size", "500", "--splits", "20", "--rare-fraction", "0.05", "--no-progress-bar",
 ]  # fmt: skip
 
@@ -37,28 +37,39 @@ def test_train_gridworld(tmp_path):
     assert "that differ in ['splits']" in " ".join(other.stderr.split())
 
 
+TINY_POLES = [
+    "--pool-size", "300", "--held-out-size", "200", "--eval-size", "50", "--deploy-size", "150", "--splits", "10", "--rare-fraction", "0.05",
+    "--no-progress-bar",
+]  # fmt: skip
+
+
 def test_train_cart_pole(tmp_path):
     script = str(EXAMPLES / "train_cart_pole.py")
-    tiny = [
-        "--total-timesteps", "8192", "--fine-tune-timesteps", "40000", "--pool-size", "300", "--held-out-size", "200", "--eval-size", "50",
-        "--deploy-size", "150", "--splits", "10", "--rare-fraction", "0.05", "--no-progress-bar",
-    ]  # fmt: skip
     output = tmp_path / "out"
-    assert "rare success" in run(script, *tiny, "--output", str(output)).stdout
+    steps = ["--total-timesteps", "8192", "--fine-tune-timesteps", "8192"]
+    assert "rare success" in run(script, *TINY_POLES, *steps, "--methods", "ppo", "--output", str(output)).stdout
+    assert "PPO goes on" in (output / "table.md").read_text()
+    assert (output / "forecast.png").stat().st_size > 10_000
+    wrong = run(script, *TINY_POLES, "--methods", "magic", "--output", str(tmp_path / "none"), check=False)
+    assert "got ['magic']" in wrong.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_steps_of_scoring_are_part_of_the_budget(tmp_path):
+    script = str(EXAMPLES / "train_cart_pole.py")
+    output = tmp_path / "out"
+    tiny = [*TINY_POLES, "--total-timesteps", "8192", "--fine-tune-timesteps", "40000"]
+    run(script, *tiny, "--output", str(output))
     table = (output / "table.md").read_text()
     assert all(name in table for name in ("checkpoint", "PPO goes on", "PPO-Lagrangian", "CVaR-PPO", "ForecastPPO"))
     updates = {record.method: record.result.get("updates") for record in read_records(output / "records")}
-    # its scoring and probing are part of the same budget of steps
     assert updates["forecast"] < updates["ppo"]
-    assert (output / "forecast.png").stat().st_size > 10_000
     free = tmp_path / "free"
     run(script, *tiny, "--methods", "forecast", "--no-count-scoring", "--output", str(free))
     ours = read_record(record_path(free / "records", "forecast", 1)).result
     assert ours["updates"] == updates["ppo"]
     assert ours["steps"] > 40000
-    wrong = run(script, *tiny, "--methods", "magic", "--output", str(tmp_path / "none"), check=False)
-    assert "got ['magic']" in wrong.stderr
-    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +82,7 @@ def test_train_cart_pole(tmp_path):
 )
 def test_short_scripts(script, said):
     """They run, with fewer steps; numbers of an agent without much training are not looked at."""
-    fewer = {"QUICKSTART_STEPS": "8192", "OWN_ENV_STEPS": "2048"}
+    fewer = {"QUICKSTART_STEPS": "8192", "OWN_ENV_STEPS": "2048", "OWN_FAMILY_STEPS": "2048"}
     found = subprocess.run(
         [sys.executable, str(EXAMPLES / script)], capture_output=True, text=True, check=True, env={**os.environ, **fewer}
     )
@@ -82,7 +93,9 @@ def test_own_family(tmp_path):
     """The example runs, and its family is one for the study, with no further code."""
     script = EXAMPLES / "own_family.py"
     assert len(script.read_text().splitlines()) < 40
-    assert "worst failure probability of a task" in run(str(script)).stdout
+    fewer = {**os.environ, "OWN_FAMILY_STEPS": "2048"}
+    found = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, env=fewer)
+    assert "worst failure probability of a task" in found.stdout
     arguments = [
         *TINY,
         "--family",

@@ -58,7 +58,7 @@ def test_counts_of_an_environment_without_costs(capsys, tmp_path):
 def test_a_picture_of_the_worst(clumsy, capsys, tmp_path):
     clumsy.save(tmp_path / "clumsy.zip")
     status, out, _ = evaluate(
-        capsys, tmp_path / "clumsy.zip", "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", 20, "--record", tmp_path / "worst.gif",
+        capsys, tmp_path / "clumsy.zip", "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", 10, "--record", tmp_path / "worst.gif",
         "--scorer", "frequency", "--episodes", 4, "--no-progress-bar",
     )  # fmt: skip
     assert status == 0

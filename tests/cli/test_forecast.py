@@ -63,7 +63,7 @@ def test_multiple_choice_of_lm_eval(tmp_path):
 
 def test_counts_with_many_zeros(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    pd.DataFrame({"failures": rng.binomial(30, rng.beta(0.3, 9, size=300)), "n": 30}).to_csv(tmp_path / "c.csv", index=False)
+    pd.DataFrame({"failures": rng.binomial(30, rng.beta(0.3, 9, size=80)), "n": 30}).to_csv(tmp_path / "c.csv", index=False)
     assert main(["forecast", str(tmp_path / "c.csv"), "--trials", "n", "--json"]) == 0
     by_column = json.loads(capsys.readouterr().out)
     assert main(["forecast", str(tmp_path / "c.csv"), "--trials", "30", "--json"]) == 0

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sb3_forecast.lm import PasswordGame, primary_examples
 from studies.records import read_records, record_path
 
@@ -36,8 +38,16 @@ def test_bring_your_own(tmp_path, monkeypatch, tokenizer, capsys):
     assert (tmp_path / "runs" / "mine" / "forecast").exists()
 
 
-def test_train_password_game(tmp_path, tokenizer):
-    """The whole study in small, on an untrained model in the place of one of a hub."""
+ALL_METHODS = (
+    "primary", "refusal_sft", "mean_log_p", "cvar", "cvar_equipped", "cvar_per_prompt", "worst_prompt", "forecast_bare", "forecast",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "methods", [("primary", "refusal_sft", "forecast_bare", "forecast"), pytest.param(ALL_METHODS, marks=pytest.mark.slow)]
+)
+def test_train_password_game(tmp_path, tokenizer, methods):
+    """The study in small, on an untrained model in the place of one of a hub."""
     random_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     script = str(ROOT / "examples" / "train_password_game.py")
@@ -45,17 +55,14 @@ def test_train_password_game(tmp_path, tokenizer):
         sys.executable, script, "--model", str(tmp_path / "model"), "--pool", "120", "--steps", "2", "--batch-size", "4", "--subpool", "60",
         "--eval-size", "12", "--held-out", "220", "--further-rare", "6", "--primary-held-out", "20",
         "--samples", "2", "--max-new-tokens", "3", "--splits", "10",
-        "--teaching-steps", "2", "--no-progress-bar", "--output", str(tmp_path / "out"),
+        "--teaching-steps", "2", "--no-progress-bar", "--method", *methods, "--output", str(tmp_path / "out"),
     ]  # fmt: skip
     environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": "", "HF_HUB_OFFLINE": "1"}
     first = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert first.returncode == 0, first.stderr[-2000:]
     assert "sampled rare leak" in first.stdout
     records = {record.method: record for record in read_records(tmp_path / "out" / "records")}
-    assert set(records) == {
-        "start", "primary", "refusal_sft", "mean_log_p", "cvar", "cvar_equipped", "cvar_per_prompt", "worst_prompt", "forecast_bare",
-        "forecast",
-    }  # fmt: skip
+    assert set(records) == {"start", *methods}
     tokens = {
         name: record.result["tokens_scored"] + 3 * record.result["tokens_trained"]
         for name, record in records.items()

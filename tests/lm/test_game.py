@@ -67,8 +67,11 @@ def test_subset():
     part = game.subset([4, 2])
     assert part.prompts == [game.prompts[4], game.prompts[2]]
     assert part.rare.tolist() == [game.rare[4], game.rare[2]]
-    with pytest.raises(ValueError, match=r"indices must be between 0 and 29, got \[30\]"):
+    with pytest.raises(ValueError, match=r"indices must be between 0 and 29, or a mask of 30, got \[30\]"):
         game.subset([30])
+    assert game.subset(game.rare).prompts == [prompt for prompt, rare in zip(game.prompts, game.rare, strict=True) if rare]
+    with pytest.raises(ValueError, match="or a mask of 30"):
+        game.subset(np.ones(4, dtype=bool))
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_failure_map_sums_to_the_failure_probability(agent, pool, tmp_path):
     [
         ({"eval_size": 300}, "eval_size must be below the pool size 300, got 300"),
         ({"eval_size": 5, "k": 10}, "k must be at most eval_size=5, got 10"),
-        ({"eval_size": 50, "deploy_size": 251}, r"deploy_size must be in \[1, 250\], .* got 251"),
+        ({"eval_size": 50, "deploy_size": 251}, r"deploy_size must be in \[1, 250\] for 300 tasks and eval_size=50, got 251"),
         ({"eval_size": 50, "n_splits": 0}, "n_splits must be at least 1, got 0"),
         ({"eval_size": 50, "scorer": "psychic"}, "scorer must be .* got 'psychic'"),
     ],

@@ -178,7 +178,7 @@ def test_mistakes(pool, tmp_path):
     with pytest.raises(ValueError, match="env must have VecMonitor here, as the run had, got GridVecEnv"):
         sf.resume_training(sf.ForecastPPO, tmp_path, sfe.GridVecEnv(pool, 8))
     other = VecMonitor(sfe.GridVecEnv(sfe.TaskPool("ThinIce-8x8", 300, seed=9), 8))
-    with pytest.raises(ValueError, match="make them as for the run"):
+    with pytest.raises(ValueError, match=r"state must belong to 8 environments .* use the same n_envs and pool"):
         sf.resume_training(sf.ForecastPPO, tmp_path, other)
     # a checkpoint that was being written when the power went is not one
     (tmp_path / "checkpoint-999.partial").mkdir()
