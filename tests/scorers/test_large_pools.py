@@ -81,3 +81,10 @@ def test_scores_of_somebody_else(agent, tmp_path):
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_scores_of_another_model(agent, clumsy, tmp_path):
+    stream = sfe.TaskStream("ThinIce-8x8", 20, seed=3)
+    sf.score_large_pool(agent, stream, tmp_path)
+    with pytest.raises(ValueError, match=r"the same tasks, model and block_size.*with scores made with \{'model'"):
+        sf.score_large_pool(clumsy, stream, tmp_path)
