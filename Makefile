@@ -55,11 +55,12 @@ test-matrix: .venv/ready  ## the tests on every Python of 3.10 to 3.13 that is f
 
 LOWEST ?= 3.10
 
+# old packages warn about each other: here warnings are no errors
 test-lowest:  ## the tests with the lowest versions that pyproject.toml declares
 	uv=$$([ -x $(BIN)/uv ] && echo $(BIN)/uv || echo uv); \
 	[ -d .venvs/lowest ] || $$uv venv -q --python $$($$uv python find --no-python-downloads $(LOWEST)) .venvs/lowest; \
 	$$uv pip install -q --python .venvs/lowest/bin/python --resolution lowest-direct -e ".[dev,lm]" && \
-	.venvs/lowest/bin/python -m pytest -q -n $(TEST_PROCESSES)
+	.venvs/lowest/bin/python -m pytest -W default -q -n $(TEST_PROCESSES)
 
 coverage: .venv/ready  ## lines that the tests run
 	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --cov=sb3_forecast --cov=sb3_forecast_envs --cov-report=term-missing:skip-covered
