@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from sb3_forecast.cli.commands import Evaluate, Forecast, Version
 from sb3_forecast.version import __version__
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             forecast.run(command, Console())
     except ValueError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         return 2
     return 0
 

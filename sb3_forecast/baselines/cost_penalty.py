@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from sb3_forecast.baselines.costs import step_costs
 
 
 class CostPenalty(VecEnvWrapper):
@@ -26,7 +27,10 @@ class CostPenalty(VecEnvWrapper):
         return self.venv.reset()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step the wrapped environment, and subtract the penalty from the rewards."""
+        """Step the wrapped environment, and subtract the penalty from the rewards.
+
+        :raises ValueError: if an environment reports no cost
+        """
         observations, rewards, dones, infos = self.venv.step_wait()
-        costs = np.array([info["cost"] for info in infos], dtype=rewards.dtype)
+        costs = step_costs(infos, "CostPenalty").astype(rewards.dtype)
         return observations, rewards - self.penalty * costs, dones, infos

@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
+from sb3_forecast.baselines.costs import step_costs
 from sb3_forecast.training.callback import after_users
 
 
@@ -90,12 +91,7 @@ class _TailAdvantages(BaseCallback):
         self.step = 0
 
     def _on_step(self) -> bool:
-        infos = self.locals["infos"]
-        if "cost" not in infos[0]:
-            raise ValueError(
-                "env must report info['cost'] at every step for CVaRPPO, got an info without it; use 1.0 for a step that fails, else 0.0"
-            )
-        cost = np.array([info["cost"] for info in infos])
+        cost = step_costs(self.locals["infos"], "CVaRPPO")
         # SB3 adds the value of a truncated state only to the rewards in the buffer, not to these rewards
         self.running += self.locals["rewards"] - self.model.failure_penalty * cost
         self.running_cost += cost

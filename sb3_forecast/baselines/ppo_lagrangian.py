@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
 
+from sb3_forecast.baselines.costs import step_costs
 from sb3_forecast.training.callback import after_users
 
 
@@ -92,11 +93,7 @@ class _CostAdvantages(BaseCallback):
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
-        if "cost" not in infos[0]:
-            raise ValueError(
-                "env must report info['cost'] at every step for PPOLagrangian, got an info without it; use 1.0 for a step that fails, else 0.0"
-            )
-        cost = np.array([info["cost"] for info in infos], dtype=np.float32)
+        cost = step_costs(infos, "PPOLagrangian").astype(np.float32)
         self.running += cost
         for env in np.flatnonzero(self.locals["dones"]):
             self.finished.append(float(self.running[env]))

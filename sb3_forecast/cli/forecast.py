@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sb3_forecast.cli.commands import Forecast
@@ -115,7 +116,7 @@ def _print(result: dict[str, Any], console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     for caveat in result["caveats"]:
-        console.print(f"[yellow]Note:[/yellow] {caveat}", highlight=False)
+        console.print(f"[yellow]Note:[/yellow] {escape(caveat)}", highlight=False)
 
 
 def _fit(result: dict[str, Any]) -> str:

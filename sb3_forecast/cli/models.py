@@ -16,6 +16,10 @@ _CONTRIB = {
     "trpo": "TRPO", "maskableppo": "MaskablePPO", "recurrentppo": "RecurrentPPO", "qrdqn": "QRDQN", "tqc": "TQC", "ars": "ARS",
     "crossq": "CrossQ",
 }  # fmt: skip
+#: packages whose policies only one algorithm uses
+_PACKAGES = {
+    "sb3_contrib.common.maskable": "maskableppo", "sb3_contrib.common.recurrent": "recurrentppo", "sb3_contrib.crossq": "crossq",
+}  # fmt: skip
 #: entries of a saved model that show its algorithm; the first row that fits decides
 _MARKS = (
     ("ppo", ("clip_range",)), ("trpo", ("cg_max_steps",)), ("qrdqn", ("n_quantiles",)),
@@ -60,7 +64,7 @@ def _algorithm_of(path: Path) -> str:
         raise ValueError(
             f"model must be a file that SB3 saved, got {path} ({error}); pass the .zip that model.save() wrote"
         ) from error
-    for name, package in (("maskableppo", "sb3_contrib.common.maskable"), ("recurrentppo", "sb3_contrib.common.recurrent")):
+    for package, name in _PACKAGES.items():
         if package in policy:
             return name
     for name, marks in _MARKS:

@@ -39,9 +39,10 @@ def generate_replies(
     # batches of prompts of similar length need less padding
     order = np.argsort([len(ids) for ids in tokens], kind="stable")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    sampling: dict[str, Any] = {"do_sample": False}
+    # a model's own generation_config may ask for more than a temperature; what is scored is the model's plain distribution
+    sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
     if temperature is not None:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     replies = [""] * len(tokens)
     training = model.training
     model.eval()

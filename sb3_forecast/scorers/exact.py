@@ -186,6 +186,12 @@ class ExactScorer(Scorer):
             raise ValueError(f"rescoring must be 'linear' or 'exact', got {rescoring!r}; use 'linear', which is faster")
         if not 0.0 <= neglect < 1.0:
             raise ValueError(f"neglect must be at least 0 and below 1, got {neglect}; use 0 to leave nothing out")
+        if block_size < 1:
+            raise ValueError(f"block_size must be at least 1, got {block_size}; use for example 128")
+        if cache_tasks < 0:
+            raise ValueError(
+                f"cache_tasks must be at least 0, got {cache_tasks}; use 0 to enumerate the states anew at each scoring"
+            )
         self.rescoring = rescoring
         self.neglect = neglect
         self.pool = pool

@@ -71,9 +71,14 @@ def lognormal_forecast(scores: Any, n_deploy: float) -> float:
     :param scores: all m evaluation scores; scores of -inf (p = 0) are left out, because a normal distribution cannot hold them
     :param n_deploy: deployment set size n
     :return: score; +inf if the fitted quantile is a probability of 1 or more
-    :raises ValueError: if fewer than 2 scores are finite, or ``n_deploy < 1``
+    :raises ValueError: if a score is NaN or +inf, fewer than 2 scores are finite, or ``n_deploy < 1``
     """
     x = np.asarray(scores, dtype=np.float64)
+    if np.isnan(x).any() or (x == np.inf).any():
+        raise ValueError(
+            f"scores must be below +inf and no NaN, got {x[np.isnan(x) | (x == np.inf)][0]}; score these tasks again, "
+            "for p close to 1 with failure_score_from_log_survival"
+        )
     log_p = log_failure_probability(x[np.isfinite(x)])
     if len(log_p) < 2:
         raise ValueError(

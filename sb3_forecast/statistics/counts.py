@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 from scipy.special import betaln
 
+from sb3_forecast.statistics.risk import clopper_pearson
 from sb3_forecast.statistics.scores import failure_score_from_log_survival
 
 #: bounds of log(mean / (1 - mean)) and log(a + b) of the beta distribution
@@ -78,7 +79,7 @@ class CountTail:
         failing = int((failures > 0).sum())
         if failing < MIN_FAILING:
             total = int(trials.sum())
-            limit = stats.beta.ppf(0.95, failures.sum() + 1, total - failures.sum())
+            limit = clopper_pearson(int(failures.sum()), total)
             raise ValueError(
                 f"failures must be above 0 for at least {MIN_FAILING} tasks, got {failing} of {len(failures)}; run more trials per task or "
                 "more tasks, or use log-probabilities of the failure, which show what counts cannot. These counts say only that the mean "
@@ -117,8 +118,7 @@ class CountTail:
         :return: score
         :raises ValueError: if ``n_deploy < 1``
         """
-        if not n_deploy >= 1:
-            raise ValueError(f"n_deploy must be at least 1, got {n_deploy}; use the number of tasks in the deployment")
+        _check_deployment(n_deploy)
         return _worst(self.a, self.b, n_deploy, 0.5)
 
     def interval(self, n_deploy: float, level: float = 0.9, n_boot: int = 200, seed: int = 0) -> tuple[float, float]:
@@ -131,8 +131,11 @@ class CountTail:
         :param n_boot: number of bootstrap fits, at least 20
         :param seed: seed of the bootstrap
         :return: lower and upper limit, as scores; -inf if too many of these fits fail
-        :raises ValueError: if ``n_boot < 20``
+        :raises ValueError: if ``n_boot < 20``, ``n_deploy < 1``, or ``level`` is not strictly between 0 and 1
         """
+        _check_deployment(n_deploy)
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level must be a confidence, got {level}; use a value strictly between 0 and 1")
         if n_boot < 20:
             raise ValueError(f"n_boot must be at least 20 to give quantiles, got {n_boot}; use 200 or more")
         rng = np.random.default_rng(seed)
@@ -148,6 +151,11 @@ class CountTail:
             worst.append(_worst(refit.a, refit.b, n_deploy, rng.random()))
         low, high = np.quantile(worst, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], method="inverted_cdf")
         return float(low), float(high)
+
+
+def _check_deployment(n_deploy: float) -> None:
+    if not 1 <= n_deploy < math.inf:
+        raise ValueError(f"n_deploy must be at least 1 and finite, got {n_deploy}; use the number of tasks in the deployment")
 
 
 def _worst(a: float, b: float, n_deploy: float, quantile: float) -> float:

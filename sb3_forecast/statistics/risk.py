@@ -105,7 +105,14 @@ def clopper_pearson(count: int, n_eval: int, level: float = 0.95) -> float:
     :param n_eval: evaluation set size m
     :param level: confidence
     :return: the limit; 1 - (1 - level)^(1/m) for a count of 0
+    :raises ValueError: if ``level`` is not strictly between 0 and 1, or ``count`` is not from 0 to ``n_eval``
     """
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must be a confidence, got {level}; use a value strictly between 0 and 1")
+    if not 0 <= count <= n_eval or n_eval < 1:
+        raise ValueError(
+            f"count must be from 0 to n_eval={n_eval}, which must be at least 1, got {count}; count tasks of the evaluation set"
+        )
     return 1.0 if count == n_eval else float(beta.ppf(level, count + 1, n_eval - count))
 
 

@@ -87,13 +87,14 @@ class GumbelTail:
         n_finite = int(xp.isfinite(x).sum(-1).min())
         if k is None:
             k = min(default_k(n_eval), n_finite)
-        check_sizes(max(k, 2), n_eval, 1)
+        else:
+            check_sizes(k, n_eval, 1)
         if n_finite < 2:
             raise ValueError(
                 f"only {n_finite} of {n_eval} scores are finite (p > 0), but a tail needs at least 2; evaluate more tasks, "
                 "score with log-probabilities, or give counts to CountTail (--trials on the command line)"
             )
-        if k < 2 or n_finite < k:
+        if n_finite < k:
             raise ValueError(
                 f"k must be from 2 to {n_finite}, since {n_finite} of {n_eval} scores are finite (p > 0), got {k}; use such a k, "
                 "evaluate more tasks, or score with log-probabilities instead of counts"

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from sb3_contrib import QRDQN, TQC, TRPO, MaskablePPO, RecurrentPPO
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -100,7 +100,7 @@ def test_the_algorithm_is_found(tmp_path, pool):
     models = [
         PPO("MlpPolicy", grid, **SMALL_PPO), MaskablePPO("MlpPolicy", grid, **SMALL_PPO), RecurrentPPO("MlpLstmPolicy", grid, **SMALL_PPO),
         *(algorithm("MlpPolicy", "CartPole-v1", device="cpu") for algorithm in (A2C, TRPO, QRDQN, DQN)),
-        *(algorithm("MlpPolicy", "Pendulum-v1", device="cpu", buffer_size=10) for algorithm in (SAC, TD3, TQC)),
+        *(algorithm("MlpPolicy", "Pendulum-v1", device="cpu", buffer_size=10) for algorithm in (SAC, TD3, CrossQ, TQC)),
     ]  # fmt: skip
     for model in models:
         model.save(tmp_path / "model.zip")

@@ -96,6 +96,7 @@ def write(path, text):
             [],
             "must have one numeric column or one with a known name, got ['a', 'b']; choose one with --column",
         ),
+        ("a.csv", "[/a],b\n0.1,0.2\n", [], "got ['[/a]', 'b']; choose one"),  # no markup of the console's
         ("a.csv", "a,b\n0.1,0.2\n", ["--column", "c"], "got 'c'; use one of ['a', 'b']"),
         (
             "a.csv",

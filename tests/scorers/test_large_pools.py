@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
@@ -87,4 +88,14 @@ def test_scores_of_another_model(agent, clumsy, tmp_path):
     stream = sfe.TaskStream("ThinIce-8x8", 20, seed=3)
     sf.score_large_pool(agent, stream, tmp_path)
     with pytest.raises(ValueError, match=r"the same tasks, model and block_size.*with scores made with \{'model'"):
+        sf.score_large_pool(clumsy, stream, tmp_path)
+
+
+def test_scores_under_other_statistics(clumsy, pool, tmp_path):
+    """The weights are the same, but VecNormalize has moved on: the policy sees other observations."""
+    stream = sfe.TaskStream("ThinIce-8x8", 20, seed=3)
+    clumsy.set_env(VecNormalize(clumsy.get_env()))
+    sf.score_large_pool(clumsy, stream, tmp_path)
+    clumsy.get_env().obs_rms.mean += 0.1
+    with pytest.raises(ValueError, match=r"with scores made with \{'model'"):
         sf.score_large_pool(clumsy, stream, tmp_path)

@@ -58,6 +58,9 @@ def test_lognormal_baseline():
     assert np.isfinite(lognormal_forecast(np.append(sf.failure_score(log_p), -np.inf), 1e5))
     with pytest.raises(ValueError, match="scores must hold at least 2 finite values, got 1"):
         lognormal_forecast(np.array([-np.inf, 0.3]), 10)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=rf"scores must be below \+inf and no NaN, got {bad}"):
+            lognormal_forecast(np.array([0.1, bad, 0.3]), 10)
 
 
 @pytest.mark.parametrize(("n", "expected"), [(2000, (16, 1024))])

@@ -48,6 +48,7 @@ def test_worst_grows_with_the_deployment_and_stays_finite():
             [50] * 100,
             r"failures must be above 0 for at least 5 tasks, got 4 of 100.*mean failure probability is at most 0\.00",
         ),
+        ([3] * 4, [3] * 4, "got 4 of 4.*mean failure probability is at most 1, with 95%"),
         ([1, 2, 3], [5, 5], r"failures and trials must have the same shape .* got \(3,\) and \(2,\)"),
         ([6, 2, 3], [5, 5, 5], "got 6 failures in 5 trials in row 0"),
         ([1, -2, 3], [5, 5, 5], "got -2 failures in 5 trials in row 1"),
@@ -56,6 +57,21 @@ def test_worst_grows_with_the_deployment_and_stays_finite():
 def test_bad_counts(failures, trials, message):
     with pytest.raises(ValueError, match=message):
         CountTail.fit(np.array(failures), np.array(trials))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_deploy": 0}, "n_deploy must be at least 1 and finite, got 0"),
+        ({"n_deploy": np.inf}, "n_deploy must be at least 1 and finite, got inf"),
+        ({"n_deploy": 10, "level": 1.0}, r"level must be a confidence, got 1\.0; use a value strictly between 0 and 1"),
+        ({"n_deploy": 10, "n_boot": 19}, "n_boot must be at least 20 to give quantiles, got 19"),
+    ],
+)
+def test_bad_arguments_of_the_interval(arguments, message):
+    tail = CountTail(1.0, 10.0, np.array([0, 1]), np.array([5, 5]))
+    with pytest.raises(ValueError, match=message):
+        tail.interval(**arguments)
 
 
 def test_no_more_variation_than_chance():

@@ -116,6 +116,19 @@ def test_bad_threshold(p):
         sf.GumbelTail.fit(np.arange(50.0)).behavior_frequency(p)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((3, 20, 1.0), r"level must be a confidence, got 1\.0"),
+        ((-1, 20), "count must be from 0 to n_eval=20, .* got -1"),
+        ((21, 20), "count must be from 0 to n_eval=20, .* got 21"),
+    ],
+)
+def test_bad_counts_beyond_a_threshold(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        clopper_pearson(*arguments)
+
+
 def test_batches_are_refused_where_one_sample_is_meant():
     tail = sf.GumbelTail.fit(np.random.default_rng(0).normal(size=(2, 50)), k=10)
     for call in (tail.diagnostics, lambda: tail.behavior_frequency_limit(0.9)):
