@@ -186,6 +186,7 @@ class ForecastObjective:
             "task_weights": self.task_weights.copy(),
             "n_refreshes": self.n_refreshes,
             "scorer": self.scorer.state_dict() if isinstance(self.scorer, Stateful) else None,
+            "loss": self.pool_loss.state_dict() if isinstance(self.pool_loss, Stateful) else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -205,3 +206,5 @@ class ForecastObjective:
         self.n_refreshes = state["n_refreshes"]
         if isinstance(self.scorer, Stateful) and state["scorer"] is not None:
             self.scorer.load_state_dict(state["scorer"])
+        if isinstance(self.pool_loss, Stateful) and state.get("loss") is not None:  # models of 0.2.0 have none
+            self.pool_loss.load_state_dict(state["loss"])

@@ -294,3 +294,22 @@ def test_families_that_cannot_be_registered(family, message):
     with pytest.raises(ValueError, match=message):
         sfe.register_family(family(7))
     assert f"SB3Forecast/{family.name}-7x7-v0" not in gym.registry
+
+
+def test_a_pool_that_shares_nothing_with_another():
+    training = sfe.TaskPool("Bridge-8x8", 300, seed=1)
+    plain = sfe.TaskPool("Bridge-8x8", 300, seed=2)
+    fresh = sfe.TaskPool("Bridge-8x8", 300, seed=2, exclude=training)
+    assert set(plain.task_keys()) & set(training.task_keys())
+    assert not set(fresh.task_keys()) & set(training.task_keys())
+    assert len(set(fresh.task_keys())) == 300
+    again = fresh.family.draw(2, int(fresh.indices[-1]))
+    np.testing.assert_array_equal(fresh.layouts[-1], again.layout)
+
+
+def test_a_family_with_too_few_tasks_says_so():
+    training = sfe.TaskPool("Bridge-8x8", 300, seed=1, rare_fraction=0.0)
+    with pytest.raises(
+        ValueError, match=r"n_tasks must be at most about \d+, got 5000: .* no task that exclude does not hold"
+    ):
+        sfe.TaskPool("Bridge-8x8", 5000, seed=2, rare_fraction=0.0, exclude=training)

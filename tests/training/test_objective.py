@@ -7,6 +7,7 @@ import torch as th
 import sb3_forecast as sf
 from sb3_forecast.training import objective as module
 from sb3_forecast.training.objective import ForecastObjective
+from sb3_forecast.training.tail_line import TailLineLoss
 
 
 class Given:
@@ -82,6 +83,18 @@ def test_a_state_goes_on_as_the_run_it_was_taken_from(scorer):
         each.refresh(None)
     np.testing.assert_array_equal(resumed.task_weights, straight.task_weights)
     np.testing.assert_array_equal(resumed.touched, straight.touched)
+
+
+def test_a_loss_with_a_memory_goes_on_with_it(scorer):
+    """The tail line holds no task above where it was before the training, so it must not forget where that was."""
+    straight, resumed = (
+        ForecastObjective(scorer, TailLineLoss(eval_size=20, deploy_size=80, k=4, n_worst=30), seed=0) for _ in range(2)
+    )
+    straight.refresh(None)
+    resumed.load_state_dict(straight.state_dict())
+    scorer.scores += 1.0
+    resumed.refresh(None)
+    th.testing.assert_close(resumed.pool_loss.start, straight.pool_loss.start, rtol=0.0, atol=0.0)
 
 
 def test_before_the_first_refresh(scorer):

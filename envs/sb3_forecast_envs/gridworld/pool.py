@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from sb3_forecast_envs.gridworld.cells import WALL
 from sb3_forecast_envs.gridworld.compiled import pad_layouts
 from sb3_forecast_envs.gridworld.family import Task, TaskFamily, make_family
 from sb3_forecast_envs.pool import Pool, check_pool
+
+#: a pool with ``exclude`` gives up after so many draws in a row that are no new task
+_MAX_IN_VAIN = 10_000
 
 
 class TaskPool(Pool):
@@ -22,13 +26,21 @@ class TaskPool(Pool):
     :param seed: seed of the pool
     :param rare_fraction: probability that a task belongs to the rare mode; ``None`` for the family's default
     :param first: index of the first task: the pool holds tasks ``first`` to ``first + n_tasks - 1`` of the seed
-    :raises ValueError: if an argument is out of range or the family is unknown
+    :param exclude: pool whose tasks must not occur, for example the training pool. Then all tasks are also different from each other: a
+        draw that is no new task is skipped, so the pool reaches further than ``first + n_tasks - 1``
+    :raises ValueError: if an argument is out of range, the family is unknown, or it has too few tasks that ``exclude`` does not hold
     """
 
     per_task = ("indices", "layouts", "starts", "rare")
 
     def __init__(
-        self, family: str | TaskFamily, n_tasks: int, seed: int, rare_fraction: float | None = None, first: int = 0
+        self,
+        family: str | TaskFamily,
+        n_tasks: int,
+        seed: int,
+        rare_fraction: float | None = None,
+        first: int = 0,
+        exclude: TaskPool | None = None,
     ) -> None:
         check_pool(n_tasks, seed)
         if first < 0:
@@ -36,13 +48,13 @@ class TaskPool(Pool):
         self.family = make_family(family, rare_fraction)
         self.seed = seed
         size = self.family.size
-        self.indices = first + np.arange(n_tasks, dtype=np.int64)
+        self.indices = np.empty(n_tasks, dtype=np.int64)
         self.layouts = np.empty((n_tasks, size, size), dtype=np.uint8)
         self.starts = np.empty((n_tasks, 3), dtype=np.int64)
         self.rare = np.empty(n_tasks, dtype=np.bool_)
-        for i in range(n_tasks):
-            task = self.family.draw(seed, first + i)
-            self.layouts[i], self.starts[i], self.rare[i] = task.layout, task.start, task.rare
+        draws = ((first + i, self.family.draw(seed, first + i)) for i in count())
+        for i, (index, task) in zip(range(n_tasks), draws if exclude is None else _new(draws, exclude, n_tasks), strict=False):
+            self.indices[i], self.layouts[i], self.starts[i], self.rare[i] = index, task.layout, task.start, task.rare
 
     @property
     def key(self) -> str:
@@ -52,7 +64,7 @@ class TaskPool(Pool):
 
     def task_keys(self) -> list[bytes]:
         """One key per task: the bytes of its layout and start."""
-        return [layout.tobytes() + start.tobytes() for layout, start in zip(self.layouts, self.starts, strict=True)]
+        return [_key(layout, start) for layout, start in zip(self.layouts, self.starts, strict=True)]
 
     def __getitem__(self, index: int) -> Task:
         if not 0 <= index < len(self):
@@ -84,6 +96,29 @@ class TaskPool(Pool):
         starts = self.starts if tasks is None else self.starts[tasks]
         margin, stride = self.family.margin, self.family.stride
         return (starts[:, 1] + margin) * stride + starts[:, 0] + margin
+
+
+def _key(layout: NDArray[np.uint8], start: NDArray[np.int64]) -> bytes:
+    return layout.tobytes() + start.tobytes()
+
+
+def _new(draws: Iterable[tuple[int, Task]], exclude: TaskPool, n_tasks: int) -> Iterator[tuple[int, Task]]:
+    """The draws that neither ``exclude`` nor an earlier draw holds."""
+    seen = set(exclude.task_keys())
+    found = in_vain = 0
+    for index, task in draws:
+        key = _key(task.layout.astype(np.uint8), np.array(task.start, dtype=np.int64))
+        if key not in seen:
+            seen.add(key)
+            found, in_vain = found + 1, 0
+            yield index, task
+        else:
+            in_vain += 1
+        if in_vain == _MAX_IN_VAIN:
+            raise ValueError(
+                f"n_tasks must be at most about {found}, got {n_tasks}: {_MAX_IN_VAIN} draws in a row gave no task that exclude does not hold; "
+                "use fewer tasks, a smaller training pool or a larger family"
+            )
 
 
 class TaskStream:
