@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch as th
+import transformers
 from transformers import Trainer, TrainingArguments
 
 import sb3_forecast as sf
@@ -27,6 +28,8 @@ from sb3_forecast.lm import (
 )
 
 from .conftest import random_llama
+
+V4 = transformers.__version__.startswith("4.")
 
 SMALL = {"eval_size": 10, "k": 4, "n_partitions": 8, "subpool": 40}
 
@@ -173,7 +176,15 @@ def test_divergence_from_a_copy(tmp_path, tokenizer, rows):
     assert divergence() > 1e-4
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "smoothing",
+    [
+        0.0,
+        pytest.param(
+            0.1, marks=pytest.mark.skipif(V4, reason="transformers 4 averages smoothed losses over the parts of a step")
+        ),
+    ],
+)
 def test_divergence_does_not_depend_on_accumulation(tmp_path, tokenizer, rows, smoothing):
     """One batch of eight, or four of two: the same step."""
     found = []

@@ -80,7 +80,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         unk_token="<unk>",
         eos_token="<|end|>",
-        extra_special_tokens=_SPECIAL[2:5],
+        additional_special_tokens=_SPECIAL[2:5],  # transformers 5 has another name for it, and takes this one too
     )
     wrapped.chat_template = _TEMPLATE
     return wrapped
