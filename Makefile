@@ -36,7 +36,7 @@ test-slow: .venv/ready  ## the tests that are slow
 test-kernels: .venv/ready  ## the tests with other kernels and numbers of threads
 	for kernels in default avx2 native; do for threads in 1 2; do \
 		echo "kernels $$kernels, $$threads thread(s)"; \
-		env $$([ $$kernels = native ] || echo ATEN_CPU_CAPABILITY=$$kernels) SB3_FORECAST_TEST_THREADS=$$threads OMP_NUM_THREADS=$$threads \
+		env $$([ $$kernels = native ] || echo ATEN_CPU_CAPABILITY=$$kernels) SB3_FORECAST_TEST_THREADS=$$threads OMP_NUM_THREADS=$$threads OMP_WAIT_POLICY=passive \
 			$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) || exit 1; \
 	done; done
 
