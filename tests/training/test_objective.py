@@ -52,11 +52,9 @@ def test_missed_top_is_the_share_of_the_worst_that_was_not_followed(scorer):
     mine.refresh(None)
     assert np.isnan(mine.missed_top)
     mine.refresh(None)  # only the candidates
-    worst = th.topk(scorer.scores, module.WATCHED_TASKS).indices
     outside = np.setdiff1d(np.arange(100), mine.candidates)[: module.WATCHED_TASKS // 5]
     scorer.scores[th.from_numpy(outside)] = scorer.scores.max() + 1.0 + th.arange(len(outside))
     mine.refresh(None)
-    assert len(worst) == module.WATCHED_TASKS
     assert mine.missed_top == pytest.approx(len(outside) / module.WATCHED_TASKS)
 
 
