@@ -128,7 +128,8 @@ def test_set_env_changes_the_pool(pool):
     assert model.objective.scorer.n_tasks == 150
 
 
-def test_from_ppo_takes_over_everything(pool, agent, tmp_path):
+def test_from_ppo_takes_over_everything(pool, clumsy, tmp_path):
+    agent = clumsy.learn(128)  # its optimizer has moments
     agent.save(tmp_path / "ppo.zip")
     for source in (agent, tmp_path / "ppo.zip"):
         model = sf.ForecastPPO.from_ppo(source, env(pool), device="cpu", **FORECAST)
