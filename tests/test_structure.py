@@ -85,17 +85,21 @@ def test_no_import_circles(arrows):
 
 #: package -> what it may import of ours, besides itself; the first line of each package's __init__ says what it is for
 ALLOWED = {
-    "sb3_forecast.statistics": {"sb3_forecast.files"},
-    "sb3_forecast.scorers": {"sb3_forecast.files", "sb3_forecast.jit", "sb3_forecast.statistics"},
-    "sb3_forecast.training": {"sb3_forecast.files", "sb3_forecast.scorers", "sb3_forecast.statistics", "sb3_forecast.measuring"},
-    "sb3_forecast.baselines": {"sb3_forecast.statistics", "sb3_forecast.training"},
-    "sb3_forecast.measuring": {"sb3_forecast.files", "sb3_forecast.scorers", "sb3_forecast.statistics"},
-    "sb3_forecast.cli": {
-        "sb3_forecast.baselines", "sb3_forecast.files", "sb3_forecast.measuring", "sb3_forecast.scorers", "sb3_forecast.statistics",
-        "sb3_forecast.training",
+    "sb3_forecast.statistics": {"sb3_forecast.checks", "sb3_forecast.files"},
+    "sb3_forecast.scorers": {"sb3_forecast.checks", "sb3_forecast.files", "sb3_forecast.jit", "sb3_forecast.statistics"},
+    "sb3_forecast.training": {
+        "sb3_forecast.checks", "sb3_forecast.files", "sb3_forecast.scorers", "sb3_forecast.statistics", "sb3_forecast.measuring",
     },
-    "sb3_forecast.lm": {"sb3_forecast.files", "sb3_forecast.scorers", "sb3_forecast.statistics", "sb3_forecast.training"},
-    "sb3_forecast_envs": {"sb3_forecast.files", "sb3_forecast.jit"},
+    "sb3_forecast.baselines": {"sb3_forecast.checks", "sb3_forecast.statistics", "sb3_forecast.training"},
+    "sb3_forecast.measuring": {"sb3_forecast.checks", "sb3_forecast.files", "sb3_forecast.scorers", "sb3_forecast.statistics"},
+    "sb3_forecast.cli": {
+        "sb3_forecast.baselines", "sb3_forecast.checks", "sb3_forecast.files", "sb3_forecast.measuring", "sb3_forecast.scorers",
+        "sb3_forecast.statistics", "sb3_forecast.training",
+    },
+    "sb3_forecast.lm": {
+        "sb3_forecast.checks", "sb3_forecast.files", "sb3_forecast.scorers", "sb3_forecast.statistics", "sb3_forecast.training",
+    },
+    "sb3_forecast_envs": {"sb3_forecast.checks", "sb3_forecast.files", "sb3_forecast.jit"},
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
+from sb3_forecast.checks import real, whole
 from sb3_forecast_envs.sampling import select
 
 #: number of tasks and seed of the default pool, for environments that are made without a pool
@@ -130,11 +131,10 @@ def check_pool(n_tasks: int, seed: int, rare_fraction: float | None = None) -> N
     :param n_tasks: number of tasks
     :param seed: seed of the pool
     :param rare_fraction: probability that a task belongs to the rare mode; ``None`` if the pool has no such argument
+    :raises TypeError: if an argument is no number
     :raises ValueError: if an argument is out of range
     """
-    if n_tasks < 1:
-        raise ValueError(f"n_tasks must be at least 1, got {n_tasks}; use the number of tasks that the pool is to hold")
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}; use a whole number such as 0")
-    if rare_fraction is not None and not 0.0 <= rare_fraction <= 1.0:
-        raise ValueError(f"rare_fraction must be in [0, 1], got {rare_fraction}; use the probability of a rare task")
+    whole("n_tasks", n_tasks, low=1, use="the number of tasks that the pool is to hold")
+    whole("seed", seed, low=0, use="a whole number such as 0")
+    if rare_fraction is not None:
+        real("rare_fraction", rare_fraction, low=0.0, high=1.0, use="the probability of a rare task")

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sb3_forecast.checks import task_indices
+
 
 class TaskSampler:
     """Draws tasks uniformly, or a share of them in proportion to weights.
@@ -109,10 +111,4 @@ def select(n_tasks: int, indices: ArrayLike) -> NDArray[np.int64]:
     wanted = np.asarray(indices)
     if wanted.size == 0 or (wanted.dtype == np.bool_ and not wanted.any()):
         raise ValueError("indices must select at least one task, got none; use positions in the pool, or a mask with a True")
-    try:
-        chosen: NDArray[np.int64] = np.arange(n_tasks)[wanted]
-    except IndexError as error:
-        raise ValueError(
-            f"indices must fit a pool of {n_tasks} tasks, got others ({error}); use positions in [0, {n_tasks - 1}] or a boolean mask"
-        ) from error
-    return chosen
+    return task_indices(wanted, n_tasks)

@@ -13,6 +13,7 @@ import torch as th
 from numpy.typing import NDArray
 from torch import nn
 
+from sb3_forecast.checks import task_indices
 from sb3_forecast.lm.frozen import FrozenLayers
 from sb3_forecast.lm.prompts import encode_prompt
 from sb3_forecast.lm.rows import Batch, PromptRow, packed_batch, plain_batch
@@ -153,7 +154,7 @@ class LMFailureScorer(Scorer):
         :return: psi, shape (tasks,), float64, CPU
         :raises ValueError: if the model returns NaN
         """
-        chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks)
+        chosen = task_indices(tasks, self.n_tasks)
         out = th.empty(len(chosen), dtype=th.float64)
         with th.no_grad(), _evaluating(model):
             for places in self._micro_batches(chosen):
@@ -169,7 +170,7 @@ class LMFailureScorer(Scorer):
         :return: psi, shape (tasks,), float64, CPU
         :raises ValueError: if the model returns NaN
         """
-        chosen = np.asarray(tasks)
+        chosen = task_indices(tasks, self.n_tasks)
         places = self._micro_batches(chosen)
         with _evaluating(model):
             psi = th.cat([self._psi(model, chosen[part]).cpu() for part in places])
@@ -185,7 +186,7 @@ class LMFailureScorer(Scorer):
         :param weights: the weight w_i of each prompt, shape (tasks,)
         :raises ValueError: if the model returns NaN
         """
-        chosen = np.asarray(tasks)
+        chosen = task_indices(tasks, self.n_tasks)
         with th.enable_grad(), _evaluating(model):
             for places in self._micro_batches(chosen):
                 psi = self._psi(model, chosen[places])

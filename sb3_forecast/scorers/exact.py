@@ -11,6 +11,7 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
+from sb3_forecast.checks import task_indices
 from sb3_forecast.scorers.actor import Actor
 from sb3_forecast.scorers.memo import PolicyMemo
 from sb3_forecast.scorers.protocols import FiniteModel, Measurement, Scorer, SupportsExact, Tasks
@@ -237,7 +238,7 @@ class ExactScorer(Scorer):
         :raises ValueError: if the model's actions or observations do not fit the tasks
         """
         actor = Actor(model, self.model.n_actions)
-        chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
+        chosen = task_indices(tasks, self.n_tasks)
         with actor.evaluating(), th.no_grad():
             if self._kept is None and len(chosen) > self.block_size:
                 self._scored = None
@@ -276,6 +277,7 @@ class ExactScorer(Scorer):
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
         """Scores with a graph to the policy's parameters, shape (tasks,), float64; see :meth:`FailureScorer.rescore`."""
         actor = Actor(model, self.model.n_actions)
+        tasks = task_indices(tasks, self.n_tasks)
         with actor.evaluating():
             if self.rescoring == "linear":
                 if self._expansion is None or not np.array_equal(self._expansion.tasks, tasks):

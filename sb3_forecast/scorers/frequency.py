@@ -9,6 +9,7 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_forecast.checks import task_indices
 from sb3_forecast.scorers.playing import Episodes, play
 from sb3_forecast.scorers.protocols import Counts, Measurement, Scorer, SupportsEpisodes, Tasks
 from sb3_forecast.statistics.scores import failure_score
@@ -82,7 +83,7 @@ class FrequencyScorer(Scorer):
         :param tasks: indices of the tasks; ``None`` for all
         :return: shape (tasks,), int64
         """
-        chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
+        chosen = task_indices(tasks, self.n_tasks)
         repeated = np.repeat(chosen, self.episodes)
         self.last = play(model, self.env, repeated, self.seed, self.deterministic, self.progress_bar)
         counts: NDArray[np.int64] = self.last.failed.reshape(len(chosen), self.episodes).sum(axis=1)

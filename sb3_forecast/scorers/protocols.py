@@ -323,6 +323,11 @@ class Scorer(ABC):
         return True
 
     @property
+    def trusted(self) -> bool:
+        """Whether the scores are right often enough to train with. A gradient is not applied while they are not."""
+        return True
+
+    @property
     def steps_played(self) -> int:
         """Number of environment steps that scoring has taken so far."""
         return 0

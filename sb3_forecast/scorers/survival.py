@@ -15,6 +15,7 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
+from sb3_forecast.checks import task_indices
 from sb3_forecast.scorers.actor import Actor
 from sb3_forecast.scorers.memo import PolicyMemo
 from sb3_forecast.scorers.playing import count_success
@@ -104,7 +105,7 @@ class SurvivalScorer(Scorer):
         :return: shape (tasks, episodes), float64
         """
         actor = Actor(model, self.n_actions)
-        chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
+        chosen = task_indices(tasks, self.n_tasks)
         with actor.evaluating(), th.no_grad():
             total, visits = self._simulate(actor, np.repeat(chosen, self.episodes))
         if tasks is None:
@@ -153,6 +154,7 @@ class SurvivalScorer(Scorer):
             raise RuntimeError(
                 "rescore() needs the states that score() visits, and there are none yet; call score(model) first"
             )
+        tasks = task_indices(tasks, self.n_tasks)
         position = np.full(self.n_tasks, -1)
         position[tasks] = np.arange(len(tasks))
         visits = self._visits

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from sb3_forecast.statistics.estimators import check_sizes
-from sb3_forecast.statistics.scores import failure_score, log_failure_probability
+from sb3_forecast.statistics.scores import failure_score, log_failure_probability, score_vector
 from sb3_forecast.statistics.tails import GumbelTail
 
 
@@ -44,7 +44,7 @@ class ParetoTail:
         :return: the fitted tail
         :raises ValueError: as :meth:`GumbelTail.fit`, or if the top scores are all equal
         """
-        tail = GumbelTail.fit(np.asarray(scores, dtype=np.float64), k)
+        tail = GumbelTail.fit(score_vector(scores), k)
         excess = tail.top[:-1] - tail.top[-1]
         if float(excess.max()) == 0.0:
             raise ValueError(
@@ -73,12 +73,7 @@ def lognormal_forecast(scores: Any, n_deploy: float) -> float:
     :return: score; +inf if the fitted quantile is a probability of 1 or more
     :raises ValueError: if a score is NaN or +inf, fewer than 2 scores are finite, or ``n_deploy < 1``
     """
-    x = np.asarray(scores, dtype=np.float64)
-    if np.isnan(x).any() or (x == np.inf).any():
-        raise ValueError(
-            f"scores must be below +inf and no NaN, got {x[np.isnan(x) | (x == np.inf)][0]}; score these tasks again, "
-            "for p close to 1 with failure_score_from_log_survival"
-        )
+    x = score_vector(scores)
     log_p = log_failure_probability(x[np.isfinite(x)])
     if len(log_p) < 2:
         raise ValueError(

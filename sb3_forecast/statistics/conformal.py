@@ -8,15 +8,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import betainc
 from scipy.stats import hypergeom
 
-from sb3_forecast.statistics.scores import float64_array
+from sb3_forecast.checks import inside_unit, whole
+from sb3_forecast.statistics.intervals import beta_nodes
+from sb3_forecast.statistics.scores import score_vector
+
+#: largest evaluation and deployment set together for which counts come from the hypergeometric distribution itself; its cost grows with them
+_EXACT = 100_000
 
 
-def _check(n_eval: int, n_deploy: int) -> None:
+def _check(n_eval: int, n_deploy: float) -> None:
     for name, value in (("n_eval", n_eval), ("n_deploy", n_deploy)):
-        if value < 1 or value != int(value):
-            raise ValueError(f"{name} must be a number of tasks, got {value}; use a whole number of at least 1")
+        # 1e6 is a usual way to write a number of tasks
+        whole(name, int(value) if isinstance(value, float) and value.is_integer() else value, low=1, use="a number of tasks")
 
 
 def exceedance_probability(n_eval: int, n_deploy: int, j: int, r: int = 1) -> float:
@@ -37,6 +43,10 @@ def exceedance_probability(n_eval: int, n_deploy: int, j: int, r: int = 1) -> fl
     if r == 1:
         # one minus P(no deployment score among the top j) (docs/method.md eq. 32): fast for any n
         return float(-np.expm1(np.log1p(-n_deploy / (n_eval + n_deploy - np.arange(j))).sum()))
+    if n_eval + n_deploy > _EXACT:
+        # given the share u of the distribution above the j-th evaluation score, the count is binomial, and u is a beta variable
+        u, weights = beta_nodes(j, n_eval)
+        return float(weights @ betainc(r, n_deploy - r + 1.0, u))
     # at least r of them exceed the j-th evaluation score exactly if the top j + r - 1 of all hold at most j - 1 evaluation scores
     return float(hypergeom.cdf(j - 1, n_eval + n_deploy, n_eval, j + r - 1))
 
@@ -52,8 +62,7 @@ def exceedance_count_interval(n_eval: int, n_deploy: int, j: int, level: float =
         (1 - level) / 2 each
     :raises ValueError: if an argument is out of range
     """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must be a coverage, got {level}; use a value strictly between 0 and 1")
+    inside_unit("level", level)
     alpha = (1.0 - level) / 2.0
 
     def last(accept: Any) -> int:
@@ -81,10 +90,9 @@ def upper_bound(scores: Any, n_deploy: int, level: float = 0.9) -> float:
     :return: the bound
     :raises ValueError: if no such bound exists; for n much larger than m it never exists
     """
-    x = np.asarray(float64_array(scores))
+    x = score_vector(scores)
     _check(len(x), n_deploy)
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must be a confidence, got {level}; use a value strictly between 0 and 1")
+    inside_unit("level", level)
     allowed = int(len(x) * (1.0 - level) / level + 1e-9)
     if n_deploy > allowed:
         raise ValueError(
@@ -105,11 +113,10 @@ def lower_bound(scores: Any, n_deploy: int, level: float = 0.9) -> float:
     :return: the largest evaluation score that some deployment score exceeds with at least this probability; -inf if none
     :raises ValueError: if the level is out of range
     """
-    x = -np.sort(-np.asarray(float64_array(scores)))
+    x = -np.sort(-score_vector(scores))
     _check(len(x), n_deploy)
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must be a confidence, got {level}; use a value strictly between 0 and 1")
-    for j in range(1, len(x) + 1):
-        if exceedance_probability(len(x), n_deploy, j) >= level:
-            return float(x[j - 1])
-    return -np.inf
+    inside_unit("level", level)
+    # the probability that some deployment score exceeds the j-th evaluation score, j = 1..m; see exceedance_probability
+    exceeded = -np.expm1(np.cumsum(np.log1p(-n_deploy / (len(x) + n_deploy - np.arange(len(x))))))
+    enough = np.flatnonzero(exceeded >= level)
+    return float(x[enough[0]]) if len(enough) else -np.inf

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 from scipy.special import betaln
 
+from sb3_forecast.checks import inside_unit, real, whole
 from sb3_forecast.statistics.risk import clopper_pearson
 from sb3_forecast.statistics.scores import failure_score_from_log_survival
 
@@ -134,10 +135,8 @@ class CountTail:
         :raises ValueError: if ``n_boot < 20``, ``n_deploy < 1``, or ``level`` is not strictly between 0 and 1
         """
         _check_deployment(n_deploy)
-        if not 0.0 < level < 1.0:
-            raise ValueError(f"level must be a confidence, got {level}; use a value strictly between 0 and 1")
-        if n_boot < 20:
-            raise ValueError(f"n_boot must be at least 20 to give quantiles, got {n_boot}; use 200 or more")
+        inside_unit("level", level)
+        whole("n_boot", n_boot, low=20, use="200 or more, to give quantiles")
         rng = np.random.default_rng(seed)
         worst = []
         for _ in range(n_boot):
@@ -154,8 +153,7 @@ class CountTail:
 
 
 def _check_deployment(n_deploy: float) -> None:
-    if not 1 <= n_deploy < math.inf:
-        raise ValueError(f"n_deploy must be at least 1 and finite, got {n_deploy}; use the number of tasks in the deployment")
+    real("n_deploy", n_deploy, low=1, use="the number of tasks in the deployment")
 
 
 def _worst(a: float, b: float, n_deploy: float, quantile: float) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch as th
 
 from sb3_forecast.statistics.estimators import forecast_top, linear_weights, target_height
 from sb3_forecast.statistics.names import Method, Target
@@ -52,6 +53,12 @@ def decompose(
     tail = GumbelTail.fit(scores, k, method)
     top, m, scale = tail.top, tail.n_eval, tail.scale
     realised = float64_array(observed)
+    if bool((realised != realised).any()):
+        raise ValueError("observed must be a number, got NaN; use the largest deployment score, or the true 1/n quantile")
+    if isinstance(top, th.Tensor):
+        realised = th.as_tensor(realised, dtype=th.float64, device=top.device)
+    elif isinstance(realised, th.Tensor):
+        realised = realised.detach().cpu().numpy()
     forecast = forecast_top(top, m, n_deploy, method, target)
     linear: Method = "direct" if method == "jones" else method
     cumulative = np.cumsum(linear_weights(linear, tail.k, m, n_deploy, target))[:-1] / np.arange(1, tail.k)

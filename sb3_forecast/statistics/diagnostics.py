@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_forecast.checks import inside_unit, real, whole
 from sb3_forecast.statistics.bias import bias_constants
 from sb3_forecast.statistics.estimators import forecast_top, mean_spacing
 from sb3_forecast.statistics.names import Method
+from sb3_forecast.statistics.scores import score_vector
 
 #: upper quantiles of A*^2 under the null, and their p-values, from `python benchmarks/anderson_darling.py`: 4 million samples of
 #: 20 exponentials with estimated mean; docs/method.md eq. 48 quotes .738, 1.072, 1.320, 1.954 for 25, 10, 5, 1%
@@ -146,9 +148,9 @@ def forward_stop_k(scores: NDArray[np.float64], alpha: float = 0.1, smallest: in
     :return: k; because the data chose it, intervals are no longer exact
     :raises ValueError: if fewer than ``smallest`` scores are finite and in the upper quarter, or alpha is out of range
     """
-    if not 0.0 < alpha < 1.0:
-        raise ValueError(f"alpha must be a rate, got {alpha}; use a value strictly between 0 and 1")
-    ordered = -np.sort(-np.asarray(scores, dtype=np.float64))
+    inside_unit("alpha", alpha)
+    whole("smallest", smallest, low=2)
+    ordered = -np.sort(-score_vector(scores))
     largest = min(int(np.isfinite(ordered).sum()), len(ordered) // 4)
     if largest < smallest:
         raise ValueError(
@@ -195,9 +197,10 @@ def stability_scan(
     :return: at most 60 values of k, evenly spaced in log k, and the results for each
     :raises ValueError: unless 2 <= smallest <= largest <= number of finite scores
     """
-    ordered = -np.sort(-np.asarray(scores, dtype=np.float64))
+    ordered = -np.sort(-score_vector(scores))
+    whole("smallest", smallest)
     finite = int(np.isfinite(ordered).sum())
-    largest = finite // 2 if largest is None else largest
+    largest = finite // 2 if largest is None else whole("largest", largest)
     if not 2 <= smallest <= largest <= finite:
         raise ValueError(
             f"smallest and largest must be within 2 and {finite}, the number of finite scores, got {smallest} and {largest}; "
@@ -241,10 +244,8 @@ def missed_mode(mass: float, shift: float, k: int, n_eval: int, n_deploy: float,
     :return: probabilities and errors; the formula of the error holds if rho n is well above 1
     :raises ValueError: if the mass is not strictly between 0 and 1, or the shift is negative
     """
-    if not 0.0 < mass < 1.0:
-        raise ValueError(f"mass must be a share of the tasks, got {mass}; use a value strictly between 0 and 1")
-    if not shift >= 0.0:
-        raise ValueError(f"shift must be at least 0, got {shift}; give it in units of the scale")
+    inside_unit("mass", mass, "the share of the tasks that belong to the mode")
+    real("shift", shift, low=0.0, use="a number of units of the scale")
     bias = bias_constants(k, n_eval, n_deploy, method).maximum
     lift = math.log1p(mass * math.expm1(shift)) if shift < 700 else shift + math.log(mass)
     tolerable = math.log1p(math.expm1(bias) / mass) if bias > 0 else 0.0

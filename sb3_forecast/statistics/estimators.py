@@ -15,6 +15,7 @@ import torch as th
 from numpy.typing import NDArray
 from scipy.special import digamma
 
+from sb3_forecast.checks import real, whole
 from sb3_forecast.statistics.names import METHODS, TARGETS, Method, Target
 from sb3_forecast.statistics.scores import float64_array
 
@@ -34,14 +35,14 @@ def check_sizes(k: int, n_eval: int, n_deploy: float) -> None:
     :param k: number of top scores used
     :param n_eval: evaluation set size m
     :param n_deploy: deployment set size n
-    :raises ValueError: if ``k < 2``, ``k > n_eval`` or ``n_deploy < 1``
+    :raises TypeError: if k or n_eval is no whole number, or n_deploy no number
+    :raises ValueError: if ``k < 2``, ``k > n_eval``, or ``n_deploy`` is below 1 or not finite
     """
-    if k < 2:
+    if whole("k", k) < 2:
         raise ValueError(f"k must be at least 2, got {k}; use 2 or more top scores, since 1 has no spread")
-    if k > n_eval:
+    if k > whole("n_eval", n_eval):
         raise ValueError(f"k must be at most the evaluation set size {n_eval}, got {k}; use a smaller k or score more tasks")
-    if not n_deploy >= 1:
-        raise ValueError(f"n_deploy must be at least 1, got {n_deploy}; use the number of tasks in the deployment")
+    real("n_deploy", n_deploy, low=1, use="the number of tasks in the deployment")
 
 
 def log_positions(k: int, n_eval: int) -> NDArray[np.float64]:

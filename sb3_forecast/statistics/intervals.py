@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import betaln, gammaln
 
+from sb3_forecast.checks import inside_unit
 from sb3_forecast.statistics.estimators import check_sizes
 
 _NODES = 400
@@ -35,8 +36,13 @@ def gamma_nodes(shape: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     return np.exp(x), weights
 
 
-def _beta_nodes(k: int, n_eval: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nodes u and weights of a trapezoid rule in logit u for u ~ Beta(k, m - k + 1)."""
+def beta_nodes(k: int, n_eval: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nodes and weights of a trapezoid rule in logit u for u ~ Beta(k, m - k + 1): the share of tasks above the k-th largest of m.
+
+    :param k: rank of the score
+    :param n_eval: evaluation set size m
+    :return: nodes u and their weights, each of shape (800,), float64
+    """
     b = n_eval - k + 1
     centre, spread = math.log(k / b), math.sqrt(1.0 / k + 1.0 / b)
     z = np.linspace(centre - 24.0 * spread - 4.0, centre + 24.0 * spread + 4.0, 2 * _NODES)
@@ -56,14 +62,36 @@ def pivot_cdf(c: float, k: int, n_eval: int, n_deploy: float) -> float:
     :raises ValueError: if c < 0, because the tail assumption says nothing below psi_k, or if these sizes have no forecast
     """
     check_sizes(k, n_eval, n_deploy)
-    if c < 0:
+    _check_height(c)
+    g, wg = gamma_nodes(k - 1.0)
+    u, wu = beta_nodes(k, n_eval)
+    below = np.exp(n_deploy * np.log1p(-np.minimum(np.multiply.outer(np.exp(-c * g / (k - 1)), u), 1.0 - 1e-16)))
+    return float(wg @ below @ wu)
+
+
+def pivot_survival(c: float, k: int, n_eval: int, n_deploy: float) -> float:
+    """One minus :func:`pivot_cdf`, also where it is far below 1e-8.
+
+    :param c: height above psi_k in units of sigma_bar, >= 0
+    :param k: number of top scores
+    :param n_eval: evaluation set size m
+    :param n_deploy: deployment set size n
+    :return: probability, with a relative error of about 1e-6
+    :raises ValueError: as :func:`pivot_cdf`
+    """
+    check_sizes(k, n_eval, n_deploy)
+    _check_height(c)
+    g, wg = gamma_nodes(k - 1.0)
+    u, wu = beta_nodes(k, n_eval)
+    above = -np.expm1(n_deploy * np.log1p(-np.minimum(np.multiply.outer(np.exp(-c * g / (k - 1)), u), 1.0 - 1e-16)))
+    return float(wg @ above @ wu)
+
+
+def _check_height(c: float) -> None:
+    if not c >= 0:
         raise ValueError(
             f"c must be at least 0, got {c}; the tail assumption says nothing below psi_k, use c=0 for psi_k itself"
         )
-    g, wg = gamma_nodes(k - 1.0)
-    u, wu = _beta_nodes(k, n_eval)
-    below = np.exp(n_deploy * np.log1p(-np.minimum(np.multiply.outer(np.exp(-c * g / (k - 1)), u), 1.0 - 1e-16)))
-    return float(wg @ below @ wu)
 
 
 @lru_cache(maxsize=1024)
@@ -77,11 +105,17 @@ def pivot_quantile(p: float, k: int, n_eval: int, n_deploy: float) -> float:
     :return: c; 0.0 if P(M <= psi_k) is already above p, so that psi_k itself is the limit
     :raises ValueError: if p is not strictly between 0 and 1, or no forecast is defined for these sizes
     """
-    if not 0.0 < p < 1.0:
-        raise ValueError(f"p must be strictly between 0 and 1, got {p}; use for example 0.95")
+    inside_unit("p", p, "for example 0.95")
     if pivot_cdf(0.0, k, n_eval, n_deploy) > p:
         return 0.0
-    high = 8.0 + math.log(max(n_deploy / n_eval, 1.0))
-    while pivot_cdf(high, k, n_eval, n_deploy) < p:
-        high *= 2.0
-    return float(brentq(lambda c: pivot_cdf(c, k, n_eval, n_deploy) - p, 0.0, high, xtol=1e-10, rtol=1e-12))
+
+    def shortfall(c: float) -> float:
+        # near 1 the distribution function rounds; there its complement decides
+        if p > 0.99:
+            return 1.0 - pivot_survival(c, k, n_eval, n_deploy) / (1.0 - p)
+        return pivot_cdf(c, k, n_eval, n_deploy) - p
+
+    low, high = 0.0, 8.0 + math.log(max(n_deploy / n_eval, 1.0))
+    while shortfall(high) < 0.0:
+        low, high = high, 2.0 * high
+    return float(brentq(shortfall, low, high, xtol=1e-10, rtol=1e-12, maxiter=500))

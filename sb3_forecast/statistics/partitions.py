@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_forecast.checks import whole
+
 
 class PartitionRanks(NamedTuple):
     """Ranks of the tasks that the forecasts of R partitions use. Ranks are those of the sorted pool, 0 for its worst task.
@@ -31,11 +33,11 @@ def check_partition(n_pool: int, eval_size: int, k: int) -> None:
     :param k: number of top evaluation tasks
     :raises ValueError: if ``eval_size >= n_pool``, ``k < 2`` or ``k > eval_size``
     """
-    if eval_size >= n_pool:
+    if whole("eval_size", eval_size, use="the number of evaluation tasks") >= n_pool:
         raise ValueError(
             f"eval_size must be below the pool size {n_pool}, got {eval_size}; use a smaller eval_size or a larger pool"
         )
-    if k < 2:
+    if whole("k", k) < 2:
         raise ValueError(f"k must be at least 2, got {k}; use 2 or more top scores, since 1 has no spread")
     if k > eval_size:
         raise ValueError(f"k must be at most eval_size={eval_size}, got {k}; use a smaller k or a larger eval_size")

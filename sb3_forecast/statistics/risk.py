@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 from scipy.special import betainc
 from scipy.stats import beta
 
+from sb3_forecast.checks import inside_unit
 from sb3_forecast.statistics.estimators import log_positions
 from sb3_forecast.statistics.intervals import gamma_nodes
 from sb3_forecast.statistics.scores import float64_array, float64_like, log_failure_probability
@@ -82,10 +83,9 @@ def frequency_upper_limit(height: float, k: int, n_eval: int, level: float = 0.9
         exceeds
     :raises ValueError: if the height is negative or the level is out of range
     """
-    if height < 0.0:
+    if not height >= 0.0:
         raise ValueError(f"height must be at least 0, got {height}; below psi_k use clopper_pearson, which counts the sample")
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must be a confidence, got {level}; use a value strictly between 0 and 1")
+    inside_unit("level", level)
     g, weights = gamma_nodes(k - 1.0)
     stretch = height * g / (k - 1)
 
@@ -107,8 +107,7 @@ def clopper_pearson(count: int, n_eval: int, level: float = 0.95) -> float:
     :return: the limit; 1 - (1 - level)^(1/m) for a count of 0
     :raises ValueError: if ``level`` is not strictly between 0 and 1, or ``count`` is not from 0 to ``n_eval``
     """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must be a confidence, got {level}; use a value strictly between 0 and 1")
+    inside_unit("level", level)
     if not 0 <= count <= n_eval or n_eval < 1:
         raise ValueError(
             f"count must be from 0 to n_eval={n_eval}, which must be at least 1, got {count}; count tasks of the evaluation set"

@@ -25,10 +25,44 @@ def float64_array(values: Any) -> Any:
 
     :param values: array, tensor, number or sequence of numbers
     :return: float64, same shape; tensors keep their graph
+    :raises TypeError: if the values are no real numbers, such as texts, ``None`` or complex numbers
+    :raises ValueError: if values are masked
     """
     if isinstance(values, th.Tensor):
         return values.to(th.float64)
-    return np.asarray(values, dtype=np.float64)
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(
+            f"an array must have no masked values, got {int(np.ma.getmaskarray(values).sum())} of them; drop them with .compressed(), "
+            "or score these tasks again"
+        )
+    array = np.asarray(values)
+    if array.dtype.kind not in "buif":
+        raise TypeError(
+            f"values must be numbers, got {array.dtype} ({str(values)[:40]}); use a float64 array, and drop missing values first"
+        )
+    return array.astype(np.float64, copy=False)
+
+
+def score_vector(scores: Any, name: str = "scores") -> NDArray[np.float64]:
+    """The scores of a set of tasks as a numpy array; they need not be finite below the top.
+
+    :param scores: array, tensor or sequence, shape (m,)
+    :param name: name of the argument, for messages
+    :return: shape (m,), float64
+    :raises TypeError: if the scores are no numbers
+    :raises ValueError: if the shape is another, or a score is NaN or +inf
+    """
+    x = float64_array(scores)
+    x = x.detach().cpu().numpy() if isinstance(x, th.Tensor) else x
+    if x.ndim != 1 or not len(x):
+        raise ValueError(f"{name} must have shape (m,), m >= 1, got {x.shape}; use one score per task")
+    bad = np.flatnonzero(np.isnan(x) | (x == np.inf))
+    if len(bad):
+        raise ValueError(
+            f"{name} must be numbers below +inf, got {x[bad[0]]} at {bad[0]} ({len(bad)} of {len(x)}); score these tasks again, with "
+            "failure_score_from_log_survival if p is close to 1"
+        )
+    return np.asarray(x)
 
 
 def float64_like(values: NDArray[Any], like: Any) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
+from sb3_forecast.checks import inside_unit
 from sb3_forecast.statistics.diagnostics import Diagnostics, diagnose
 from sb3_forecast.statistics.estimators import bootstrap_tops, check_sizes, forecast_top, mean_spacing
 from sb3_forecast.statistics.intervals import pivot_quantile
@@ -143,8 +144,7 @@ class GumbelTail:
         :return: lower and upper limit, each of shape (...); the lower one is at least psi_k
         :raises ValueError: if the level is not strictly between 0 and 1, or ``n_deploy < 1``
         """
-        if not 0.0 < level < 1.0:
-            raise ValueError(f"level must be a coverage, got {level}; use a value strictly between 0 and 1")
+        inside_unit("level", level)
         low, high = (pivot_quantile(p, self.k, self.n_eval, n_deploy) for p in ((1.0 - level) / 2.0, (1.0 + level) / 2.0))
         return self.location + low * self.scale, self.location + high * self.scale
 
@@ -280,8 +280,7 @@ class GumbelTail:
 
 
 def _threshold_score(p_threshold: float) -> float:
-    if not 0.0 < p_threshold < 1.0:
-        raise ValueError(f"p_threshold must be strictly between 0 and 1, got {p_threshold}; use for example 0.5")
+    inside_unit("p_threshold", p_threshold, "for example 0.5")
     return float(failure_score(math.log(p_threshold)))
 
 

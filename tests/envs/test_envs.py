@@ -187,7 +187,7 @@ def test_layouts_without_a_safe_path(family, monkeypatch):
             lambda: sfe.TaskPool(sfe.ThinIce(8), 5, 0, rare_fraction=0.5),
             "rare_fraction must be the family object's own 0.002, got 0.5",
         ),
-        (lambda: sfe.TaskPool("ThinIce-8x8", 5, 0).subset([7]), "indices must fit a pool of 5 tasks"),
+        (lambda: sfe.TaskPool("ThinIce-8x8", 5, 0).subset([7]), "tasks must be from 0 to 4"),
         (lambda: sfe.TaskPool("ThinIce-8x8", 5, 0).subset([]), "indices must select at least one task"),
         (lambda: sfe.ThinIce(3), "size must be at least 4, got 3"),
         (lambda: sfe.ThinIce(rare_fraction=2), r"rare_fraction must be in \[0, 1\], got 2"),

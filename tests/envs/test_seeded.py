@@ -1,6 +1,9 @@
 """Existing MiniGrid environments as pools."""
 
+import functools
 import pickle
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.scorers.make import make_scorer
+from sb3_forecast_envs.seeded.model import _checksum
 
 TESTED = ["LavaCrossingS9N1", "LavaGapS5", "DistShift1", "DoorKey-5x5", "SimpleCrossingS9N1"]
 
@@ -83,9 +87,90 @@ def test_cache_is_used_written_atomically_and_checked(make, tmp_path, monkeypatc
     folder = tasks.finite_model().folder
     with np.load(folder / "seeds-0-1.npz") as file:
         content = {**file, "views": file["views"] ^ 1}
+    content["checksum"] = _checksum(content["first"], content["successors"], content["views"])
     np.savez(folder / "seeds-0-1.npz", **content)
     with pytest.raises(ValueError, match="the environment's code has changed; delete that folder"):
         tasks.finite_model().tables(np.arange(1))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_cache_is_named_set_aside_and_made_again(make, tmp_path, damage):
+    tasks = make("MiniGrid-LavaGapS5-v0", 2)
+    whole = tasks.finite_model().tables(np.arange(2))
+    path = next(tmp_path.glob("seeded-*/seeds-0-1.npz"))
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        with np.load(path) as file:
+            np.savez(path, **{**file, "successors": file["successors"] + 1})
+    with pytest.warns(
+        UserWarning, match=r"seeds-0-1\.npz are damaged .*: they are set aside as seeds-0-1\.damaged and made again"
+    ):
+        again = tasks.finite_model().tables(np.arange(2))
+    for mine, theirs in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert path.exists()
+    assert path.with_suffix(".damaged").exists()
+
+
+def limited(limit):
+    return lambda step: step.reward < limit
+
+
+LIMIT = 3.0
+
+
+def below_the_global(step):
+    return step.reward < LIMIT
+
+
+class Counter:
+    def __init__(self, weights):
+        self.weights = weights
+
+    def __call__(self, step):
+        return bool(step.reward < self.weights.sum())
+
+
+def test_pools_are_told_apart_by_what_their_functions_do(monkeypatch):
+    """By the code, what it closes over, what it calls and the global values that it reads; not by name and line."""
+
+    def key(failed, env="CartPole-v1"):
+        return sfe.SeededTasks(env, 3, failed=failed).key
+
+    assert key(limited(1.0)) == key(limited(1.0))
+    assert key(limited(1.0)) != key(limited(2.0))
+    assert key(lambda step: step.reward < 1) != key(lambda step: step.reward < 2)
+    assert key(functools.partial(limited, 1.0)) != key(functools.partial(limited, 2.0))
+    assert key(Counter(np.ones(3))) == key(Counter(np.ones(3)))
+    assert key(Counter(np.ones(3))) != key(Counter(np.ones(4)))
+    before = key(below_the_global)
+    monkeypatch.setitem(below_the_global.__globals__, "LIMIT", 4.0)
+    assert key(below_the_global) != before
+    with_speed = [lambda speed=speed: gym.make("MountainCarContinuous-v0", goal_velocity=speed) for speed in (0.0, 0.1)]
+    keys = [sfe.SeededTasks(make_env, 3, failed=limited(1.0)).key for make_env in with_speed]
+    assert keys[0] != keys[1]
+    wrapped = sfe.SeededTasks(lambda: gym.wrappers.TimeAwareObservation(gym.make("CartPole-v1")), 3, failed=limited(1.0))
+    assert wrapped.key != key(limited(1.0))
+    # the same after pickling, and in another process
+    assert pickle.loads(pickle.dumps(wrapped)).key == wrapped.key
+    code = (
+        "from tests.envs.test_seeded import limited; import sb3_forecast_envs as sfe; "
+        "print(sfe.SeededTasks('CartPole-v1', 3, failed=limited(1.0)).key)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == key(
+        limited(1.0)
+    )
+
+
+def test_what_does_not_say_what_it_is_needs_a_name():
+    generator = np.random.default_rng(0)
+    with pytest.raises(
+        ValueError, match=r"identity must be given, because env or failed holds an object .*Generator, got None"
+    ):
+        sfe.SeededTasks("CartPole-v1", 3, failed=lambda step: generator.random() < 0.5)
+    named = [sfe.SeededTasks("CartPole-v1", 3, failed=lambda step: generator.random() < 0.5, identity=name) for name in "ab"]
+    assert named[0].key != named[1].key
 
 
 def test_a_killed_exploration_leaves_whole_files_only(make, tmp_path, monkeypatch):
@@ -198,7 +283,7 @@ def test_costs_that_are_not_reported():
         (lambda make: make("MiniGrid-LavaGapS5-v0", 5, max_states=0), "max_states must be at least 1, got 0"),
         (lambda make: make("MiniGrid-LavaGapS5-v0", 5, rare=[True]), r"rare must have the shape \(5,\), got \(1,\)"),
         (lambda make: make(7, 5), "env must be an id or a function, got 7"),
-        (lambda make: make("MiniGrid-LavaGapS5-v0", 5).subset([9]), "indices must fit a pool of 5 tasks"),
+        (lambda make: make("MiniGrid-LavaGapS5-v0", 5).subset([9]), "tasks must be from 0 to 4"),
         (lambda make: make("MiniGrid-LavaGapS5-v0", 5).subset([]), "indices must select at least one task"),
         (
             lambda make: make(lambda: gym.make("MiniGrid-LavaGapS5-v0"), 5).finite_model(),

@@ -53,10 +53,10 @@ def test_no_lower_bound_from_too_few():
         ((10, 5, 11), "j must be a rank among the 10 evaluation scores, got 11"),
         ((10, 5, 0), "j must be a rank .* got 0"),
         ((10, 5, 1, 6), "r must be .* got 6"),
-        ((0, 5, 1), "n_eval must be a number of tasks, got 0"),
-        ((10, 2.5, 1), "n_deploy must be a number of tasks, got 2.5"),
+        ((0, 5, 1), "n_eval must be at least 1, got 0; use a number of tasks"),
+        ((10, 2.5, 1), r"n_deploy must be a whole number, got 2\.5"),
     ],
 )
 def test_bad_input(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         sf.exceedance_probability(*arguments)

@@ -62,10 +62,10 @@ def test_bad_counts(failures, trials, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_deploy": 0}, "n_deploy must be at least 1 and finite, got 0"),
-        ({"n_deploy": np.inf}, "n_deploy must be at least 1 and finite, got inf"),
-        ({"n_deploy": 10, "level": 1.0}, r"level must be a confidence, got 1\.0; use a value strictly between 0 and 1"),
-        ({"n_deploy": 10, "n_boot": 19}, "n_boot must be at least 20 to give quantiles, got 19"),
+        ({"n_deploy": 0}, "n_deploy must be at least 1, got 0"),
+        ({"n_deploy": np.inf}, "n_deploy must be finite, got inf"),
+        ({"n_deploy": 10, "level": 1.0}, r"level must be strictly between 0 and 1, got 1\.0"),
+        ({"n_deploy": 10, "n_boot": 19}, "n_boot must be at least 20, got 19; use 200 or more, to give quantiles"),
     ],
 )
 def test_bad_arguments_of_the_interval(arguments, message):

@@ -68,7 +68,7 @@ def test_forward_stop():
     assert sf.forward_stop_k(mixture) < 200
     with pytest.raises(ValueError, match=r"smallest must be at most .* evaluate more tasks"):
         sf.forward_stop_k(rng.exponential(size=30))
-    with pytest.raises(ValueError, match="alpha must be a rate, got 2"):
+    with pytest.raises(ValueError, match="alpha must be strictly between 0 and 1, got 2"):
         sf.forward_stop_k(rng.exponential(size=300), alpha=2)
 
 

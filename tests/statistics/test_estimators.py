@@ -149,7 +149,7 @@ def test_bad_deployment():
         tail.forecast(0)
     with pytest.raises(ValueError, match=r"target must be one of .* got 'mean'"):
         tail.forecast(10, target="mean")
-    with pytest.raises(ValueError, match="level must be a coverage, got 90"):
+    with pytest.raises(ValueError, match="level must be strictly between 0 and 1, got 90"):
         tail.interval(10, level=90)
 
 

@@ -119,7 +119,7 @@ def test_bad_threshold(p):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((3, 20, 1.0), r"level must be a confidence, got 1\.0"),
+        ((3, 20, 1.0), r"level must be strictly between 0 and 1, got 1\.0"),
         ((-1, 20), "count must be from 0 to n_eval=20, .* got -1"),
         ((21, 20), "count must be from 0 to n_eval=20, .* got 21"),
     ],

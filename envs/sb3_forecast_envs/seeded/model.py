@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
-import inspect
+import pathlib
+import warnings
+import zlib
 from functools import lru_cache
 from typing import Any
 
-import cloudpickle
 import minigrid
 import numpy as np
 from minigrid.minigrid_env import MiniGridEnv
@@ -19,9 +20,14 @@ from sb3_forecast.files import write_whole
 from sb3_forecast_envs.seeded.exploration import explore_episode
 from sb3_forecast_envs.seeded.pool import SeededTasks
 
+
+def _checksum(*arrays: NDArray[Any]) -> int:
+    return functools.reduce(lambda crc, array: zlib.crc32(np.ascontiguousarray(array).tobytes(), crc), arrays, 0)
+
+
 #: seeds per file; a run that is killed loses at most one file
 BLOCK = 32
-_FORMAT = 1
+_FORMAT = 2
 
 
 class SeededModel:
@@ -59,18 +65,13 @@ class SeededModel:
     def _fingerprint(self) -> str:
         """A digest of everything that the models depend on. If it changes, the models go into a new folder."""
         digest = hashlib.sha256()
-        for function in (self.tasks.make, self.tasks.failed):
-            digest.update(cloudpickle.dumps(function))
-            # a function that was typed at a prompt has no source, but its code is in the pickle
-            with contextlib.suppress(OSError, TypeError):
-                digest.update(inspect.getsource(function).encode())
         for value in (
             _FORMAT,
+            self.tasks.identity,
             minigrid.__version__,
             np.__version__,
             repr(self.env.observation_space),
             self.horizon,
-            self.env.spec,
         ):
             digest.update(repr(value).encode())
         return digest.hexdigest()[:16]
@@ -115,15 +116,36 @@ class SeededModel:
 
     def _load_or_explore(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
         path = self.folder / f"seeds-{block * BLOCK}-{(block + 1) * BLOCK - 1}.npz"
-        if path.exists():
-            with np.load(path) as file:
-                first, successors, views = file["first"], file["successors"], file["views"]
-            self._check_start(block, views)
-            return first, successors, views
+        stored = self._load(path)
+        if stored is not None:
+            self._check_start(block, stored[2])
+            return stored
         parts = [self._explore(seed) for seed in range(block * BLOCK, (block + 1) * BLOCK)]
         first = np.concatenate([[0], np.cumsum([len(successors) for successors, _ in parts])])
         successors, views = (np.concatenate(column) for column in zip(*parts, strict=True))
-        write_whole(path, lambda file: np.savez_compressed(file, first=first, successors=successors, views=views))
+        checksum = _checksum(first, successors, views)
+        write_whole(
+            path, lambda file: np.savez_compressed(file, first=first, successors=successors, views=views, checksum=checksum)
+        )
+        return first, successors, views
+
+    def _load(self, path: pathlib.Path) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]] | None:
+        """A stored block; ``None`` if there is none. A damaged one is named and set aside, and made again."""
+        if not path.exists():
+            return None
+        try:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                first, successors, views, checksum = (file[name] for name in ("first", "successors", "views", "checksum"))
+            if int(checksum) != _checksum(first, successors, views):
+                raise ValueError("its checksum is another")
+        except Exception as error:  # zipfile, zlib, numpy and our own check
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            warnings.warn(
+                f"the stored models in {path} are damaged ({error}): they are set aside as {aside.name} and made again",
+                stacklevel=2,
+            )
+            return None
         return first, successors, views
 
     def _check_start(self, block: int, views: NDArray[np.uint8]) -> None:

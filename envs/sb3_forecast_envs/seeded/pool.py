@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import zlib
 from collections.abc import Callable, Sequence
-from types import FunctionType
 from typing import Any
 
 import cloudpickle
@@ -14,9 +14,11 @@ from minigrid.minigrid_env import MiniGridEnv
 from minigrid.wrappers import ImgObsWrapper
 from numpy.typing import ArrayLike
 
+from sb3_forecast.checks import whole
 from sb3_forecast.files import cache_folder
 from sb3_forecast_envs.pool import Pool, check_pool
 from sb3_forecast_envs.seeded.exploration import Failed, ended_without_reward, observer, reported_cost
+from sb3_forecast_envs.seeded.identity import UnknownIdentityError, environment_text, fingerprint
 
 
 class MakeFromId:
@@ -49,7 +51,10 @@ class SeededTasks(Pool):
     :param max_states: largest number of states in the finite model of one task
     :param cache_dir: folder for finite models; ``None`` for ``~/.cache/sb3_forecast``
     :param progress_bar: whether to show progress while finite models are made
-    :raises ValueError: if an argument is out of range, or a wrapper of a MiniGrid environment does more than change observations
+    :param identity: a text that says what the tasks are, instead of a checksum of the environment's source, of ``env`` and of ``failed``
+        with all that they close over. It is needed where that cannot be told; change it whenever the tasks change
+    :raises ValueError: if an argument is out of range, a wrapper of a MiniGrid environment does more than change observations, or
+        ``identity`` is needed and missing
     """
 
     per_task = ("seeds", "rare")
@@ -65,12 +70,11 @@ class SeededTasks(Pool):
         max_states: int = 200_000,
         cache_dir: str | pathlib.Path | None = None,
         progress_bar: bool = False,
+        identity: str | None = None,
     ) -> None:
         check_pool(n_tasks, 0)
-        if first_seed < 0:
-            raise ValueError(f"first_seed must be at least 0, got {first_seed}; use a whole number such as 0")
-        if max_states < 1:
-            raise ValueError(f"max_states must be at least 1, got {max_states}; use the default 200_000, for example")
+        whole("first_seed", first_seed, low=0, use="a whole number such as 0")
+        whole("max_states", max_states, low=1, use="the default 200_000, for example")
         if not isinstance(env, str) and not callable(env):
             raise ValueError(
                 f"env must be an id or a function, got {env!r}; use a Gymnasium id, or a function without arguments that makes the environment"
@@ -82,6 +86,13 @@ class SeededTasks(Pool):
             observer(sample)
         self.name = sample.spec.id if sample.spec else type(sample.unwrapped).__name__
         self.failed = failed or (ended_without_reward if self.is_minigrid else reported_cost)
+        try:
+            self.identity = identity or " ".join((environment_text(sample), fingerprint(self.make), fingerprint(self.failed)))
+        except UnknownIdentityError as error:
+            raise ValueError(
+                f"identity must be given, because env or failed holds an object that does not say what it is, {error}, got None; use "
+                "identity='a name that you change whenever the tasks change'"
+            ) from error
         self.timeout_fails = timeout_fails
         self.seeds = first_seed + np.arange(n_tasks, dtype=np.int64)
         self.rare = np.zeros(n_tasks, dtype=np.bool_) if rare is None else np.asarray(rare, dtype=np.bool_)
@@ -108,14 +119,11 @@ class SeededTasks(Pool):
 
     def task_keys(self) -> list[bytes]:
         """One key per task: its environment and reset seed."""
-        return [f"{self.name} {seed}".encode() for seed in self.seeds]
+        return [f"{self.name} {self.identity} {seed}".encode() for seed in self.seeds]
 
     @property
     def key(self) -> str:
         """A text that identifies the tasks: environment, seeds, and what counts as failure."""
-        failing = type(self.failed).__name__
-        if isinstance(self.failed, FunctionType):
-            # all lambdas have the same name, but different lines
-            failing = f"{self.failed.__qualname__}:{self.failed.__code__.co_firstlineno}"
         late = ", timeouts fail" if self.timeout_fails else ""
-        return f"{self.name}: {len(self)} seeds {self.seeds[0]} to {self.seeds[-1]}, sum {int(self.seeds.sum())}, failed={failing}{late}"
+        checksum = zlib.crc32(self.seeds.tobytes())
+        return f"{self.name} ({self.identity}): {len(self)} seeds {self.seeds[0]} to {self.seeds[-1]}, checksum {checksum:08x}{late}"

@@ -324,8 +324,9 @@ class ArrayTable:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            content = np.load(path, allow_pickle=False)
-            self.arrays = {"values": content} if isinstance(content, np.ndarray) else dict(content)
+            with path.open("rb") as file:
+                content = np.load(file, allow_pickle=False)
+                self.arrays = {"values": content} if isinstance(content, np.ndarray) else dict(content)
         except Exception as error:  # zipfile, pickle and numpy raise many kinds
             raise ValueError(
                 f"{path} must be a whole file of numpy numbers, got {error}; write it with np.save or np.savez"

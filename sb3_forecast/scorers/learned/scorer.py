@@ -18,9 +18,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from sb3_forecast.checks import task_indices
 from sb3_forecast.scorers.actor import Actor
 from sb3_forecast.scorers.learned.cost_model import CostModel
 from sb3_forecast.scorers.learned.features import features_of, n_features
+from sb3_forecast.scorers.learned.probing import draw, probing_actions
 from sb3_forecast.scorers.learned.transitions import EpisodeLog, label_costs
 from sb3_forecast.scorers.learned.trust import Trust
 from sb3_forecast.scorers.learned.visits import RiskyVisits
@@ -142,6 +144,11 @@ class EpisodeScorer(Scorer):
         failures = len(self.cost_model.transitions.failing[1])
         return self.rounds >= self.warm_up_rounds and failures >= max(self.warm_up_failures, 1)
 
+    @property
+    def trusted(self) -> bool:
+        """See :meth:`Trust.holds`."""
+        return self.trust.holds
+
     def on(
         self, pool: SupportsEpisodes, seed: int = 0, env: VecEnv | None = None, episodes: int | None = None
     ) -> EpisodeScorer:
@@ -230,15 +237,7 @@ class EpisodeScorer(Scorer):
             memory = actor.first_memory(queue.env.num_envs)
             while queue.running:
                 _, features, log_pi, memory = self._look(queue, actor, memory, model)
-                actions = _draw(np.exp(log_pi), self.generator.random(len(log_pi)))
-                explore = self.generator.random((2, len(actions)))
-                # a tenth of the actions is random, a tenth is where the members of the ensemble disagree most
-                logits = self.cost_model.logits(features)
-                # actions that a mask forbids have a probability of about e^-1e8
-                allowed = log_pi > -1e6
-                actions = np.where(explore[0] < 0.1, _draw(allowed.astype(np.float64), explore[1]), actions)
-                disagreement = np.where(allowed, logits.std(axis=0), -1.0)
-                actions = np.where((explore[0] >= 0.1) & (explore[0] < 0.2), disagreement.argmax(axis=1), actions)
+                actions = probing_actions(log_pi, self.cost_model.logits(features), self.generator)
                 self._step(queue, actions, features, memory, log)
         self._keep(log, probing=True)
 
@@ -299,7 +298,7 @@ class EpisodeScorer(Scorer):
         :param tasks: indices of the tasks; ``None`` for all
         :return: shape (tasks, episodes), float64
         """
-        chosen = np.arange(self.n_tasks) if tasks is None else np.asarray(tasks, dtype=np.int64)
+        chosen = task_indices(tasks, self.n_tasks)
         repeated = np.repeat(chosen, self.episodes)
         actor = Actor(model, self.n_actions, may_remember=True)
         log = EpisodeLog()
@@ -315,7 +314,7 @@ class EpisodeScorer(Scorer):
                 c[c < self.tau] = 0.0
                 c = np.minimum(c, CERTAIN)
                 uniforms = self.generator.random(len(c))
-                actions = _draw(np.exp(log_pi) * (1.0 - c), uniforms)
+                actions = draw(np.exp(log_pi) * (1.0 - c), uniforms)
                 failed = self._step(queue, actions, features, memory, log)
                 # c already holds the failures that the model foresaw
                 unforeseen = np.flatnonzero(failed & (c[np.arange(len(c)), actions] == 0.0))
@@ -360,16 +359,17 @@ class EpisodeScorer(Scorer):
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
         """Scores with a graph: the current policy at the risky states that :meth:`score` visited.
 
-        :param model: on-policy model with discrete actions
+        :param model: on-policy model
         :param tasks: indices of the tasks
         :return: scores, shape (tasks,), float64, CPU
         :raises RuntimeError: if neither the last full scoring nor the last partial scoring after it holds one of the tasks
         """
+        tasks = task_indices(tasks, self.n_tasks)
         total = th.zeros(len(tasks) * self.episodes, dtype=th.float64)
         missing = np.ones(len(tasks), dtype=np.bool_)
         actor = Actor(model, self.n_actions, may_remember=True)
         for visits in reversed(self._visits):
-            # position in `tasks` of each task of the pool; -1 if it is not wanted, or a later scoring already has it
+            # position in `tasks`; -1 if it is not wanted, or a later scoring already has it
             place = np.full(self.n_tasks, -1)
             place[np.asarray(tasks)[missing]] = np.flatnonzero(missing)
             place_of_scored = place[visits.tasks]
@@ -440,10 +440,3 @@ class EpisodeScorer(Scorer):
         vars(self).update(state)
         if self._own_env:
             self.env = self.pool.make_vec_env(n_envs)
-
-
-def _draw(weights: NDArray[np.float64], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Draw an action for each row in proportion to its weights; the last action if all weights are 0."""
-    cumulative = np.cumsum(weights, axis=1)
-    drawn = (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(axis=1)
-    return np.asarray(np.minimum(drawn, weights.shape[1] - 1), dtype=np.int64)

@@ -14,6 +14,10 @@ MIN_FAILURES = 30
 CALIBRATION = (0.5, 2.0)
 #: smallest share of the failures that the model must have foreseen
 FORESIGHT = 0.9
+#: the same for the gradient: a warning is enough where scores are read, but a cost model beyond these limits must not move the policy
+USABLE_CALIBRATION, USABLE_FORESIGHT = (0.2, 5.0), 0.5
+#: failures that are needed to judge
+_ENOUGH = 10
 #: number of latest rounds that the checks use
 _ROUNDS = 10
 
@@ -66,6 +70,13 @@ class Trust:
         failures = sum(self._failures)
         return sum(self._foreseen) / failures if failures else float("nan")
 
+    @property
+    def holds(self) -> bool:
+        """Whether nothing speaks against training with the scores: too few failures to judge speak neither way."""
+        low, high = USABLE_CALIBRATION
+        calibrated = sum(self._observed) < _ENOUGH or low <= self.calibration <= high
+        return calibrated and (sum(self._failures) < _ENOUGH or self.foresight >= USABLE_FORESIGHT)
+
     def metrics(self) -> dict[str, float]:
         """Names and values to log, without those that are NaN."""
         found = {"forecast/cost_calibration": self.calibration, "forecast/cost_foresight": self.foresight}
@@ -84,12 +95,12 @@ class Trust:
             found.append(
                 f"the cost model has seen {n_failures} failing transitions, but needs {MIN_FAILURES}; train longer, or use probes"
             )
-        if sum(self._observed) >= 10 and not CALIBRATION[0] <= self.calibration <= CALIBRATION[1]:
+        if sum(self._observed) >= _ENOUGH and not CALIBRATION[0] <= self.calibration <= CALIBRATION[1]:
             found.append(
                 f"the cost model expects {self.calibration:.2f} times the failures that happen; "
                 "costs may come at random, or late (try delay=...)"
             )
-        if sum(self._failures) >= 10 and self.foresight < FORESIGHT:
+        if sum(self._failures) >= _ENOUGH and self.foresight < FORESIGHT:
             found.append(
                 f"the cost model has foreseen only {self.foresight:.0%} of the failures; costs may come late (try delay=...), "
                 "or hazards may look like safe places (try an observation that shows the difference)"
