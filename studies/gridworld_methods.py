@@ -29,6 +29,8 @@ PPO_SETTINGS: dict[str, Any] = {
 
 Make = Callable[[Path, sfe.TaskPool, int, int], PPO]
 
+#: without validation: all tasks of the pool are trained on, and the last policy is left behind
+BARE: dict[str, Any] = {"validation_share": 0.0}
 #: tasks of the bare supervised penalty: what one would simulate in every update without cached exact scores
 BARE_TASKS = 4000
 
@@ -47,7 +49,7 @@ def _tuned(**arguments: Any) -> Make:
 def _bare(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
     tasks = pool.subset(range(min(BARE_TASKS, len(pool))))
     penalty = sf.MeanFailureLoss(n_tasks=BARE_TASKS, worst=False, weight=1e6)
-    return _tuned(forecast_loss=penalty, scorer="survival", drawn_share=0.0)(base, tasks, n_envs, seed)
+    return _tuned(forecast_loss=penalty, scorer="survival", drawn_share=0.0, **BARE)(base, tasks, n_envs, seed)
 
 
 def _penalty(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
@@ -69,7 +71,7 @@ def _lagrangian(multiplier: float) -> Make:
 
 
 def _forecast(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
-    # the defaults: evaluation sets of a twentieth of the pool, coefficient 1, floor 1e-10
+    # the defaults
     return _tuned()(base, pool, n_envs, seed)
 
 
@@ -86,7 +88,7 @@ def _forecast_episodes(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -
     """Ours, told nothing but the cost of each step; its scoring and probing are part of the budget of steps, see ``Budget``."""
     # few environments side by side: each steps on until the last episode of a scoring has ended, and all steps count
     scorer = sf.EpisodeScorer(pool, probes=200, seed=seed, n_envs=32)
-    return _tuned(scorer=scorer, p_floor=1e-6, full_every=20)(base, pool, n_envs, seed)
+    return _tuned(scorer=scorer, forecast_kind="guarded", p_floor=1e-6, full_every=20, **BARE)(base, pool, n_envs, seed)
 
 
 METHODS: dict[str, Make] = {
@@ -94,8 +96,11 @@ METHODS: dict[str, Make] = {
     "cost_penalty": _penalty,
     "ppo_lagrangian": _lagrangian(1.0),
     "mean_failure_bare": _bare,
-    "mean_failure_equipped": _tuned(forecast_loss=sf.MeanFailureLoss(worst=True, p_floor=1e-10, weight=1e6)),
+    "mean_failure_equipped": _tuned(forecast_loss=sf.MeanFailureLoss(worst=True, p_floor=1e-10, weight=1e6), **BARE),
     "forecast": _forecast,
+    "forecast_guarded": _tuned(forecast_kind="guarded", p_floor=1e-10, **BARE),
+    "line_only": _tuned(**BARE),
+    "drawn_only": _tuned(forecast_coef=1e-12, **BARE),
     "ppo_lagrangian_10": _lagrangian(10.0),
     "cvar_ppo": _cvar,
     "forecast_episodes": _forecast_episodes,
@@ -103,8 +108,10 @@ METHODS: dict[str, Make] = {
 
 #: methods of the comparison in which nobody is told more than the cost of a step
 MODEL_FREE = ("ppo_lagrangian_10", "cvar_ppo", "forecast_episodes")
+#: parts of ForecastPPO by themselves, and the loss that was its default in 0.2
+ABLATIONS = ("forecast_guarded", "line_only", "drawn_only")
 #: what is compared by default: everybody knows the tasks' dynamics, or nobody looks at them
-DEFAULT_METHODS = tuple(method for method in METHODS if method not in MODEL_FREE)
+DEFAULT_METHODS = tuple(method for method in METHODS if method not in MODEL_FREE + ABLATIONS)
 
 LABELS = {
     "base": "checkpoint",
@@ -114,6 +121,9 @@ LABELS = {
     "mean_failure_bare": "mean failure, bare",
     "mean_failure_equipped": "mean failure, equipped",
     "forecast": "ForecastPPO",
+    "forecast_guarded": "ForecastPPO, guarded (0.2)",
+    "line_only": "ForecastPPO, no validation",
+    "drawn_only": "drawn tasks only",
     "ppo_lagrangian_10": "PPO-Lagrangian, from 10",
     "cvar_ppo": "CVaR-PPO",
     "forecast_episodes": "ForecastPPO, model-free",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-
-from sb3_forecast.measuring.report import ForecastReport
+from typing import Protocol
 
 #: a limit that holds in a larger share of the splits than this counts as equal, because it promises no more than 95%
 ENOUGH = 0.95
@@ -12,7 +11,27 @@ ENOUGH = 0.95
 STEP = 0.05
 
 
-def quality(report: ForecastReport, min_success: float = 0.0) -> tuple[bool, int, float]:
+class Measured(Protocol):
+    """What a model is judged by; a :class:`ForecastReport` has it."""
+
+    @property
+    def limit_holds(self) -> float:
+        """Share of the splits in which the limit holds."""
+
+    @property
+    def mean_scale(self) -> float:
+        """Mean fitted scale; 0 if nothing was forecast."""
+
+    @property
+    def mean_failure(self) -> float:
+        """Mean failure probability."""
+
+    @property
+    def success(self) -> float:
+        """Mean success probability; NaN if unknown."""
+
+
+def quality(report: Measured, min_success: float = 0.0) -> tuple[bool, int, float]:
     """A sort key for evaluated models: larger is better.
 
     It compares three things, in this order:

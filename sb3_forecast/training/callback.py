@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_forecast.checks import whole
 from sb3_forecast.scorers.playing import check_finite, normalisation_of
 from sb3_forecast.scorers.protocols import Rollout
 from sb3_forecast.statistics.scores import failure_probability
@@ -23,6 +24,7 @@ from sb3_forecast.training.guard import ForecastGuard
 from sb3_forecast.training.injection import GradientInjector, attach, detach
 from sb3_forecast.training.losses import LossTerms, TooFewScoresError
 from sb3_forecast.training.objective import WATCHED_TASKS, ForecastObjective
+from sb3_forecast.training.validation import Validation
 
 
 def after_users(users: BaseCallback, ours: BaseCallback, model: BaseAlgorithm) -> BaseCallback:
@@ -96,6 +98,10 @@ class ForecastCallback(BaseCallback):
     :param forecast_coef: the forecast gradient is clipped to ``max_grad_norm``, then multiplied by this; a number, or a schedule of the
         remaining progress; 0 logs without training
     :param gradient_every: add the gradient in every n-th optimizer step, beginning with the first after a rollout
+    :param validation: tasks that no gradient sees. Where they show harm, the policy goes back and the coefficient is halved; see
+        :class:`Validation`. ``None`` for none
+    :param validate_every: rollouts between two looks at them
+    :param restore_best: whether the training leaves behind the best policy that was looked at, if the last one is clearly worse
     :raises ValueError: if an argument is out of range
     """
 
@@ -106,6 +112,9 @@ class ForecastCallback(BaseCallback):
         verbose: int = 0,
         forecast_coef: float | Schedule = 0.0,
         gradient_every: int = 8,
+        validation: Validation | None = None,
+        validate_every: int = 10,
+        restore_best: bool = True,
     ) -> None:
         super().__init__(verbose)
         check_injection(forecast_coef, gradient_every, drawn_share)
@@ -122,6 +131,9 @@ class ForecastCallback(BaseCallback):
         self._normalize: VecNormalize | None = None
         self._seen: list[Any] = []
         self._current: Any = None
+        self.validation = validation
+        self.validate_every = whole("validate_every", validate_every, low=1, use="a number of rollouts such as 10")
+        self.restore_best = restore_best
         self._warned: set[str] = set()
         self._guard = ForecastGuard()
 
@@ -141,17 +153,46 @@ class ForecastCallback(BaseCallback):
         self._injector = GradientInjector(lambda: objective.loss(self.model), self._coef, norm, self.gradient_every)
 
     def _coef(self) -> float:
-        if self.objective is None or not self.objective.has_partitions:
-            # a cost model that has not learnt enough yet, or sees no risk, gives no scores
+        if self.objective is None or not self.objective.has_partitions or not self.objective.scorer.trusted:
+            # a cost model that has not learnt enough yet, or sees no risk, gives no scores; one that is often wrong must not move the policy
             return 0.0
         coef = self._schedule(self.model._current_progress_remaining)
         if not coef >= 0.0:
             raise ValueError(f"forecast_coef must be at least 0, got {coef} from the schedule; use a schedule that stays >= 0")
-        return coef
+        return coef if self.validation is None else coef * self.validation.factor
 
     def _on_training_start(self) -> None:
         if self._injector is not None:
             attach(self._injector, self.model.policy.optimizer)
+
+    def _set_starts(self) -> None:
+        assert self.objective is not None
+        self.training_env.env_method("set_task_weights", *self.objective.starts(self.drawn_share))
+
+    def _validate(self) -> None:
+        """Look at the tasks that no gradient sees, and take back what did harm."""
+        assert self.validation is not None
+        try:
+            report, reasons = self.validation.look(self.model)
+        except ValueError as error:
+            # an agent that fails in fewer than k tasks has no forecast to look at
+            self._warn(f"no validation in this rollout: {error}")
+            return
+        values = {name: getattr(report, name) for name in ("limit_holds", "worst_failure", "mean_failure", "success")}
+        for name, value in values.items():
+            if not np.isnan(value):
+                self.logger.record(f"validation/{name}", value)
+        if reasons:
+            unharmed = self.validation.restrain()
+            self.model.set_parameters(unharmed.parameters, exact_match=True, device=self.model.device)
+            factor = self.validation.factor
+            action = "switched off" if factor == 0.0 else f"multiplied by {factor:g}"
+            warnings.warn(
+                f"the training did harm on tasks that no gradient sees: {'; '.join(reasons)}. The policy goes back to that of step "
+                f"{unharmed.timesteps}, and the forecast is {action}",
+                stacklevel=2,
+            )
+        self.logger.record("validation/factor", self.validation.factor)
 
     def _on_step(self) -> bool:
         costs = np.array([info.get("cost", 0.0) for info in self.locals["infos"]])
@@ -200,12 +241,14 @@ class ForecastCallback(BaseCallback):
         for warning in self._guard.look(terms, float(np.mean(successes)) if enough and successes else None):
             self._warn(warning)
         if self.drawn_share > 0.0:
-            self.training_env.env_method("set_task_weights", self.objective.task_weights, self.drawn_share)
+            self._set_starts()
         for key, value in forecast_metrics(self.objective, terms, time.perf_counter() - start).items():
             self.logger.record(key, value)
         if self._injector is not None:
             self._injector.restart()
             self.logger.record("forecast/coef", self._coef())
+            if not scorer.trusted:
+                self._warn("the forecast is not active: the scorer's checks failed, so its gradient is not applied")
 
     def _warn(self, text: str) -> None:
         """Warn once of each kind: texts that differ only in digits are one kind."""
@@ -214,9 +257,25 @@ class ForecastCallback(BaseCallback):
             self._warned.add(kind)
             warnings.warn(text, stacklevel=2)
 
+    def _leave_the_best(self) -> None:
+        assert self.validation is not None
+        try:
+            chosen = self.validation.to_leave_behind(self.model)
+        except ValueError as error:
+            self._warn(f"the last policy is kept, because it has no validation: {error}")
+            return
+        if chosen is not None:
+            self.model.set_parameters(chosen.parameters, exact_match=True, device=self.model.device)
+            if self.verbose:
+                print(f"left behind: the policy of step {chosen.timesteps}, the best on the validation")  # noqa: T201  # as SB3's callbacks do
+
     def _on_rollout_start(self) -> None:
         for per_step in (self._costs, self._dones, self._seen):
             per_step.clear()
+        if self.validation is not None:
+            if self.validation.rollouts % self.validate_every == 0:
+                self._validate()
+            self.validation.rollouts += 1
         if self.objective is not None and self.objective.scorer.learns:
             # the normalisation changes with every step, so keep the observations as they were before it
             self._normalize = normalisation_of(self.model)
@@ -225,6 +284,8 @@ class ForecastCallback(BaseCallback):
     def _on_training_end(self) -> None:
         if self._injector is not None:
             detach(self.model.policy.optimizer)
-        if self.objective is not None and self.drawn_share > 0.0:
+        if self.validation is not None and self.restore_best and self.validation.start is not None:
+            self._leave_the_best()
+        if self.objective is not None and (self.drawn_share > 0.0 or len(self.objective.validation)):
             # whoever uses the environment next expects its own distribution of tasks
             self.training_env.env_method("set_task_weights", None)

@@ -17,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from sb3_forecast.checks import real, whole
 from sb3_forecast.scorers.make import make_scorer
 from sb3_forecast.scorers.protocols import FailureScorer, Pool
 from sb3_forecast.scorers.tasks_of import tasks_of
@@ -26,6 +27,8 @@ from sb3_forecast.training.callback import ForecastCallback, after_users, check_
 from sb3_forecast.training.injection import detach
 from sb3_forecast.training.losses import ForecastLoss, Kind
 from sb3_forecast.training.objective import ForecastObjective, PoolLoss
+from sb3_forecast.training.tail_line import TailLineLoss
+from sb3_forecast.training.validation import Validation, kept_back
 
 SelfForecastPPO = TypeVar("SelfForecastPPO", bound="ForecastPPO")
 
@@ -40,14 +43,16 @@ class ForecastPPO(PPO):
 
     :param forecast_coef: the forecast gradient is clipped to ``max_grad_norm``, then multiplied by this; a number, or a schedule of the
         remaining progress as for ``learning_rate``; 0 switches the forecast off
-    :param eval_size: evaluation set size m of the partitions; ``None`` for a twentieth of the pool
+    :param eval_size: size m of the evaluation sets whose forecasts are to hold; ``None`` for 200, or a twentieth of a small pool (for the other
+        kinds always a twentieth)
     :param k: number of top evaluation scores that the forecast uses
     :param n_partitions: partitions drawn per rollout, or ``"exact"`` for the expectation over all of them (needs a linear ``forecast_method``)
     :param scorer: ``"auto"`` (the strongest that the tasks offer), ``"exact"``, ``"survival"`` or a scorer object
-    :param forecast_kind: ``"guarded"``, ``"squared"`` or ``"hinge"``; see :class:`ForecastLoss`
+    :param forecast_kind: ``"line"`` (see :class:`TailLineLoss`), or ``"guarded"``, ``"squared"`` (our reading of the paper) or ``"hinge"``; see
+        :class:`ForecastLoss`
     :param forecast_method: ``"jones"``, ``"blue"`` or ``"direct"``. Reports and the command line use ``"blue"``, which is unbiased on an
-        exponential tail. The training uses ``"jones"``: the published table was made with it
-    :param p_floor: tasks with a smaller failure probability are left alone
+        exponential tail. ``"line"`` does not use it
+    :param p_floor: the worst tasks are not pushed below this failure probability
     :param drawn_share: share of the episodes that start on the tasks that dominate the loss, so that the agent learns to finish them rather
         than to stand still
     :param gradient_every: add the gradient in every n-th optimizer step
@@ -56,6 +61,11 @@ class ForecastPPO(PPO):
     :param n_candidates: see ``full_every``; ``None`` for a tenth of the pool, or as many tasks as the loss may use if that is more
     :param forecast_loss: a loss object instead of ``eval_size`` ... ``p_floor``, for baselines
     :param pool: the tasks, not saved with the model; ``None`` for those that ``env`` plays
+    :param validation_share: share of the distinct tasks that no gradient sees. If the training does harm on them, the policy goes back and the
+        coefficient is halved, and after three times the forecast is switched off; see :class:`Validation`. 0 for no validation
+    :param validate_every: rollouts between two looks at them
+    :param min_success: smallest success on them that you accept; ``None`` for that of the start, less 0.005
+    :param restore_best: whether ``learn`` leaves behind the best policy that was looked at, if the last one is clearly worse
     :raises ValueError: for arguments out of range, or an environment whose tasks cannot be scored
     """
 
@@ -92,15 +102,19 @@ class ForecastPPO(PPO):
         k: int = 10,
         n_partitions: int | Literal["exact"] = 128,
         scorer: str | FailureScorer = "auto",
-        forecast_kind: Kind = "guarded",
+        forecast_kind: Kind | Literal["line"] = "line",
         forecast_method: Method = "jones",
-        p_floor: float = 1e-10,
+        p_floor: float = 1e-9,
         drawn_share: float = 0.25,
         gradient_every: int = 8,
         full_every: int | None = None,
         n_candidates: int | None = None,
         forecast_loss: PoolLoss | None = None,
         pool: Pool | None = None,
+        validation_share: float = 0.2,
+        validate_every: int = 10,
+        min_success: float | None = None,
+        restore_best: bool = True,
     ) -> None:
         check_injection(forecast_coef, gradient_every, drawn_share)
         self.forecast_coef = forecast_coef
@@ -117,6 +131,15 @@ class ForecastPPO(PPO):
         self.n_candidates = n_candidates
         self.forecast_loss = forecast_loss
         self.pool = pool
+        self.validation_share = real(
+            "validation_share", validation_share, 0.0, 0.9, "a share such as 0.2, or 0 for no validation"
+        )
+        self.validate_every = whole("validate_every", validate_every, low=1, use="a number of rollouts such as 10")
+        self.min_success = (
+            None if min_success is None else real("min_success", min_success, 0.0, 1.0, "the least success that you accept")
+        )
+        self.restore_best = restore_best
+        self.validation: Validation | None = None
         self.forecast_state: dict[str, Any] | None = None
         self.objective: ForecastObjective | None = None
         self._objective_key = ""
@@ -171,25 +194,40 @@ class ForecastPPO(PPO):
             raise ValueError("env must have `set_task_weights` to start episodes on drawn tasks, got none; use drawn_share=0")
         if self.objective is not None and self._objective_key == pool.key:
             return
-        loss = self.forecast_loss
-        if loss is None:
-            # in a small pool, a twentieth of the tasks is too few for k top scores
-            eval_size = max(len(pool) // 20, 2 * self.k) if self.eval_size is None else self.eval_size
-            check_partition(len(pool), eval_size, self.k)
-            loss = ForecastLoss(eval_size, self.k, self.n_partitions, self.forecast_kind, self.forecast_method, self.p_floor)
         seed = 0 if self.seed is None else self.seed
+        aside = kept_back(pool, self.validation_share, seed)
+        loss = self._loss(len(pool) - len(aside)) if self.forecast_loss is None else self.forecast_loss
         scorer = make_scorer(self.scorer, pool, seed)
         full_every = self.full_every
         if full_every is None:
             full_every = 5 if scorer.supports_partial else 1
-        objective = ForecastObjective(scorer, loss, seed, full_every, self.n_candidates)
+        objective = ForecastObjective(scorer, loss, seed, full_every, self.n_candidates, validation=aside)
+        self.validation = None
+        if len(aside):
+            eval_size = self.eval_size or _usual_eval_size(len(aside), self.k)
+            self.validation = Validation(pool.subset(aside), eval_size, self.k, self.min_success, seed)
         # score one task before any training, so that a model that cannot be scored fails at once
         scorer.score(self, np.array([0]))
         # saved scores and weights belong to the pool of the saved run; another pool starts afresh
         if self.forecast_state is not None and self.forecast_state["pool"] == pool.key:
             objective.load_state_dict(self.forecast_state["objective"])
+            if self.validation is not None and self.forecast_state.get("validation") is not None:  # models of 0.2.0 have none
+                self.validation.load_state_dict(self.forecast_state["validation"])
         self.forecast_state = None
         self.objective, self._objective_key = objective, pool.key
+
+    def _loss(self, n_learning: int) -> PoolLoss:
+        """The loss that the arguments describe, for a number of tasks."""
+        if self.forecast_kind == "line":
+            eval_size = _usual_eval_size(n_learning, self.k) if self.eval_size is None else self.eval_size
+            check_partition(n_learning, eval_size, self.k)
+            deploy_size = min(19 * eval_size, n_learning - eval_size)
+            n_partitions = 64 if self.n_partitions == "exact" else self.n_partitions
+            return TailLineLoss(eval_size, deploy_size, self.k, self.p_floor, n_partitions=n_partitions)
+        # in a small pool, a twentieth of the tasks is too few for k top scores
+        eval_size = max(n_learning // 20, 2 * self.k) if self.eval_size is None else self.eval_size
+        check_partition(n_learning, eval_size, self.k)
+        return ForecastLoss(eval_size, self.k, self.n_partitions, self.forecast_kind, self.forecast_method, self.p_floor)
 
     def learn(
         self: SelfForecastPPO,
@@ -205,6 +243,9 @@ class ForecastPPO(PPO):
         :raises ValueError: before training starts, if the environment's tasks cannot be scored
         """
         self._build_objective()
+        if self._forecasting and self.objective is not None and len(self.objective.validation):
+            # before SB3 resets the environments, or their first episodes would be played on tasks of the validation, too
+            self.env.env_method("set_task_weights", *self.objective.starts(self.drawn_share))  # type: ignore[union-attr]  # _build_objective needs it
         try:
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         finally:
@@ -213,11 +254,20 @@ class ForecastPPO(PPO):
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         users = super()._init_callback(callback, progress_bar)
         objective = self.objective if self._forecasting else None
-        ours = ForecastCallback(objective, self.drawn_share, 0, self.forecast_coef, self.gradient_every)
+        ours = ForecastCallback(
+            objective,
+            self.drawn_share,
+            self.verbose,
+            self.forecast_coef,
+            self.gradient_every,
+            self.validation if self._forecasting else None,
+            self.validate_every,
+            self.restore_best,
+        )
         return after_users(users, ours, self)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "objective", "_objective_key", "pool"]
+        return [*super()._excluded_save_params(), "objective", "_objective_key", "pool", "validation"]
 
     def save(
         self,
@@ -227,7 +277,11 @@ class ForecastPPO(PPO):
     ) -> None:
         """Save the model, as ``PPO.save`` does, with the random state, the cached scores and the task weights of the forecast."""
         if self.objective is not None:
-            self.forecast_state = {"pool": self._objective_key, "objective": self.objective.state_dict()}
+            self.forecast_state = {
+                "pool": self._objective_key,
+                "objective": self.objective.state_dict(),
+                "validation": None if self.validation is None else self.validation.state_dict(),
+            }
         try:
             super().save(path, exclude, include)
         finally:
@@ -268,6 +322,11 @@ class ForecastPPO(PPO):
         # torch's optimizers keep the moment tensors that they load and change them in place: copy, so that the source is not changed
         model.set_parameters(copy.deepcopy(source.get_parameters()), exact_match=True, device=device)  # type: ignore[arg-type]  # as SB3 documents
         return model
+
+
+def _usual_eval_size(n_tasks: int, k: int) -> int:
+    """200 tasks, or fewer in a small pool: a twentieth, but enough for k top scores."""
+    return min(200, max(n_tasks // 20, 2 * k))
 
 
 #: the constructor arguments that PPO stores as attributes of the same name

@@ -53,7 +53,7 @@ class ForecastGuard:
                 signs["collapse"] = (
                     "the tail has collapsed to a point: all top scores are equal, so nothing is forecast; use a larger p_floor, or stop training"
                 )
-        raised = terms.weights.clamp(max=0.0).abs().sum().item()
+        raised = terms.weights.clamp(max=0.0).abs().sum().item() - terms.held
         total = terms.weights.abs().sum().item()
         if raised > 0.01 * total > 0.0:
             signs["raised"] = (

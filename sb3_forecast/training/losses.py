@@ -51,6 +51,7 @@ class LossTerms:
     :param realised: worst deployment score of each partition, in psi, shape (R,)
     :param scale: fitted scale sigma_bar of each partition, in psi, shape (R,)
     :param weights: gradient of the loss with respect to each touched score, shape (touched,)
+    :param held: sum of the weights by which tasks are held on purpose, so that they do not fall below where they belong
     """
 
     loss: th.Tensor
@@ -58,6 +59,7 @@ class LossTerms:
     realised: th.Tensor
     scale: th.Tensor
     weights: th.Tensor
+    held: float = 0.0
 
 
 class ForecastLoss:

@@ -8,6 +8,7 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
+from sb3_forecast.checks import task_indices
 from sb3_forecast.scorers.make import complete
 from sb3_forecast.scorers.protocols import FailureScorer, Scorer, Stateful
 from sb3_forecast.training.losses import LossTerms, Partitions
@@ -46,6 +47,7 @@ class ForecastObjective:
         (``docs/environments.md`` says how many of the worst tasks this misses)
     :param weight_decay: :attr:`task_weights` is multiplied by this at each refresh
     :param subpool: score and partition only this many tasks, drawn anew at each refresh; ``None`` for the whole pool
+    :param validation: indices of tasks that no gradient may come from, and that no training episode may start on; ``None`` for none
     :raises ValueError: if an argument is out of range, or the scorer cannot score single tasks as ``full_every`` needs
     """
 
@@ -58,6 +60,7 @@ class ForecastObjective:
         n_candidates: int | None = None,
         weight_decay: float = 0.98,
         subpool: int | None = None,
+        validation: NDArray[np.int64] | None = None,
     ) -> None:
         if full_every < 1:
             raise ValueError(
@@ -83,9 +86,14 @@ class ForecastObjective:
         self.pool_loss = loss
         self.subpool = subpool
         self.full_every = full_every
-        self.n_partitioned = scorer.n_tasks if subpool is None else subpool
+        if subpool is not None and validation is not None:
+            raise ValueError("validation must be None when subpool is given, got both; use only one of them")
+        #: tasks that gradients may come from, and the others, ascending, int64
+        self.validation = task_indices([] if validation is None else validation, scorer.n_tasks)
+        self.learning = np.setdiff1d(np.arange(scorer.n_tasks), self.validation)
+        self.n_partitioned = len(self.learning) if subpool is None else subpool
         usual = max(loss.reach(self.n_partitioned), scorer.n_tasks // 10)
-        self.n_candidates = min(usual if n_candidates is None else n_candidates, scorer.n_tasks)
+        self.n_candidates = min(usual if n_candidates is None else n_candidates, len(self.learning))
         self.weight_decay = weight_decay
         self.generator = np.random.default_rng(seed)
         self.scores: th.Tensor | None = None
@@ -95,7 +103,7 @@ class ForecastObjective:
         #: share of the pool's ``WATCHED_TASKS`` worst tasks, at the last full scoring, that were not among the candidates; NaN before
         self.missed_top = float("nan")
         self._partitions: Partitions | None = None
-        self._partitioned: NDArray[np.int64] = np.arange(scorer.n_tasks)
+        self._partitioned: NDArray[np.int64] = self.learning
         self._weights = th.zeros(0, dtype=th.float64)
 
     def refresh(self, model: Any) -> LossTerms:
@@ -114,7 +122,7 @@ class ForecastObjective:
             followed = None if self.scores is None or self.full_every == 1 else self.candidates
             self.scores = self.scorer.score(model)
             if followed is not None:
-                worst = th.topk(self.scores, min(WATCHED_TASKS, len(self.scores))).indices.numpy()
+                worst = self._worst(min(WATCHED_TASKS, len(self.learning)))
                 self.missed_top = float(1.0 - np.isin(worst, followed).mean())
         else:
             candidates = self.candidates
@@ -143,7 +151,30 @@ class ForecastObjective:
         """
         if self.scores is None:
             raise RuntimeError("candidates needs the scores of the pool, got none yet; call refresh(model) first")
-        return np.sort(th.topk(self.scores, self.n_candidates).indices.numpy())
+        return np.sort(self._worst(self.n_candidates))
+
+    def _worst(self, count: int) -> NDArray[np.int64]:
+        """The tasks with the largest cached scores, of those that gradients may come from."""
+        assert self.scores is not None
+        chosen: NDArray[np.int64] = self.learning[th.topk(self.scores[th.from_numpy(self.learning)], count).indices.numpy()]
+        return chosen
+
+    def starts(self, drawn_share: float) -> tuple[NDArray[np.float64] | None, float]:
+        """How training episodes choose their tasks: the arguments of ``set_task_weights``.
+
+        A share of them is drawn in proportion to :attr:`task_weights`, the others uniformly. None starts on a task of the validation.
+
+        :param drawn_share: the share, in [0, 1]
+        :return: weight of each task, shape (N,), float64; ``None`` for uniform draws; and the share of the weighted draws
+        """
+        total = self.task_weights.sum()
+        if not len(self.validation):
+            return (self.task_weights if drawn_share > 0.0 else None), drawn_share
+        uniform = np.zeros(self.scorer.n_tasks)
+        uniform[self.learning] = 1.0 / len(self.learning)
+        if drawn_share == 0.0 or total == 0.0:
+            return uniform, 1.0
+        return (1.0 - drawn_share) * uniform + drawn_share * self.task_weights / total, 1.0
 
     @property
     def touched(self) -> NDArray[np.int64]:

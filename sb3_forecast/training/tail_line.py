@@ -1,7 +1,7 @@
-"""A loss that shapes the tail of a whole pool: it keeps the worst tasks on the line of an exponential tail.
+"""A loss that shapes the tail of a whole pool, so that the forecast also covers tasks that were not in it.
 
 The guarded loss lowers all risky tasks. Ordinary tasks share the policy and fall too, by several powers of ten, while a few unfinished
-tasks stay where they are: the tail becomes heavier than exponential, and forecasts too low. This loss pushes down only what sticks out of the
+tasks stay where they are: the tail becomes heavier than exponential, and forecasts too low. This loss pushes down only what sticks out of a
 line, and holds what falls below it, but never above where the task was before the training (docs/calibration.md).
 """
 
@@ -30,7 +30,7 @@ class LinePartitions(Partitions):
     """Partitions for the log, and where each task of the tail should be.
 
     :param line: score on the line of each touched task, shape (touched,); NaN for tasks that only the log looks at
-    :param hold: score below which a task is held, shape (touched,); NaN likewise
+    :param hold: score below which a task is held, shape (touched,); -inf where it never is; NaN likewise
     """
 
     line: th.Tensor
@@ -38,10 +38,13 @@ class LinePartitions(Partitions):
 
 
 class TailLineLoss:
-    """Keeps the worst tasks of a pool on a line: the tail that the forecast assumes. Has the interface of :class:`ForecastLoss`.
+    """Keeps the worst tasks of a pool on a line. Has the interface of :class:`ForecastLoss`.
 
-    The task of rank r (1 is the worst) belongs at psi = top - scale log r. The top is ``lead`` below the worst tasks as they are now, down to
-    ``p_target``: the line moves down as far as training can follow, and waits where risk cannot be reduced.
+    The line has two parts. From rank c = N / m on it is the tail that forecasts assume, psi = top - scale log (r / c): this is what an
+    evaluation set of m tasks sees. Above it is flat: tasks that were trained on must stay below what they let one expect, because tasks of a
+    rare kind that were not in the pool come out worse than those that were. The top is ``lead`` below the worst tasks as they are now, down
+    to ``p_target``: the line moves down as far as training can follow, and waits where risk cannot be reduced. While it is high it is steeper,
+    also in its flat part.
 
     - Tasks above the line are pushed down by the gradient of log sum (1 + p / p_line): most where they stick out most, less and less as they
       reach it.
@@ -53,7 +56,7 @@ class TailLineLoss:
     :param deploy_size: deployment set size n of these forecasts
     :param k: top scores that they use
     :param p_target: failure probability of the worst task at which pushing ends
-    :param scale: scale of the line when its top is at ``p_target``, in psi
+    :param scale: scale of the exponential part when the top is at ``p_target``, in psi
     :param lead: how far the line's top is below the worst tasks, in psi
     :param hold: weight of holding, relative to pushing; 0 never holds
     :param n_worst: tasks that are always looked at; as many more are drawn from further down the tail
@@ -66,8 +69,8 @@ class TailLineLoss:
         eval_size: int = 200,
         deploy_size: int = 3800,
         k: int = 10,
-        p_target: float = 1e-7,
-        scale: float = 0.05,
+        p_target: float = 1e-9,
+        scale: float = 0.08,
         lead: float = 0.5,
         hold: float = 1.0,
         n_worst: int = 300,
@@ -102,15 +105,25 @@ class TailLineLoss:
         """
         return min(n_pool, max(2 * self.n_worst, 2 * self.k * n_pool // self.eval_size))
 
-    def line(self, worst: float, ranks: Any) -> Any:
+    def flat_to(self, n_pool: int) -> float:
+        """The rank c at which the exponential part begins: about that of an evaluation set's worst task.
+
+        :param n_pool: pool size N
+        :return: rank, at least 1
+        """
+        return max(1.0, n_pool / self.eval_size)
+
+    def line(self, worst: float, ranks: Any, n_pool: int) -> Any:
         """The line for a pool whose worst tasks have a given score.
 
         :param worst: mean score of the five worst tasks
         :param ranks: ranks from 1, numpy array
+        :param n_pool: pool size N
         :return: scores, same shape
         """
         top = max(self.score_target, worst - self.lead)
-        return top - (self.scale + _WIDENING * (top - self.score_target)) * np.log(ranks)
+        steeper = _WIDENING * (top - self.score_target)
+        return top - steeper * np.log(ranks) - self.scale * np.log(np.maximum(ranks / self.flat_to(n_pool), 1.0))
 
     def draw(self, scores: th.Tensor, generator: np.random.Generator) -> LinePartitions:
         """Choose the tasks of the tail and their places on the line; draw partitions for the log.
@@ -138,10 +151,14 @@ class TailLineLoss:
         ranks = np.union1d(np.arange(min(self.n_worst, last)), further[further < last])
         tail = order[th.from_numpy(ranks)]
         places = th.full((n_pool,), th.nan, dtype=th.float64)
-        places[tail] = th.from_numpy(self.line(float(values[order[:5]].mean()), ranks + 1.0))
+        places[tail] = th.from_numpy(self.line(float(values[order[:5]].mean()), ranks + 1.0, n_pool))
+        # no task of the flat part is held: the lower it is, the better
+        held = places.clone()
+        held[tail[th.from_numpy(ranks + 1.0 < self.flat_to(n_pool))]] = -th.inf
         touched = th.unique(th.cat([order[evaluation].reshape(-1), order[deployment], tail]))
-        line = places[touched]
-        return LinePartitions(order[evaluation], order[deployment], touched, line, th.minimum(line, self.start[touched]))
+        return LinePartitions(
+            order[evaluation], order[deployment], touched, places[touched], th.minimum(held[touched], self.start[touched])
+        )
 
     def _partitions(self, n_pool: int, finite: int, generator: np.random.Generator) -> tuple[th.Tensor, th.Tensor]:
         """Ranks in the pool of the k worst evaluation tasks and of the worst deployment task, of partitions of random parts of the pool."""
@@ -183,10 +200,11 @@ class TailLineLoss:
         (weights,) = th.autograd.grad(value, leaf)
         # holding: a constant pull per nat of log p, for tasks that have fallen below where they belong
         fallen = log_p.detach() < -th.exp(-partitions.hold[in_tail]) - _SLACK
-        weights[in_tail] -= self.hold / int(in_tail.sum()) * fallen * th.exp(-leaf.detach()[in_tail])
+        holding = self.hold / int(in_tail.sum()) * fallen * th.exp(-leaf.detach()[in_tail])
+        weights[in_tail] -= holding
         linear = (weights * touched_scores).sum()
         loss = linear + (value.detach() - linear.detach())
-        return LossTerms(loss, top[:, -1] + self._height * scale, realised, scale, weights)
+        return LossTerms(loss, top[:, -1] + self._height * scale, realised, scale, weights, float(holding.sum()))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""

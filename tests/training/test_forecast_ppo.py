@@ -178,7 +178,7 @@ def test_objective_errors(pool, agent):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"eval_size": 300}, "eval_size must be below the pool size 300, got 300"),
+        ({"eval_size": 300}, "eval_size must be below the pool size 240, got 300"),
         ({"k": 1}, "k must be at least 2, got 1"),
         ({"k": 61}, "k must be at most eval_size=60, got 61"),
         ({"forecast_coef": -1.0}, "forecast_coef must be at least 0, got -1.0"),

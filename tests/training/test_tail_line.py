@@ -22,20 +22,31 @@ def weights_by_task(loss, scores, seed=0):
 
 def on_the_line(loss, n=600):
     """Scores that lie where the loss wants them, its top at the target."""
-    return th.from_numpy(loss.score_target - loss.scale * np.log(np.arange(1, n + 1.0)))
+    return th.from_numpy(loss.line(-9.0, np.arange(1, n + 1.0), n))
 
 
 def test_the_line_follows_the_worst_down_to_the_target():
-    loss = TailLineLoss(p_target=1e-6, scale=0.05, lead=0.5)
+    loss = TailLineLoss(eval_size=40, deploy_size=400, k=6, p_target=1e-6, scale=0.05, lead=0.5)
     assert sf.failure_probability(loss.score_target) == pytest.approx(1e-6)
-    ranks = np.array([1.0, 10.0, 100.0])
-    np.testing.assert_allclose(loss.line(-9.0, ranks), loss.score_target - 0.05 * np.log(ranks))
-    high = loss.line(2.0, ranks)
+    ranks = np.array([1.0, 5.0, 15.0, 150.0])
+    assert loss.flat_to(600) == 15.0
+    # flat as far as an evaluation set does not see, then exponential
+    np.testing.assert_allclose(loss.line(-9.0, ranks, 600), loss.score_target - 0.05 * np.log([1.0, 1.0, 1.0, 10.0]))
+    high, low = loss.line(2.0, ranks, 600), loss.line(-9.0, ranks, 600)
     assert high[0] == pytest.approx(1.5)
-    # straight in the log of the rank, and the wider, the higher it is
-    assert np.diff(high)[0] == pytest.approx(np.diff(high)[1])
-    assert np.diff(high)[0] < np.diff(loss.line(-9.0, ranks))[0] < 0.0
-    assert loss.line(loss.score_target + 0.6, ranks)[0] == pytest.approx(loss.score_target + 0.1)
+    assert (np.diff(high) < np.diff(low)).all()
+    assert loss.line(loss.score_target + 0.6, ranks, 600)[0] == pytest.approx(loss.score_target + 0.1)
+
+
+def test_no_task_of_the_flat_part_is_held():
+    """The worst of those that were trained on may be as safe as they can: only the part that an evaluation set sees is held."""
+    loss = TailLineLoss(**SMALL)
+    start = on_the_line(loss) + 2.0
+    weights_by_task(loss, start)
+    found, _, _ = weights_by_task(loss, on_the_line(loss) - 0.3)
+    assert (found[:14] >= 0.0).all()
+    assert (found[20:100] <= 0.0).all()
+    assert (found[20:60] < 0.0).all()
 
 
 def test_what_sticks_out_has_the_weight():
@@ -75,7 +86,7 @@ def test_where_it_comes_to_rest_forecasts_hold():
     start[:12] = generator.normal(2.0, 0.5, size=12)
     before = report_of(start, eval_size=200, n_splits=200)
     assert before.limit_holds < 0.75
-    loss = TailLineLoss(eval_size=200, deploy_size=3800, p_target=1e-5)
+    loss = TailLineLoss(eval_size=200, deploy_size=3800, p_target=1e-5, scale=0.05)
     log_p = th.from_numpy(-np.exp(-start)).requires_grad_(True)
     optimizer = th.optim.SGD([log_p], lr=1.0)
     for _ in range(600):
