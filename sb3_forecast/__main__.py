@@ -39,9 +39,17 @@ def main(arguments: list[str] | None = None) -> int:
             from sb3_forecast.cli import forecast
 
             forecast.run(command, Console())
-    except ValueError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
-        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("[red]stopped[/red]", highlight=False)
+        return 130
+    except Exception as error:
+        if command.traceback:
+            raise
+        # the messages of these say what to do; anything else is a mistake of ours or of the user's own code
+        expected = isinstance(error, (ValueError, TypeError, OSError, ImportError))
+        said = str(error) if expected else f"unexpected {type(error).__name__}: {error}; --traceback shows where it came from"
+        Console(stderr=True).print(f"[red]error:[/red] {escape(said)}", highlight=False)
+        return 2 if expected else 1
     return 0
 
 

@@ -41,6 +41,27 @@ def write_whole(path: str | pathlib.Path, write: Callable[[BufferedWriter], obje
         raise
 
 
+def check_output(name: str, path: str | pathlib.Path | None, suffixes: tuple[str, ...]) -> None:
+    """See that a file can be written, before the work that fills it.
+
+    :param name: name of the argument
+    :param path: the file; ``None`` if nothing is to be written
+    :param suffixes: allowed suffixes
+    :raises ValueError: if the suffix is another, the folder does not exist, or it is not writable
+    """
+    if path is None:
+        return
+    target = pathlib.Path(path)
+    if target.suffix.lower() not in suffixes:
+        raise ValueError(
+            f"{name} must end in {' or '.join(suffixes)}, got {str(path)!r}; use {target.stem or 'file'}{suffixes[0]}"
+        )
+    if not target.parent.is_dir():
+        raise ValueError(f"{name} must be in a folder that exists, got {str(path)!r}; make {str(target.parent)!r} first")
+    if target.is_dir() or not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise ValueError(f"{name} must be a file that can be written, got {str(path)!r}; use another name or folder")
+
+
 def write_text(path: str | pathlib.Path, text: str) -> None:
     """Write a text file in UTF-8, completely or not at all.
 

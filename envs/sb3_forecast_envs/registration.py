@@ -44,25 +44,29 @@ def register_family(family: TaskFamily) -> str:
     return id_
 
 
-def make_pool(env_id: str, n_tasks: int, seed: int, failed: Callable[[Any], bool] | None = None) -> Pool | None:
+def make_pool(
+    env_id: str, n_tasks: int, seed: int, failed: Callable[[Any], bool] | None = None, timeout_fails: bool = False
+) -> Pool | None:
     """Make the tasks of an environment; the command line and RL Zoo use it.
 
     The id of a family gives a :class:`TaskPool`, ``SB3Forecast/CartPole-v0`` gives :class:`CartPoleTasks`, and any other registered id gives
-    :class:`SeededTasks`. With ``failed`` every id gives :class:`SeededTasks`.
+    :class:`SeededTasks`. With ``failed`` or ``timeout_fails`` every id gives :class:`SeededTasks`.
 
     :param env_id: Gymnasium id
     :param n_tasks: number of tasks
     :param seed: seed of the tasks
     :param failed: what counts as failure, see :class:`SeededTasks`; ``None`` for the environment's own definition
+    :param timeout_fails: whether an episode that reaches its time limit has failed
     :return: the pool; ``None`` if the id is not registered
     """
     if env_id not in gym.registry and not env_id.startswith(f"{NAMESPACE}/"):
         return None
-    if failed is None and env_id == f"{NAMESPACE}/CartPole-v0":
+    own = failed is None and not timeout_fails
+    if own and env_id == f"{NAMESPACE}/CartPole-v0":
         return CartPoleTasks(n_tasks, seed)
-    if failed is None and env_id.startswith(f"{NAMESPACE}/"):
+    if own and env_id.startswith(f"{NAMESPACE}/"):
         return TaskPool(env_id, n_tasks, seed)
-    return SeededTasks(env_id, n_tasks, failed, first_seed=seed * 1_000_000)
+    return SeededTasks(env_id, n_tasks, failed, first_seed=seed * 1_000_000, timeout_fails=timeout_fails)
 
 
 def _check_cells(family: TaskFamily) -> None:

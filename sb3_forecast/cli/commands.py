@@ -37,6 +37,8 @@ class Forecast:
     """Also draw the tail, its fit and the forecast into this file."""
     json: bool = False
     """Print JSON instead of a table."""
+    traceback: bool = False
+    """Show where in the code an error came from."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Evaluate:
     """Score a saved model on evaluation tasks, and forecast its failures in a deployment."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """The model file that model.save() wrote (model.zip)."""
+    """The model file that model.save() wrote (model.zip). Loading it executes code that it may hold: use only files that you trust."""
     env_id: str
     """Gymnasium id. `module:id` imports the module first. The id of a family gives its tasks; for other ids each reset seed is a task."""
     eval_size: int = 200
@@ -59,10 +61,14 @@ class Evaluate:
     """How tasks are scored: exact, survival or frequency. auto: the strongest one that fits the model and the tasks."""
     episodes: int = 20
     """Number of episodes per task, for the scorer frequency."""
+    deterministic: bool = False
+    """Let the model take its likeliest action, and count failures. Without it, on-policy models sample their actions."""
+    timeout_fails: bool = False
+    """Count an episode that reaches its time limit as failed."""
     seed: int = 4242
     """Seed of the tasks and of the episodes. Use a seed that the model was not trained on."""
     vec_normalize: Path | None = None
-    """File that VecNormalize.save() wrote, for a model that was trained with VecNormalize."""
+    """File that VecNormalize.save() wrote, for a model that was trained with VecNormalize. Loading it executes code that it may hold."""
     held_out: int = 0
     """Number of further tasks on which forecasts are compared with what really happens. 0: only forecast."""
     method: OutlookMethod = "blue"
@@ -79,6 +85,8 @@ class Evaluate:
     """Print JSON instead of a table."""
     progress_bar: bool = True
     """Show a progress bar while episodes are played."""
+    traceback: bool = False
+    """Show where in the code an error came from."""
 
 
 @dataclass(frozen=True)

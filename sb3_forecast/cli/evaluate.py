@@ -11,9 +11,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_forecast.cli.commands import Evaluate
-from sb3_forecast.cli.forecast import draw, show
+from sb3_forecast.cli.forecast import FIGURES, draw, refuse_for_counts, show
 from sb3_forecast.cli.models import load_model
 from sb3_forecast.cli.pools import make_pool
+from sb3_forecast.files import check_output
 from sb3_forecast.measuring.evaluate import evaluate_forecast
 from sb3_forecast.measuring.recording import record_worst
 from sb3_forecast.scorers.make import make_measuring_scorer
@@ -31,6 +32,8 @@ def run(args: Evaluate, console: Console) -> None:
     :param console: where to print
     :raises ValueError: if the input cannot be used
     """
+    check_output("plot", args.plot, FIGURES)
+    check_output("record", args.record, (".gif", ".mp4"))
     if not args.model.exists():
         raise ValueError(f"model must be an existing file, got {args.model}; pass the .zip that model.save() wrote")
     if args.eval_size < 10:
@@ -38,7 +41,7 @@ def run(args: Evaluate, console: Console) -> None:
     if not 1 <= args.deploy_size <= 1e15:
         raise ValueError(f"deploy_size must be from 1 to 1e15, got {args.deploy_size}; use another --deploy-size")
     model = load_model(args.model, args.algo)
-    pool = make_pool(args.env_id, args.eval_size + args.held_out, args.seed, args.failed)
+    pool = make_pool(args.env_id, args.eval_size + args.held_out, args.seed, args.failed, args.timeout_fails)
     evaluated = pool.subset(np.arange(args.eval_size))
     _check_spaces(model, evaluated, args)
     if args.vec_normalize is not None:
@@ -51,13 +54,11 @@ def run(args: Evaluate, console: Console) -> None:
         statistics.training = False
         model.set_env(statistics)
     scorer = _scorer(args, evaluated, model)
+    if scorer.counts_failures:
+        refuse_for_counts(args.plot, args.k, args.method)
     found = _measure(args, scorer, model)
-    acts = "samples its actions" if is_stochastic(model) else "takes its likeliest actions"
+    acts = "samples its actions" if is_stochastic(model) and not args.deterministic else "takes its likeliest actions"
     if found.counts is not None:
-        if args.plot is not None:
-            raise ValueError(
-                f"plot must be left out for counts, which have no tail of scores, got {args.plot}; leave out --plot, or use another --scorer"
-            )
         source = f"failures of {args.episodes} episodes of each task"
         result = outlook_of_counts(found.counts.failures, found.counts.trials, args.deploy_size, args.level)
         result["success"] = float(found.success.mean())
@@ -86,8 +87,15 @@ def run(args: Evaluate, console: Console) -> None:
 
 def _scorer(args: Evaluate, tasks: Pool, model: BaseAlgorithm) -> Scorer:
     """The scorer that ``--scorer`` names, or the strongest that fits. ``--episodes`` applies if it counts failures."""
-    counting = {"episodes": args.episodes, "progress_bar": args.progress_bar and not args.json}
-    return make_measuring_scorer(args.scorer, tasks, model, args.seed, counting)
+    counting: dict[str, Any] = {"episodes": args.episodes, "progress_bar": args.progress_bar and not args.json}
+    name = args.scorer
+    if args.deterministic:
+        if name not in ("auto", "frequency"):
+            raise ValueError(
+                f"scorer must be frequency for a model that takes its likeliest actions, got {name}; leave out --scorer or --deterministic"
+            )
+        name, counting["deterministic"] = "frequency", True
+    return make_measuring_scorer(name, tasks, model, args.seed, counting)
 
 
 def _measure(args: Evaluate, scorer: Scorer, model: BaseAlgorithm) -> Measurement:

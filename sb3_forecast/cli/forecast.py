@@ -14,8 +14,12 @@ from rich.table import Table
 
 from sb3_forecast.cli.commands import Forecast
 from sb3_forecast.cli.readers import read_scores
+from sb3_forecast.files import check_output
 from sb3_forecast.statistics.names import OutlookMethod
 from sb3_forecast.statistics.outlook import gumbel_tail, outlook_of_counts, outlook_of_scores
+
+#: what a figure can be written as
+FIGURES = (".png", ".pdf", ".svg", ".jpg")
 
 
 def run(args: Forecast, console: Console) -> None:
@@ -27,18 +31,31 @@ def run(args: Forecast, console: Console) -> None:
     """
     if not 1 <= args.deploy_size <= 1e15:
         raise ValueError(f"deploy_size must be from 1 to 1e15, got {args.deploy_size}; use another --deploy-size")
+    check_output("plot", args.plot, FIGURES)
     data = read_scores(args.scores, args.column, args.input, args.trials)
     if data.values is not None:
         result = outlook_of_scores(data.values, args.deploy_size, args.method, args.k, args.level)
     elif data.failures is not None and data.trials is not None:
-        if args.plot is not None:
-            raise ValueError(
-                f"plot must be left out for counts, which have no tail of scores, got {args.plot}; leave out --plot, or use log-probabilities"
-            )
+        refuse_for_counts(args.plot, args.k, args.method)
         result = outlook_of_counts(data.failures, data.trials, args.deploy_size, args.level)
     show({"source": data.source, "deploy_size": args.deploy_size, **result}, args.json, console)
     if args.plot is not None and data.values is not None:
         draw(data.values, args.deploy_size, args.method, args.k, args.level, args.plot)
+
+
+def refuse_for_counts(plot: Path | None, k: int | None, method: OutlookMethod) -> None:
+    """Refuse options that say nothing about counts.
+
+    :param plot: see :class:`Forecast`
+    :param k: see :class:`Forecast`
+    :param method: see :class:`Forecast`
+    :raises ValueError: if one is given
+    """
+    for name, value, usual in (("plot", plot, None), ("k", k, None), ("method", method, "blue")):
+        if value != usual:
+            raise ValueError(
+                f"{name} must be left out for counts, which have no tail of scores, got {value}; leave out --{name}, or use log-probabilities"
+            )
 
 
 def draw(scores: Any, n_deploy: float, method: OutlookMethod, k: int | None, level: float, path: Path) -> None:
@@ -89,17 +106,9 @@ def _print(result: dict[str, Any], console: Console) -> None:
     )
     table.add_column("what")
     table.add_column("value", justify="right")
-    low, high = result["interval_probability"]
-    rows = [
-        ("the worst task seen in evaluation fails with probability", _p(result["observed_worst_probability"])),
-        (f"the worst of {n} tasks is forecast to fail with probability", f"[bold]{_p(result['worst_probability'])}[/bold]"),
-        (
-            f"  {result['level']:.0%} interval of this probability",
-            f"{_p(low)} and {_p(high)}" if low == low else f"(no interval for {result['method']})",
-        ),
-        ("mean failure probability of a task", _p(result["mean_failure"])),
-        (f"probability of at least one failure in {n} tasks, each tried once", _p(result["any_failure"])),
-    ]
+    rows = [("the worst task seen in evaluation fails with probability", _p(result["observed_worst_probability"]))]
+    if "worst_probability" in result:
+        rows += _worst_rows(result, n)
     if "share_above_half" in result:
         rows += [
             (
@@ -114,9 +123,24 @@ def _print(result: dict[str, Any], console: Console) -> None:
         ]
     for row in rows:
         table.add_row(*row)
+    console.print(escape(result["answer"]), highlight=False)
     console.print(table)
     for caveat in result["caveats"]:
         console.print(f"[yellow]Note:[/yellow] {escape(caveat)}", highlight=False)
+
+
+def _worst_rows(result: dict[str, Any], n: str) -> list[tuple[str, str]]:
+    """The rows about the worst task of the deployment and about the fitted mean."""
+    low, high = result["interval_probability"]
+    return [
+        (f"the worst of {n} tasks is forecast to fail with probability", f"[bold]{_p(result['worst_probability'])}[/bold]"),
+        (
+            f"  {result['level']:.0%} interval of this probability",
+            f"{_p(low)} and {_p(high)}" if low == low else f"(no interval for {result['method']})",
+        ),
+        ("mean failure probability of a task, by the fit", _p(result["mean_failure"])),
+        (f"probability of at least one failure in {n} tasks, each tried once", _p(result["any_failure"])),
+    ]
 
 
 def _fit(result: dict[str, Any]) -> str:

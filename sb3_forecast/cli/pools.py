@@ -1,8 +1,8 @@
 """Make a pool of tasks for the id of an environment.
 
 The pool comes from an installed package. A package offers pools with an entry point in the group ``sb3_forecast.pools``: a function
-with the arguments (env_id, n_tasks, seed, failed) that returns a pool, or ``None`` if it does not know the id. ``sb3_forecast_envs``
-offers pools for its families and for every id of Gymnasium.
+with the arguments (env_id, n_tasks, seed, failed), and timeout_fails=True where it is asked for. It returns a pool, or ``None`` if it does
+not know the id. ``sb3_forecast_envs`` offers pools for its families and for every id of Gymnasium.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sb3_forecast.scorers.protocols import SupportsEpisodes
 
 GROUP = "sb3_forecast.pools"
 
-MakePool = Callable[[str, int, int, Callable[[Any], bool] | None], SupportsEpisodes | None]
+MakePool = Callable[..., SupportsEpisodes | None]
 
 
 def pool_makers() -> list[MakePool]:
@@ -33,13 +33,16 @@ def pool_makers() -> list[MakePool]:
     return makers
 
 
-def make_pool(env_id: str, n_tasks: int, seed: int, failed: str | None = None) -> SupportsEpisodes:
+def make_pool(
+    env_id: str, n_tasks: int, seed: int, failed: str | None = None, timeout_fails: bool = False
+) -> SupportsEpisodes:
     """Make a pool of tasks of an environment.
 
     :param env_id: Gymnasium id; ``module:id`` imports the module first
     :param n_tasks: number of tasks
     :param seed: seed of the tasks
     :param failed: ``module:function`` that decides from a step if it failed; ``None`` if the environment reports failures itself
+    :param timeout_fails: whether an episode that reaches its time limit has failed
     :return: the pool
     :raises ValueError: if the environment or the function does not exist
     """
@@ -53,7 +56,10 @@ def make_pool(env_id: str, n_tasks: int, seed: int, failed: str | None = None) -
             ) from error
     predicate = None if failed is None else _function(failed)
     for make in pool_makers():
-        pool = make(name, n_tasks, seed, predicate)
+        # pools of other packages may not know the argument
+        pool = (
+            make(name, n_tasks, seed, predicate, timeout_fails=True) if timeout_fails else make(name, n_tasks, seed, predicate)
+        )
         if pool is not None:
             return pool
     raise ValueError(

@@ -17,7 +17,7 @@ from sb3_forecast.measuring.report import ForecastReport
 from sb3_forecast.measuring.selection import quality
 from sb3_forecast.scorers.make import make_measuring_scorer
 from sb3_forecast.scorers.protocols import FailureScorer, Scorer, TellsTasksApart
-from sb3_forecast.statistics.names import METHODS, Method
+from sb3_forecast.statistics.names import METHODS, Method, NoForecastError
 from sb3_forecast.statistics.partitions import check_partition
 
 
@@ -72,7 +72,7 @@ class ForecastEvalCallback(EventCallback):
         verbose: int = 1,
     ) -> None:
         super().__init__(callback_after_eval, verbose=verbose)
-        # find every mistake now: during training, a ValueError is taken to mean that this agent has no forecast
+        # find every mistake now, not at the first evaluation
         check_partition(len(pool), eval_size, k)
         if deploy_size is not None and not 1 <= deploy_size <= len(pool) - eval_size:
             raise ValueError(
@@ -125,7 +125,7 @@ class ForecastEvalCallback(EventCallback):
                 scorer,
                 self.exclude,
             )
-        except ValueError as error:
+        except NoForecastError as error:
             # an agent that never failed in sampled episodes has no forecast yet; training continues
             warnings.warn(f"no evaluation after {self.num_timesteps} steps: {error}", stacklevel=2)
             return True

@@ -35,6 +35,7 @@ class FrequencyScorer(Scorer):
     """
 
     samples = True
+    counts_failures = True
 
     def __init__(
         self,

@@ -283,6 +283,8 @@ class Scorer(ABC):
     samples: bool = False
     #: whether the scorer learns from the training's rollouts, see :meth:`after_rollout`
     learns: bool = False
+    #: whether :meth:`measure` counts failed episodes, so that there is no tail of scores
+    counts_failures: bool = False
 
     @property
     @abstractmethod

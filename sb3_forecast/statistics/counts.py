@@ -20,6 +20,7 @@ from scipy import optimize, stats
 from scipy.special import betaln
 
 from sb3_forecast.checks import inside_unit, real, whole
+from sb3_forecast.statistics.names import NoForecastError
 from sb3_forecast.statistics.risk import clopper_pearson
 from sb3_forecast.statistics.scores import failure_score_from_log_survival
 
@@ -79,12 +80,11 @@ class CountTail:
         _check(failures, trials)
         failing = int((failures > 0).sum())
         if failing < MIN_FAILING:
-            total = int(trials.sum())
-            limit = clopper_pearson(int(failures.sum()), total)
-            raise ValueError(
+            limit = clopper_pearson(failing, len(failures))
+            raise NoForecastError(
                 f"failures must be above 0 for at least {MIN_FAILING} tasks, got {failing} of {len(failures)}; run more trials per task or "
-                "more tasks, or use log-probabilities of the failure, which show what counts cannot. These counts say only that the mean "
-                f"failure probability is at most {limit:.3g}, with 95% confidence"
+                "more tasks, or use log-probabilities of the failure, which show what counts cannot. These counts say only that at most "
+                f"{limit:.3g} of all tasks fail as often as these do, with 95% confidence"
             )
         # equal rows are counted once: most are 0 out of T
         pairs, weight = np.unique(np.stack([failures, trials]), axis=1, return_counts=True)

@@ -14,3 +14,7 @@ TARGETS: tuple[Target, ...] = ("max", "quantile")
 OutlookMethod = Literal["blue", "jones", "direct", "pareto", "lognormal"]
 #: kinds of numbers in a file
 InputKind = Literal["auto", "score", "log-prob", "prob", "count"]
+
+
+class NoForecastError(ValueError):
+    """The scores or counts show too few failures to be extrapolated. Everything else that is wrong raises other errors."""

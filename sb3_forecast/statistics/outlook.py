@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from sb3_forecast.statistics.alternatives import ParetoTail, lognormal_forecast
 from sb3_forecast.statistics.conformal import exceedance_probability
 from sb3_forecast.statistics.counts import CountTail
-from sb3_forecast.statistics.names import OutlookMethod
+from sb3_forecast.statistics.expected import ExpectedFailures, expected_failures
+from sb3_forecast.statistics.names import NoForecastError, OutlookMethod
+from sb3_forecast.statistics.risk import clopper_pearson
 from sb3_forecast.statistics.scores import failure_probability, log_survival_probability
 from sb3_forecast.statistics.tails import GumbelTail
 
@@ -36,6 +38,15 @@ def _worst(forecast: float, low: float, high: float, level: float) -> dict[str, 
         "interval": [low, high],
         "interval_probability": [float(failure_probability(v)) for v in (low, high)],
         "level": level,
+    }
+
+
+def _expected(expected: ExpectedFailures, n_deploy: float, level: float) -> dict[str, Any]:
+    """The entries that answer the first question; they come from the data themselves."""
+    return {
+        "answer": expected.sentence(n_deploy, level),
+        "observed_mean_failure": expected.mean,
+        "observed_mean_interval": [expected.low, expected.high],
     }
 
 
@@ -64,6 +75,7 @@ def outlook_of_scores(
     low, high = (
         (float(v) for v in tail.interval(int(n), level)) if method in ("blue", "jones", "direct") else (math.nan, math.nan)
     )
+    expected = expected_failures(failure_probability(tail.scores), level)
     checks = tail.diagnostics()
     caveats = list(checks.warnings)
     zeros = int((~np.isfinite(tail.scores)).sum())
@@ -76,12 +88,24 @@ def outlook_of_scores(
             f"the deployment is {n / tail.n_eval:.0f} times as large as the evaluation: if the tail is not quite exponential, the forecast "
             "can be far off."
         )
+    if method in ("pareto", "lognormal"):
+        caveats.append(
+            f"only the forecast of the worst task is that of {method!r}; the other rows are those of the exponential tail."
+        )
+        blue = [float(v) for v in (*tail.interval(int(n), level), tail.forecast(n))]
+        if not blue[0] <= forecast <= blue[1]:
+            caveats.append(
+                f"{method!r} and the exponential tail disagree by more than the {level:.0%} interval of the latter, "
+                f"{float(failure_probability(blue[0])):.2g} to {float(failure_probability(blue[1])):.2g}: the p-values of the fit say which to "
+                "believe; if they are above 5%, the exponential tail."
+            )
     mode = 1.0 - 0.5 ** (1.0 / tail.n_eval)
     caveats.append(
         f"a rare kind of task that fails for its own reason and makes up less than {mode:.2g} of all tasks is probably missing from "
         f"these {tail.n_eval}; no extrapolation can see it."
     )
     return {
+        **_expected(expected, n, level),
         "method": method,
         "n_eval": tail.n_eval,
         "k": tail.k,
@@ -109,14 +133,19 @@ def outlook_of_counts(
     :param n_deploy: deployment set size n
     :param level: coverage of the interval
     :return: numbers by name, and ``caveats``, a list of sentences
-    :raises ValueError: as :meth:`CountTail.fit`
+    :raises ValueError: as :meth:`CountTail.fit`; too few failures for a fit are no error, but then there is no forecast of the worst task
     """
-    tail = CountTail.fit(failures, trials)
     n = n_deploy
+    try:
+        tail = CountTail.fit(failures, trials)
+    except NoForecastError as error:
+        return _counts_only(np.asarray(failures), np.asarray(trials), n, level, str(error))
+    expected = expected_failures(np.asarray(failures) / np.asarray(trials), level)
     forecast = tail.forecast(n)
     low, high = tail.interval(n, level)
     zeros = int((failures == 0).sum())
     return {
+        **_expected(expected, n, level),
         "method": "beta-binomial",
         "n_eval": tail.n_eval,
         **_worst(forecast, low, high, level),
@@ -127,5 +156,29 @@ def outlook_of_counts(
             f"these are counts ({zeros} of {tail.n_eval} are 0): a beta distribution of failure probabilities was fitted to them "
             f"(a = {tail.a:.3g}, b = {tail.b:.3g}), and everything beyond the largest counts is extrapolated from it.",
             "if you can get log-probabilities of the failure, use them: they show the tail far better than counts.",
+        ],
+    }
+
+
+def _counts_only(
+    failures: NDArray[np.int64], trials: NDArray[np.int64], n_deploy: float, level: float, reason: str
+) -> dict[str, Any]:
+    """What can be said of counts with too few failures for a fit."""
+    expected = expected_failures(failures / trials, level)
+    total = int(trials.sum())
+    by_task = clopper_pearson(int((failures > 0).sum()), len(failures), level)
+    by_episode = clopper_pearson(int(failures.sum()), total, level)
+    return {
+        **_expected(expected, n_deploy, level),
+        "method": "counts only",
+        "n_eval": len(failures),
+        "level": level,
+        "observed_worst_probability": float((failures / trials).max()),
+        "failing_tasks_limit": by_task,
+        "failure_limit_if_tasks_are_alike": by_episode,
+        "caveats": [
+            f"with {level:.0%} confidence at most {by_task:.3g} of all tasks are such that fail here. Only if all tasks were alike would the "
+            f"{total:,} episodes say that one fails with probability at most {by_episode:.3g}.",
+            f"no forecast of the worst task: {reason}.",
         ],
     }

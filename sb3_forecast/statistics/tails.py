@@ -18,7 +18,7 @@ from sb3_forecast.checks import inside_unit
 from sb3_forecast.statistics.diagnostics import Diagnostics, diagnose
 from sb3_forecast.statistics.estimators import bootstrap_tops, check_sizes, forecast_top, mean_spacing
 from sb3_forecast.statistics.intervals import pivot_quantile
-from sb3_forecast.statistics.names import METHODS, TARGETS, Method, Target
+from sb3_forecast.statistics.names import METHODS, TARGETS, Method, NoForecastError, Target
 from sb3_forecast.statistics.risk import (
     clopper_pearson,
     frequency_upper_limit,
@@ -91,12 +91,12 @@ class GumbelTail:
         else:
             check_sizes(k, n_eval, 1)
         if n_finite < 2:
-            raise ValueError(
+            raise NoForecastError(
                 f"only {n_finite} of {n_eval} scores are finite (p > 0), but a tail needs at least 2; evaluate more tasks, "
                 "score with log-probabilities, or give counts to CountTail (--trials on the command line)"
             )
         if n_finite < k:
-            raise ValueError(
+            raise NoForecastError(
                 f"k must be from 2 to {n_finite}, since {n_finite} of {n_eval} scores are finite (p > 0), got {k}; use such a k, "
                 "evaluate more tasks, or score with log-probabilities instead of counts"
             )

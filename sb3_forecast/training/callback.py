@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_forecast.checks import whole
 from sb3_forecast.scorers.playing import check_finite, normalisation_of
 from sb3_forecast.scorers.protocols import Rollout
+from sb3_forecast.statistics.names import NoForecastError
 from sb3_forecast.statistics.scores import failure_probability
 from sb3_forecast.training.guard import ForecastGuard
 from sb3_forecast.training.injection import GradientInjector, attach, detach
@@ -174,7 +175,7 @@ class ForecastCallback(BaseCallback):
         assert self.validation is not None
         try:
             report, reasons = self.validation.look(self.model)
-        except ValueError as error:
+        except NoForecastError as error:
             # an agent that fails in fewer than k tasks has no forecast to look at
             self._warn(f"no validation in this rollout: {error}")
             return
@@ -261,7 +262,7 @@ class ForecastCallback(BaseCallback):
         assert self.validation is not None
         try:
             chosen = self.validation.to_leave_behind(self.model)
-        except ValueError as error:
+        except NoForecastError as error:
             self._warn(f"the last policy is kept, because it has no validation: {error}")
             return
         if chosen is not None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sb3_forecast.statistics.estimators import forecast_top, mean_spacing
 from sb3_forecast.statistics.exact_partitions import ExpectedSquaredError
 from sb3_forecast.statistics.intervals import pivot_quantile
-from sb3_forecast.statistics.names import METHODS, Method
+from sb3_forecast.statistics.names import METHODS, Method, NoForecastError
 from sb3_forecast.statistics.partitions import check_partition, sample_partitions
 from sb3_forecast.statistics.scores import failure_score
 
@@ -24,7 +24,7 @@ Kind = Literal["guarded", "squared", "hinge"]
 KINDS: tuple[Kind, ...] = ("guarded", "squared", "hinge")
 
 
-class TooFewScoresError(ValueError):
+class TooFewScoresError(NoForecastError):
     """Too few tasks have a finite score (p > 0), so no forecast exists."""
 
 

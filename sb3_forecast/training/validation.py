@@ -120,7 +120,7 @@ class Validation:
 
         :param model: the model
         :return: what was found, and reasons why the policy is harmed; empty if it is not
-        :raises ValueError: if the policy fails in too few tasks to be forecast
+        :raises NoForecastError: if the policy fails in too few tasks to be forecast
         """
         report = evaluate_forecast(
             model, self.pool, self.eval_size, n_splits=100, seed=self.seed, k=self.k, scorer=self.scorer(model)

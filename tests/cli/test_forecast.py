@@ -192,3 +192,60 @@ def test_only_our_own_methods_print_an_interval(files, capsys):
     assert json.loads(capsys.readouterr().out)["interval"] == [None, None]
     assert main(["forecast", str(files / "log.csv"), "--method", "jones", "--json"]) == 0
     assert None not in json.loads(capsys.readouterr().out)["interval"]
+
+
+def test_the_first_line_answers_the_first_question(files, capsys, tmp_path):
+    assert main(["forecast", str(files / "log.csv")]) == 0
+    first = capsys.readouterr().out.split("\n")[0]
+    assert first.startswith("Expect about ")
+    assert "failures in 1,000,000 tasks, each tried once" in first
+    # counts with few failures, or none, are a result, too
+    none = "No failure was seen. With 90% confidence at most 23,000 of 1,000,000 tasks fail"
+    for failures, answer in (([0] * 100, none), ([1, 2] + [0] * 98, "Expect about")):
+        path = tmp_path / "counts.csv"
+        pd.DataFrame({"failures": failures}).to_csv(path, index=False)
+        assert main(["forecast", str(path), "--trials", "10"]) == 0
+        words = " ".join(capsys.readouterr().out.split())
+        assert words.startswith(answer)
+        assert "no forecast of the worst task" in words
+        assert "of all tasks are such that fail here. Only if all tasks were alike" in words
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--plot", "nowhere/a.png"], "plot must be in a folder that exists, got 'nowhere/a.png'; make 'nowhere' first"),
+        (["--plot", "a.xyz"], "plot must end in .png or .pdf or .svg or .jpg, got 'a.xyz'; use a.png"),
+    ],
+)
+def test_outputs_are_checked_before_the_input_is_read(options, message, capsys):
+    assert main(["forecast", "missing.csv", *options]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("options", [["--plot", "a.png"], ["--k", "5"], ["--method", "jones"]])
+def test_options_that_say_nothing_about_counts_are_refused(options, tmp_path, capsys):
+    path = write(tmp_path / "c.csv", "failures\n" + "1\n0\n2\n" * 20)
+    assert main(["forecast", str(path), "--trials", "5", *options]) == 2
+    assert f"{options[0][2:]} must be left out for counts" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_unexpected_error_is_a_line(files, monkeypatch, capsys):
+    def broken(*arguments):
+        raise RuntimeError("oops [/x]")
+
+    monkeypatch.setattr("sb3_forecast.cli.forecast.outlook_of_scores", broken)
+    assert main(["forecast", str(files / "log.csv")]) == 1
+    assert "error: unexpected RuntimeError: oops [/x]; --traceback shows where" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(RuntimeError, match="oops"):
+        main(["forecast", str(files / "log.csv"), "--traceback"])
+
+
+def test_two_models_that_disagree_say_so(tmp_path, capsys):
+    """Scores with a bounded tail: a Pareto tail sees the bound, the exponential one does not."""
+    scores = 3.0 - np.random.default_rng(0).random(400) ** 2
+    np.savez(tmp_path / "a.npz", score=scores)
+    assert main(["forecast", str(tmp_path / "a.npz"), "--method", "pareto"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "only the forecast of the worst task is that of 'pareto'" in words
+    assert "disagree by more than the 90% interval" in words

@@ -29,7 +29,9 @@ class MakeFromId:
 
     def __call__(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         env = gym.make(self.id, render_mode=render_mode)
-        return ImgObsWrapper(env) if isinstance(env.unwrapped, MiniGridEnv) else env
+        # agents cannot read the text of a mission; environments without one are left as they are
+        wrapped = isinstance(env.unwrapped, MiniGridEnv) and isinstance(env.observation_space, gym.spaces.Dict)
+        return ImgObsWrapper(env) if wrapped else env
 
 
 class SeededTasks(Pool):
