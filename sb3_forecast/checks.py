@@ -35,6 +35,17 @@ def whole(
     return int(number)
 
 
+def check_seed(value: Any) -> int:
+    """A seed: a whole number of at least 0.
+
+    :param value: what was given as ``seed``
+    :return: the seed
+    :raises TypeError: if it is no whole number
+    :raises ValueError: if it is negative
+    """
+    return whole("seed", value, low=0, use="a whole number such as 0")
+
+
 def real(
     name: str, value: Any, low: float | None = None, high: float | None = None, use: str = "a number such as 0.5"
 ) -> float:

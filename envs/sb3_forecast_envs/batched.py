@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
+from sb3_forecast.checks import check_seed, whole
 from sb3_forecast_envs.outcomes import FAILURE, SUCCESS, TRUNCATED
 from sb3_forecast_envs.pool import Pool
 from sb3_forecast_envs.sampling import TaskSampler
@@ -51,8 +52,8 @@ class BatchedVecEnv(VecEnv, ABC, Generic[PoolT]):
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        if n_envs < 1:
-            raise ValueError(f"n_envs must be at least 1, got {n_envs}; use the number of environments to step together")
+        whole("n_envs", n_envs, low=1, use="the number of environments to step together")
+        check_seed(seed)
         self.pool = pool
         # set first, because VecEnv.__init__ reads it through get_attr
         self.render_mode = render_mode

@@ -11,6 +11,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.logger import Figure
 
+from sb3_forecast.checks import check_seed, real, whole
 from sb3_forecast.files import write_whole
 from sb3_forecast.measuring.evaluate import evaluate_forecast
 from sb3_forecast.measuring.report import ForecastReport
@@ -74,15 +75,12 @@ class ForecastEvalCallback(EventCallback):
         super().__init__(callback_after_eval, verbose=verbose)
         # find every mistake now, not at the first evaluation
         check_partition(len(pool), eval_size, k)
-        if deploy_size is not None and not 1 <= deploy_size <= len(pool) - eval_size:
-            raise ValueError(
-                f"deploy_size must be in [1, {len(pool) - eval_size}], got {deploy_size}; use None for the rest of the pool"
-            )
-        if not 0.0 <= min_success <= 1.0:
-            raise ValueError(f"min_success must be in [0, 1], got {min_success}; use the least success that you accept")
-        for name, value in (("eval_freq", eval_freq), ("n_splits", n_splits)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}; use a positive number")
+        if deploy_size is not None:
+            whole("deploy_size", deploy_size, low=1, high=len(pool) - eval_size, use="None for the rest of the pool")
+        real("min_success", min_success, low=0.0, high=1.0, use="the least success that you accept")
+        whole("eval_freq", eval_freq, low=1, use="a number of steps")
+        whole("n_splits", n_splits, low=1, use="for example 400")
+        check_seed(seed)
         if method not in METHODS:
             raise ValueError(f"method must be one of {METHODS}, got {method!r}; use 'blue'")
         self.callback_on_new_best = callback_on_new_best

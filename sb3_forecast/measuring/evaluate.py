@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_forecast.checks import check_seed, whole
 from sb3_forecast.measuring.report import ErrorSummary, ForecastReport
 from sb3_forecast.measuring.splits import forecast_splits
 from sb3_forecast.scorers.make import make_measuring_scorer
@@ -52,13 +53,13 @@ def evaluate_forecast(
     n_tasks = len(used)
     check_partition(n_tasks, eval_size, k)
     deploy_size = n_tasks - eval_size if deploy_size is None else deploy_size
-    if not 1 <= deploy_size <= n_tasks - eval_size:
+    if not 1 <= whole("deploy_size", deploy_size) <= n_tasks - eval_size:
         raise ValueError(
             f"deploy_size must be in [1, {n_tasks - eval_size}] for {n_tasks} tasks and eval_size={eval_size}, got {deploy_size}; "
             "use a smaller one, or a larger pool"
         )
-    if n_splits < 1:
-        raise ValueError(f"n_splits must be at least 1, got {n_splits}; use 400")
+    whole("n_splits", n_splits, low=1, use="400")
+    check_seed(seed)
     used_scorer = make_measuring_scorer(scorer, pool, model, seed)
     found = used_scorer.measure(model, k, seed)
     scores, frequencies, success = (column[used] for column in (found.scores, found.frequencies, found.success))

@@ -168,6 +168,9 @@ def log_probabilities(
             f"observations of the tasks must fit the model's observation_space {space}, got shape {shape}; "
             "use a model that was trained on these tasks' own observations, without observation wrappers, or scorer='frequency'"
         )
+    if not len(observations):
+        # tasks in which nothing can fail have no risky states
+        return th.zeros((0, policy.action_space.n), dtype=th.float64)
     out = []
     for begin in range(0, len(observations), _BATCH):
         part: Any = observations[begin : begin + _BATCH]

@@ -9,7 +9,7 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_forecast.checks import task_indices
+from sb3_forecast.checks import check_seed, task_indices, whole
 from sb3_forecast.scorers.playing import Episodes, play
 from sb3_forecast.scorers.protocols import Counts, Measurement, Scorer, SupportsEpisodes, Tasks
 from sb3_forecast.statistics.scores import failure_score
@@ -51,10 +51,9 @@ class FrequencyScorer(Scorer):
             raise ValueError(
                 f"pool must have tasks that can be played, got one that can serve {tuple(pool.scorers)}; use scorer={pool.scorers[0]!r}"
             )
-        if episodes < 1:
-            raise ValueError(f"episodes must be at least 1, got {episodes}; use for example 20")
-        if n_envs < 1:
-            raise ValueError(f"n_envs must be at least 1, got {n_envs}; use for example 16")
+        whole("episodes", episodes, low=1, use="for example 20")
+        whole("n_envs", n_envs, low=1, use="for example 16")
+        check_seed(seed)
         self.pool = pool
         self.n_tasks = len(pool)
         self.episodes = episodes

@@ -15,7 +15,7 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
-from sb3_forecast.checks import task_indices
+from sb3_forecast.checks import check_seed, task_indices, whole
 from sb3_forecast.scorers.actor import Actor
 from sb3_forecast.scorers.memo import PolicyMemo
 from sb3_forecast.scorers.playing import count_success
@@ -75,13 +75,12 @@ class SurvivalScorer(Scorer):
                 f"pool must know which actions fail for survival scores, got one that can serve {tuple(pool.scorers)}; "
                 f"use scorer={pool.scorers[0]!r}"
             )
-        if episodes < 1:
-            raise ValueError(f"episodes must be at least 1, got {episodes}; use 1 or a larger number")
+        whole("episodes", episodes, low=1, use="1 or a larger number")
         self.pool = pool
         self.n_tasks = len(pool)
         self.n_actions = pool.simulation(np.array([0])).n_actions
         self.episodes = episodes
-        self.generator = np.random.default_rng(seed)
+        self.generator = np.random.default_rng(check_seed(seed))
         self._visits: _RiskySteps | None = None
 
     @property

@@ -8,8 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from sb3_forecast.checks import one_of
 from sb3_forecast.statistics.estimators import check_sizes, direct_weights, forecast_top, harmonic, log_positions, mean_spacing
-from sb3_forecast.statistics.names import Method
+from sb3_forecast.statistics.names import METHODS, Method
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def bias_constants(k: int, n_eval: int, n_deploy: float, method: Method = "jones
     :raises ValueError: if no forecast is defined for these sizes
     """
     check_sizes(k, n_eval, n_deploy)
+    one_of("method", method, METHODS)
     excess = harmonic(n_deploy) - math.log(n_deploy)
     if method == "blue":
         return BiasConstants(harmonic(n_eval) - math.log(n_eval), 0.0, excess, 0.0)

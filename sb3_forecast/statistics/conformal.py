@@ -36,9 +36,9 @@ def exceedance_probability(n_eval: int, n_deploy: int, j: int, r: int = 1) -> fl
     :raises ValueError: if a rank or size is out of range
     """
     _check(n_eval, n_deploy)
-    if not 1 <= j <= n_eval:
+    if not 1 <= whole("j", j) <= n_eval:
         raise ValueError(f"j must be a rank among the {n_eval} evaluation scores, got {j}; use 1 to {n_eval}")
-    if not 1 <= r <= n_deploy:
+    if not 1 <= whole("r", r) <= n_deploy:
         raise ValueError(f"r must be a number of the {n_deploy} deployment scores, got {r}; use 1 to {n_deploy}")
     if r == 1:
         # one minus P(no deployment score among the top j) (docs/method.md eq. 32): fast for any n

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 from scipy.special import betaln
 
-from sb3_forecast.checks import inside_unit, real, whole
+from sb3_forecast.checks import check_seed, inside_unit, real, whole
 from sb3_forecast.statistics.names import NoForecastError
 from sb3_forecast.statistics.risk import clopper_pearson
 from sb3_forecast.statistics.scores import failure_score_from_log_survival
@@ -137,7 +137,7 @@ class CountTail:
         _check_deployment(n_deploy)
         inside_unit("level", level)
         whole("n_boot", n_boot, low=20, use="200 or more, to give quantiles")
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(check_seed(seed))
         worst = []
         for _ in range(n_boot):
             p = rng.beta(self.a, self.b, size=self.n_eval)

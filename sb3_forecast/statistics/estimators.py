@@ -40,8 +40,10 @@ def check_sizes(k: int, n_eval: int, n_deploy: float) -> None:
     """
     if whole("k", k) < 2:
         raise ValueError(f"k must be at least 2, got {k}; use 2 or more top scores, since 1 has no spread")
-    if k > whole("n_eval", n_eval):
-        raise ValueError(f"k must be at most the evaluation set size {n_eval}, got {k}; use a smaller k or score more tasks")
+    if k > whole("n_eval", n_eval, low=1):
+        raise ValueError(
+            f"k must be at most the evaluation set size n_eval={n_eval}, got {k}; use a smaller k or score more tasks"
+        )
     real("n_deploy", n_deploy, low=1, use="the number of tasks in the deployment")
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import betaln, gammaln
 
-from sb3_forecast.checks import inside_unit
+from sb3_forecast.checks import inside_unit, real
 from sb3_forecast.statistics.estimators import check_sizes
 
 _NODES = 400
@@ -88,13 +88,12 @@ def pivot_survival(c: float, k: int, n_eval: int, n_deploy: float) -> float:
 
 
 def _check_height(c: float) -> None:
-    if not c >= 0:
+    if not real("c", c) >= 0:
         raise ValueError(
             f"c must be at least 0, got {c}; the tail assumption says nothing below psi_k, use c=0 for psi_k itself"
         )
 
 
-@lru_cache(maxsize=1024)
 def pivot_quantile(p: float, k: int, n_eval: int, n_deploy: float) -> float:
     """Quantile of the pivot: the height c with P((M - psi_k) / sigma_bar <= c) = p (docs/method.md eq. 29, 31).
 
@@ -105,7 +104,12 @@ def pivot_quantile(p: float, k: int, n_eval: int, n_deploy: float) -> float:
     :return: c; 0.0 if P(M <= psi_k) is already above p, so that psi_k itself is the limit
     :raises ValueError: if p is not strictly between 0 and 1, or no forecast is defined for these sizes
     """
-    inside_unit("p", p, "for example 0.95")
+    check_sizes(k, n_eval, n_deploy)
+    return _pivot_quantile(inside_unit("p", p, "for example 0.95"), int(k), int(n_eval), float(n_deploy))
+
+
+@lru_cache(maxsize=1024)
+def _pivot_quantile(p: float, k: int, n_eval: int, n_deploy: float) -> float:
     if pivot_cdf(0.0, k, n_eval, n_deploy) > p:
         return 0.0
 

@@ -15,8 +15,8 @@ from scipy.optimize import brentq
 from scipy.special import betainc
 from scipy.stats import beta
 
-from sb3_forecast.checks import inside_unit
-from sb3_forecast.statistics.estimators import log_positions
+from sb3_forecast.checks import inside_unit, real, whole
+from sb3_forecast.statistics.estimators import check_sizes, log_positions
 from sb3_forecast.statistics.intervals import gamma_nodes
 from sb3_forecast.statistics.scores import float64_array, float64_like, log_failure_probability
 
@@ -83,7 +83,8 @@ def frequency_upper_limit(height: float, k: int, n_eval: int, level: float = 0.9
         exceeds
     :raises ValueError: if the height is negative or the level is out of range
     """
-    if not height >= 0.0:
+    check_sizes(k, n_eval, 1)
+    if not real("height", height) >= 0.0:
         raise ValueError(f"height must be at least 0, got {height}; below psi_k use clopper_pearson, which counts the sample")
     inside_unit("level", level)
     g, weights = gamma_nodes(k - 1.0)
@@ -108,7 +109,7 @@ def clopper_pearson(count: int, n_eval: int, level: float = 0.95) -> float:
     :raises ValueError: if ``level`` is not strictly between 0 and 1, or ``count`` is not from 0 to ``n_eval``
     """
     inside_unit("level", level)
-    if not 0 <= count <= n_eval or n_eval < 1:
+    if not 0 <= whole("count", count) <= whole("n_eval", n_eval) or n_eval < 1:
         raise ValueError(
             f"count must be from 0 to n_eval={n_eval}, which must be at least 1, got {count}; count tasks of the evaluation set"
         )

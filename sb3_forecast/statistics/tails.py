@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
-from sb3_forecast.checks import inside_unit
+from sb3_forecast.checks import check_seed, inside_unit, real, whole
 from sb3_forecast.statistics.diagnostics import Diagnostics, diagnose
 from sb3_forecast.statistics.estimators import bootstrap_tops, check_sizes, forecast_top, mean_spacing
 from sb3_forecast.statistics.intervals import pivot_quantile
@@ -145,6 +145,7 @@ class GumbelTail:
         :raises ValueError: if the level is not strictly between 0 and 1, or ``n_deploy < 1``
         """
         inside_unit("level", level)
+        n_deploy = int(real("n_deploy", n_deploy, low=1, use="the number of tasks in the deployment"))
         low, high = (pivot_quantile(p, self.k, self.n_eval, n_deploy) for p in ((1.0 - level) / 2.0, (1.0 + level) / 2.0))
         return self.location + low * self.scale, self.location + high * self.scale
 
@@ -161,7 +162,8 @@ class GumbelTail:
         :raises ValueError: if the scores are a batch, or a resample holds fewer than k finite scores
         """
         ordered = self._single("bootstrap")
-        tops = bootstrap_tops(ordered, self.k, n_boot, np.random.default_rng(seed))
+        whole("n_boot", n_boot, low=1, use="for example 1000")
+        tops = bootstrap_tops(ordered, self.k, n_boot, np.random.default_rng(check_seed(seed)))
         if not np.isfinite(tops).all():
             raise ValueError(
                 f"k must be well below the number of finite scores to resample them, got {self.k}; use a smaller k"

@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_forecast.checks import whole
+from sb3_forecast.checks import real, whole
 from sb3_forecast.scorers.playing import check_finite, normalisation_of
 from sb3_forecast.scorers.protocols import Rollout
 from sb3_forecast.statistics.names import NoForecastError
@@ -47,16 +47,13 @@ def after_users(users: BaseCallback, ours: BaseCallback, model: BaseAlgorithm) -
 def check_injection(forecast_coef: float | Schedule, gradient_every: int, drawn_share: float) -> None:
     """Check how a forecast gradient is to be added.
 
+    :raises TypeError: if an argument is no number
     :raises ValueError: if an argument is out of range
     """
-    if not callable(forecast_coef) and not forecast_coef >= 0.0:
-        raise ValueError(f"forecast_coef must be at least 0, got {forecast_coef}; use 0 to switch the forecast off")
-    if gradient_every < 1:
-        raise ValueError(f"gradient_every must be at least 1, got {gradient_every}; use forecast_coef=0 to add no gradient")
-    if not 0.0 <= drawn_share <= 1.0:
-        raise ValueError(
-            f"drawn_share must be in [0, 1], got {drawn_share}; use the share of episodes that start on drawn tasks"
-        )
+    if not callable(forecast_coef):
+        real("forecast_coef", forecast_coef, low=0.0, use="0 to switch the forecast off")
+    whole("gradient_every", gradient_every, low=1, use="forecast_coef=0 to add no gradient")
+    real("drawn_share", drawn_share, low=0.0, high=1.0, use="the share of episodes that start on drawn tasks")
 
 
 def forecast_metrics(objective: ForecastObjective, terms: LossTerms, seconds: float) -> dict[str, float]:

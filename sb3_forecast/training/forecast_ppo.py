@@ -5,27 +5,30 @@ from __future__ import annotations
 import copy
 import io
 import pathlib
+import warnings
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch as th
+from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_forecast.checks import real, whole
+from sb3_forecast.checks import inside_unit, one_of, real, whole
 from sb3_forecast.scorers.make import make_scorer
 from sb3_forecast.scorers.protocols import FailureScorer, Pool
 from sb3_forecast.scorers.tasks_of import tasks_of
-from sb3_forecast.statistics.names import Method
+from sb3_forecast.statistics.names import METHODS, Method
 from sb3_forecast.statistics.partitions import check_partition
 from sb3_forecast.training.callback import ForecastCallback, after_users, check_injection
 from sb3_forecast.training.injection import detach
-from sb3_forecast.training.losses import ForecastLoss, Kind
+from sb3_forecast.training.losses import KINDS, ForecastLoss, Kind
 from sb3_forecast.training.objective import ForecastObjective, PoolLoss
 from sb3_forecast.training.tail_line import TailLineLoss
 from sb3_forecast.training.validation import Validation, kept_back
@@ -117,6 +120,12 @@ class ForecastPPO(PPO):
         restore_best: bool = True,
     ) -> None:
         check_injection(forecast_coef, gradient_every, drawn_share)
+        one_of("forecast_kind", forecast_kind, ("line", *KINDS))
+        one_of("forecast_method", forecast_method, METHODS)
+        if eval_size is not None:
+            whole("eval_size", eval_size, low=2, use="None for 200")
+        whole("k", k, low=2, use="10, a fit needs two scores or more")
+        inside_unit("p_floor", p_floor, "the failure probability that you tolerate, such as 1e-9")
         self.forecast_coef = forecast_coef
         self.eval_size = eval_size
         self.k = k
@@ -196,16 +205,15 @@ class ForecastPPO(PPO):
             return
         seed = 0 if self.seed is None else self.seed
         aside = kept_back(pool, self.validation_share, seed)
+        self.validation = self._make_validation(pool, aside, seed)
+        if self.validation is None:
+            aside = aside[:0]
         loss = self._loss(len(pool) - len(aside)) if self.forecast_loss is None else self.forecast_loss
         scorer = make_scorer(self.scorer, pool, seed)
         full_every = self.full_every
         if full_every is None:
             full_every = 5 if scorer.supports_partial else 1
         objective = ForecastObjective(scorer, loss, seed, full_every, self.n_candidates, validation=aside)
-        self.validation = None
-        if len(aside):
-            eval_size = self.eval_size or _usual_eval_size(len(aside), self.k)
-            self.validation = Validation(pool.subset(aside), eval_size, self.k, self.min_success, seed)
         # score one task before any training, so that a model that cannot be scored fails at once
         scorer.score(self, np.array([0]))
         # saved scores and weights belong to the pool of the saved run; another pool starts afresh
@@ -215,6 +223,24 @@ class ForecastPPO(PPO):
                 self.validation.load_state_dict(self.forecast_state["validation"])
         self.forecast_state = None
         self.objective, self._objective_key = objective, pool.key
+
+    def _make_validation(self, pool: Pool, aside: NDArray[np.int64], seed: int) -> Validation | None:
+        """The validation on some tasks; ``None`` if there are none, or they cannot be played as the model sees them."""
+        if not len(aside):
+            return None
+        eval_size = self.eval_size or _usual_eval_size(len(aside), self.k)
+        validation = Validation(pool.subset(aside), eval_size, self.k, self.min_success, seed)
+        try:
+            validation.scorer(self).score(self, np.array([0]))
+        except ValueError as error:
+            # environments with wrappers that the pool does not know
+            warnings.warn(
+                f"there is no validation, so nothing stops a training that does harm: the pool cannot play its tasks ({error}); "
+                "measure it with ForecastEvalCallback(scorer=FrequencyScorer(pool, env=...)), or use validation_share=0",
+                stacklevel=2,
+            )
+            return None
+        return validation
 
     def _loss(self, n_learning: int) -> PoolLoss:
         """The loss that the arguments describe, for a number of tasks."""
@@ -305,7 +331,12 @@ class ForecastPPO(PPO):
         :return: the model, ready to ``learn``
         :raises ValueError: if the spaces of the environment differ from those of the PPO
         """
-        source = model_or_path if isinstance(model_or_path, PPO) else PPO.load(model_or_path, device=device)
+        if isinstance(model_or_path, BaseAlgorithm) and not isinstance(model_or_path, PPO):
+            raise TypeError(
+                f"model_or_path must be a PPO or a file of one, got {type(model_or_path).__name__}; use ForecastCallback for other on-policy "
+                "algorithms, and evaluate_forecast to measure any model"
+            )
+        source = model_or_path if isinstance(model_or_path, PPO) else _load_ppo(model_or_path, device)
         target_env = BaseAlgorithm._wrap_env(env, verbose=0)
         for space, mine, theirs in (
             ("observation_space", source.observation_space, target_env.observation_space),
@@ -322,6 +353,17 @@ class ForecastPPO(PPO):
         # torch's optimizers keep the moment tensors that they load and change them in place: copy, so that the source is not changed
         model.set_parameters(copy.deepcopy(source.get_parameters()), exact_match=True, device=device)  # type: ignore[arg-type]  # as SB3 documents
         return model
+
+
+def _load_ppo(path: str | pathlib.Path, device: th.device | str) -> PPO:
+    """A saved PPO. Other algorithms save other entries, which PPO.load would take without a word."""
+    with open_path(path, "r", suffix="zip") as file:
+        data, _, _ = load_from_zip_file(file, load_data=True, device="cpu")
+    if not data or "clip_range" not in data or "n_epochs" not in data:
+        raise ValueError(
+            f"model_or_path must be a file of a PPO, got {path}, which another algorithm saved; use a model that PPO.save() wrote"
+        )
+    return PPO.load(path, device=device)
 
 
 def _usual_eval_size(n_tasks: int, k: int) -> int:

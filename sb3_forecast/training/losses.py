@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
+from sb3_forecast.checks import inside_unit, real, whole
 from sb3_forecast.statistics.estimators import forecast_top, mean_spacing
 from sb3_forecast.statistics.exact_partitions import ExpectedSquaredError
 from sb3_forecast.statistics.intervals import pivot_quantile
@@ -98,9 +99,8 @@ class ForecastLoss:
         level: float = 0.9,
         min_scale: float = 0.05,
     ) -> None:
-        if k < 2:
-            raise ValueError(f"k must be at least 2, got {k}; use 10, a fit needs two scores or more")
-        if k > eval_size:
+        whole("k", k, low=2, use="10, a fit needs two scores or more")
+        if k > whole("eval_size", eval_size, use="the number of evaluation tasks"):
             raise ValueError(f"k must be at most eval_size={eval_size}, got {k}; use a smaller k, or a larger eval_size")
         if n_partitions == "exact":
             if kind == "hinge" or method == "jones":
@@ -108,19 +108,18 @@ class ForecastLoss:
                     f"n_partitions must be a number for kind={kind!r} with method={method!r}, got 'exact'; "
                     "use kind 'guarded' or 'squared' with method 'blue' or 'direct', or a number such as 128"
                 )
-        elif n_partitions < 1:
-            raise ValueError(f"n_partitions must be at least 1 or 'exact', got {n_partitions}; use 128")
+        else:
+            whole("n_partitions", n_partitions, low=1, use="128, or 'exact'")
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {kind!r}; use 'guarded'")
         if method not in METHODS:
             raise ValueError(f"method must be one of {METHODS}, got {method!r}; use 'jones'")
-        if not 0.0 <= p_floor < 1.0:
+        if not 0.0 <= real("p_floor", p_floor) < 1.0:
             raise ValueError(
                 f"p_floor must be in [0, 1), got {p_floor}; use the failure probability that you tolerate, such as 1e-6"
             )
-        if not 0.0 < level < 1.0:
-            raise ValueError(f"level must be strictly between 0 and 1, got {level}; use 0.9")
-        if not min_scale > 0.0:
+        inside_unit("level", level)
+        if not real("min_scale", min_scale) > 0.0:
             raise ValueError(f"min_scale must be above 0, got {min_scale}; use 0.05")
         self.eval_size = eval_size
         self.k = k

@@ -8,7 +8,7 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
-from sb3_forecast.checks import task_indices
+from sb3_forecast.checks import check_seed, real, task_indices, whole
 from sb3_forecast.scorers.make import complete
 from sb3_forecast.scorers.protocols import FailureScorer, Scorer, Stateful
 from sb3_forecast.training.losses import LossTerms, Partitions
@@ -62,18 +62,14 @@ class ForecastObjective:
         subpool: int | None = None,
         validation: NDArray[np.int64] | None = None,
     ) -> None:
-        if full_every < 1:
-            raise ValueError(
-                f"full_every must be at least 1, got {full_every}; use 1 to score the whole pool at every refresh"
-            )
+        whole("full_every", full_every, low=1, use="1 to score the whole pool at every refresh")
         if full_every > 1 and not scorer.supports_partial:
             raise ValueError(
                 f"full_every must be 1 for a scorer that cannot score single tasks, got {full_every}; use full_every=1 or scorer='exact'"
             )
-        if n_candidates is not None and n_candidates < 1:
-            raise ValueError(f"n_candidates must be at least 1, got {n_candidates}; use None for a tenth of the pool")
-        if not 0.0 <= weight_decay <= 1.0:
-            raise ValueError(f"weight_decay must be in [0, 1], got {weight_decay}; use 0.98")
+        if n_candidates is not None:
+            whole("n_candidates", n_candidates, low=1, use="None for a tenth of the pool")
+        real("weight_decay", weight_decay, low=0.0, high=1.0, use="0.98")
         if subpool is not None and not 1 <= subpool <= scorer.n_tasks:
             raise ValueError(
                 f"subpool must be in [1, {scorer.n_tasks}] for this pool, got {subpool}; use None for the whole pool"
@@ -95,7 +91,7 @@ class ForecastObjective:
         usual = max(loss.reach(self.n_partitioned), scorer.n_tasks // 10)
         self.n_candidates = min(usual if n_candidates is None else n_candidates, len(self.learning))
         self.weight_decay = weight_decay
-        self.generator = np.random.default_rng(seed)
+        self.generator = np.random.default_rng(check_seed(seed))
         self.scores: th.Tensor | None = None
         #: decaying sum of the loss's weights, shape (N,); training episodes start on tasks in proportion to it
         self.task_weights: NDArray[np.float64] = np.zeros(scorer.n_tasks)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from sb3_forecast.checks import inside_unit, real, whole
 from sb3_forecast.statistics.estimators import harmonic, mean_spacing
 from sb3_forecast.statistics.partitions import check_partition, sample_partitions
 from sb3_forecast.statistics.scores import failure_score
@@ -76,19 +77,16 @@ class TailLineLoss:
         n_worst: int = 300,
         n_partitions: int = 64,
     ) -> None:
+        whole("eval_size", eval_size, low=1, use="the number of evaluation tasks")
+        whole("deploy_size", deploy_size, low=1, use="the number of deployment tasks")
         check_partition(eval_size + deploy_size, eval_size, k)
-        if not 0.0 < p_target < 1.0:
-            raise ValueError(
-                f"p_target must be strictly between 0 and 1, got {p_target}; use the failure probability that you accept"
-            )
+        inside_unit("p_target", p_target, "the failure probability that you accept")
         for name, value in (("scale", scale), ("lead", lead)):
-            if not value > 0.0:
+            if not real(name, value) > 0.0:
                 raise ValueError(f"{name} must be above 0, got {value}; use a small number such as 0.05")
-        if not hold >= 0.0:
-            raise ValueError(f"hold must be at least 0, got {hold}; use 0 never to hold a task")
+        real("hold", hold, low=0.0, use="0 never to hold a task")
         for name, count in (("n_worst", n_worst), ("n_partitions", n_partitions)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}; use a positive number")
+            whole(name, count, low=1, use="a positive number")
         self.eval_size, self.deploy_size, self.k = eval_size, deploy_size, k
         self.p_target, self.scale, self.lead, self.hold = p_target, scale, lead, hold
         self.n_worst, self.n_partitions = n_worst, n_partitions

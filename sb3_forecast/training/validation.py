@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_forecast.checks import check_seed, whole
 from sb3_forecast.measuring.evaluate import evaluate_forecast
 from sb3_forecast.measuring.selection import quality
 from sb3_forecast.scorers.make import make_measuring_scorer
@@ -94,8 +95,9 @@ class Validation:
 
     def __init__(self, pool: Pool, eval_size: int, k: int, min_success: float | None = None, seed: int = 0) -> None:
         self.pool, self.min_success, self.seed = pool, min_success, seed
-        self.k = min(k, max(2, len(pool) // 8))
-        self.eval_size = max(self.k, min(eval_size, len(pool) // 4))
+        check_seed(seed)
+        self.k = min(whole("k", k, low=2), max(2, len(pool) // 8))
+        self.eval_size = max(self.k, min(whole("eval_size", eval_size, low=1), len(pool) // 4))
         self.start: Snapshot | None = None
         self.best: Snapshot | None = None
         self.unharmed: Snapshot | None = None

@@ -320,3 +320,11 @@ def test_a_model_of_other_actions(pool):
     for scorer in (sf.ExactScorer(pool), sf.SurvivalScorer(pool)):
         with pytest.raises(ValueError, match="model must have the 3 actions of the tasks, got one with 5 actions"):
             scorer.score(model)
+
+
+@pytest.mark.parametrize("rescoring", ["linear", "exact"])
+def test_tasks_that_cannot_fail_are_rescored(agent, pool, rescoring):
+    scorer = sf.ExactScorer(pool, rescoring=rescoring)
+    safe = np.flatnonzero(np.isneginf(scorer.score(agent).numpy()))[:3]
+    assert len(safe) == 3
+    assert (scorer.rescore(agent, safe).detach().numpy() == -np.inf).all()

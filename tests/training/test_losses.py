@@ -138,7 +138,7 @@ def test_unusable_scores(bad):
     [
         ({"k": 1}, "k must be at least 2, got 1"),
         ({"k": 41}, "k must be at most eval_size=40, got 41"),
-        ({"n_partitions": 0}, "n_partitions must be at least 1 or 'exact', got 0"),
+        ({"n_partitions": 0}, "n_partitions must be at least 1, got 0; use 128, or 'exact'"),
         ({"kind": "cubic"}, "kind must be one of .* got 'cubic'"),
         ({"p_floor": 1.0}, r"p_floor must be in \[0, 1\), got 1.0"),
         ({"level": 1.5}, "level must be strictly between 0 and 1, got 1.5"),

@@ -336,6 +336,8 @@ def make_family(family: str | TaskFamily, rare_fraction: float | None = None) ->
                 f"use {type(family).__name__}(rare_fraction={rare_fraction})"
             )
         return family
+    if not isinstance(family, str):
+        raise TypeError(f"family must be an id or a TaskFamily, got {family!r}; use an id such as 'ThinIce-8x8'")
     module, _, short = family.rpartition(":")
     if module:
         try:

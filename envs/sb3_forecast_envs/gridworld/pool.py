@@ -9,6 +9,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_forecast.checks import real, whole
 from sb3_forecast_envs.gridworld.cells import WALL
 from sb3_forecast_envs.gridworld.compiled import pad_layouts
 from sb3_forecast_envs.gridworld.family import Task, TaskFamily, make_family
@@ -43,8 +44,9 @@ class TaskPool(Pool):
         exclude: TaskPool | None = None,
     ) -> None:
         check_pool(n_tasks, seed)
-        if first < 0:
-            raise ValueError(f"first must be at least 0, got {first}; use 0 for the first task of the seed")
+        whole("first", first, low=0, use="0 for the first task of the seed")
+        if rare_fraction is not None:
+            real("rare_fraction", rare_fraction, low=0.0, high=1.0, use="the probability of a rare task")
         self.family = make_family(family, rare_fraction)
         self.seed = seed
         size = self.family.size
