@@ -79,7 +79,7 @@ def resumed(case: Combination) -> str:
         env = case.env(case.tasks(), 4)
         whole = sf.ForecastPPO(case.policy, env, forecast_coef=0.0, **SETTINGS, **case.settings).learn(4 * 64, callback=keep)
         env.close()
-        again = sf.resume_training(sf.ForecastPPO, folder, case.env(case.tasks(), 4), device="cpu")
+        again = sf.resume_training(sf.ForecastPPO, folder, case.env(case.tasks(), 4), device="cpu", unpickle=True)
         again.learn(4 * 64 - again.num_timesteps, reset_num_timesteps=False)
         assert again.env is not None
         again.env.close()

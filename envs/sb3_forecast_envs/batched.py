@@ -161,7 +161,7 @@ class BatchedVecEnv(VecEnv, ABC, Generic[PoolT]):
         """The full state of the running episodes, for :meth:`set_state`."""
         shared = ("sampler", "tasks", "steps", "_generators", "_uneventful", "_next_tasks", "reset_infos")
         state = {name: copy.deepcopy(getattr(self, name)) for name in (*shared, *self.episode_state)}
-        return {**state, "pool": self.pool.key}
+        return {**state, "sampler": dict(vars(state["sampler"])), "pool": self.pool.key}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue the episodes of a saved state.
@@ -175,7 +175,9 @@ class BatchedVecEnv(VecEnv, ABC, Generic[PoolT]):
                 f"{state['pool']}; use the same n_envs and pool as in the run that was saved"
             )
         for name, value in state.items():
-            if name != "pool":
+            if name == "sampler":
+                vars(self.sampler).update(copy.deepcopy(value))
+            elif name != "pool":
                 setattr(self, name, copy.deepcopy(value))
 
     def set_next_task(self, task: int | None, indices: VecEnvIndices = None) -> None:

@@ -1,4 +1,8 @@
-"""Checkpoints from which training resumes exactly: they hold the model, the environments and the random state."""
+"""Checkpoints from which training resumes exactly: they hold the model, the environments and the random state.
+
+Everything but the model is plain data (:mod:`sb3_forecast.training.plain`), with checksums. The model is SB3's own zip: loading it executes code
+that it may hold, as SB3 documents, so load only what you trust. So do the environments of a ``DummyVecEnv``, which only a pickle can hold.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,32 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import cloudpickle
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
-MODEL_FILE, TRAINING_FILE = "model.zip", "training.pkl"
+from sb3_forecast.checks import whole
+from sb3_forecast.training.lock import FolderLock
+from sb3_forecast.training.plain import DamagedError, NotPlainError, check_checksums, read_plain, write_checksums, write_plain
+
+MODEL_FILE, TRAINING, PICKLE = "model.zip", "training", "environments.pkl"
+#: attributes of SB3's wrappers that are configuration, not state: a wrapper that is made in the same way has the same
+_CONFIGURATION = (
+    "venv",
+    "class_attributes",
+    "observation_space",
+    "action_space",
+    "metadata",
+    "render_mode",
+    "results_writer",
+    "spec",
+)
+
+#: key of the attributes of an object inside a wrapper
+_OBJECT = "attributes"
 
 Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 
@@ -45,25 +68,33 @@ class TrainingCheckpoints(BaseCallback):
     :param folder: folder of the checkpoints
     :param every: save at the start of every n-th rollout
     :param keep: number of checkpoints to keep; older ones are deleted
+    While it trains, a lock file keeps other runs out of the folder.
+
     :param verbose: 1 prints a line per checkpoint
     :raises ValueError: if an argument is out of range
     """
 
     def __init__(self, folder: str | pathlib.Path, every: int = 10, keep: int = 2, verbose: int = 0) -> None:
         super().__init__(verbose)
-        for name, value in (("every", every), ("keep", keep)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}; use a positive number")
+        whole("every", every, low=1, use="a number of rollouts such as 10")
+        whole("keep", keep, low=1, use="a number of checkpoints such as 2")
         self.folder, self.every, self.keep = pathlib.Path(folder), every, keep
         self._rollouts = 0
+        self._lock: FolderLock
 
     def _on_training_start(self) -> None:
+        self._lock = FolderLock(self.folder)
+        self._lock.take()
         later = [path for path in checkpoints(self.folder) if int(path.name.split("-")[1]) > self.model.num_timesteps]
         if later:
+            self._lock.release()
             raise ValueError(
                 f"folder must not hold a later checkpoint of another run, got {str(self.folder)!r} with {later[-1].name}; "
                 "use another folder, or resume from this one with resume_training"
             )
+
+    def _on_training_end(self) -> None:
+        self._lock.release()
 
     def _on_step(self) -> bool:
         return True
@@ -97,13 +128,23 @@ def save_training(model: BaseAlgorithm, folder: str | pathlib.Path) -> pathlib.P
     try:
         partial.mkdir(parents=True)
         model.save(partial / MODEL_FILE)
+        # the LSTM states of RecurrentPPO in the running episodes; its own save leaves them out
+        memory = vars(model).get("_last_lstm_states")
         state = {
-            "environment": _pickled(_environment_state(model.get_env())),
+            "environment": None,
             "random": _random_state(),
-            # the LSTM states of RecurrentPPO in the running episodes; its own save leaves them out
-            "memory": vars(model).get("_last_lstm_states"),
+            "memory": None if memory is None else [list(memory.pi), list(memory.vf)],
+            "timesteps": model.num_timesteps,
         }
-        (partial / TRAINING_FILE).write_bytes(cloudpickle.dumps(state))
+        environment = _environment_state(model.get_env())
+        try:
+            write_plain(partial, TRAINING, {**state, "environment": environment})
+        except NotPlainError:
+            pickled = _pickled(environment)
+            write_plain(partial, TRAINING, state)
+            if pickled is not None:
+                (partial / PICKLE).write_bytes(pickled)
+        write_checksums(partial)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
     except BaseException as error:
@@ -128,19 +169,29 @@ def checkpoints(folder: str | pathlib.Path) -> list[pathlib.Path]:
 
 
 def resume_training(
-    algorithm: type[Algorithm], folder: str | pathlib.Path, env: GymEnv, device: th.device | str = "auto"
+    algorithm: type[Algorithm],
+    folder: str | pathlib.Path,
+    env: GymEnv,
+    device: th.device | str = "auto",
+    unpickle: bool = False,
+    fall_back: bool = False,
 ) -> Algorithm:
     """Load the newest checkpoint. Then ``learn(remaining, reset_num_timesteps=False)`` resumes the training exactly.
 
     Make ``env`` in the same way as for the run; it is then put into its saved state. Environments in other processes (``SubprocVecEnv``)
-    cannot be saved: they start new episodes, with a warning.
+    cannot be saved: they start new episodes, with a warning. So do those of a ``DummyVecEnv`` without ``unpickle``.
+
+    Loading the model executes code that its file may hold, as in SB3: resume only from folders that you trust.
 
     :param algorithm: class of the model, such as ``ForecastPPO``
     :param folder: folder of :class:`TrainingCheckpoints`, or of one checkpoint
     :param env: environments of the same kind and number as in the run
     :param device: as in SB3
+    :param unpickle: whether to restore the environments of a ``DummyVecEnv`` from their pickle. This, too, executes code that it may hold
+    :param fall_back: whether to use the newest whole checkpoint if a newer one is damaged
     :return: the model
     :raises FileNotFoundError: if there is no checkpoint
+    :raises DamagedError: if the newest checkpoint is damaged; the message names it and the newest whole one
     :raises ValueError: if the environments differ from those of the run
     """
     path = pathlib.Path(folder)
@@ -150,22 +201,53 @@ def resume_training(
             raise FileNotFoundError(
                 f"folder must hold a complete checkpoint, got {str(folder)!r} without one; start the training anew"
             )
-        path = found[-1]
-    state = cloudpickle.loads((path / TRAINING_FILE).read_bytes())
-    exact = state["environment"] is not None
+        path = _newest_whole(found, fall_back)
+    else:
+        check_checksums(path)
+    state = read_plain(path, TRAINING)
+    environment = state["environment"]
+    pickled = path / PICKLE
+    if environment is None and pickled.exists() and unpickle:
+        environment = cloudpickle.loads(pickled.read_bytes())
+    exact = environment is not None
     model = algorithm.load(path / MODEL_FILE, env=env, device=device, force_reset=not exact)
     if exact:
-        _restore_environment(model.get_env(), cloudpickle.loads(state["environment"]))
+        _restore_environment(model.get_env(), environment)
         if state["memory"] is not None:
-            vars(model)["_last_lstm_states"] = state["memory"]
+            pi, vf = (tuple(part) for part in state["memory"])
+            vars(model)["_last_lstm_states"] = type(vars(model)["_last_lstm_states"])(pi, vf)
     else:
+        why = (
+            "the state of its environments is a pickle; use unpickle=True if you trust the folder"
+            if pickled.exists()
+            else "it does not hold the state of the environments"
+        )
         warnings.warn(
-            "the checkpoint does not hold the state of the environments: the resumed run starts new episodes, "
-            "and differs from a run that did not stop",
+            f"the run that is resumed from {path.name} starts new episodes, and differs from a run that did not stop: {why}",
             stacklevel=2,
         )
     _restore_random(state["random"])
     return model
+
+
+def _newest_whole(found: list[pathlib.Path], fall_back: bool) -> pathlib.Path:
+    """The newest checkpoint that is whole. Without ``fall_back`` a damaged newer one is an error."""
+    damaged: DamagedError | None = None
+    for path in reversed(found):
+        try:
+            check_checksums(path)
+        except DamagedError as error:
+            damaged = damaged or error
+            continue
+        if damaged is None:
+            return path
+        if fall_back:
+            warnings.warn(f"{damaged}: training resumes from {path.name}, the newest whole checkpoint", stacklevel=3)
+            return path
+        raise DamagedError(
+            f"{damaged}; use fall_back=True to resume from {path.name}, the newest whole checkpoint"
+        ) from damaged
+    raise DamagedError(f"{damaged}, and no older checkpoint is whole; start the training anew") from damaged
 
 
 def _pickled(environment: dict[str, Any] | None) -> bytes | None:
@@ -185,7 +267,7 @@ def _environment_state(env: VecEnv | None) -> dict[str, Any] | None:
     """State of a vectorised environment and its wrappers; ``None`` if it runs in other processes."""
     if isinstance(env, VecEnvWrapper):
         inner = _environment_state(env.venv)
-        own = {key: value for key, value in vars(env).items() if key not in ("venv", "class_attributes")}
+        own = {key: _state_of(value) for key, value in vars(env).items() if key not in _CONFIGURATION}
         return None if inner is None else {"type": type(env).__name__, "own": own, "inner": inner}
     if isinstance(env, DummyVecEnv):
         return {"type": "DummyVecEnv", "own": {k: v for k, v in vars(env).items() if k != "metadata"}}
@@ -200,7 +282,7 @@ def _restore_environment(env: VecEnv | None, state: dict[str, Any]) -> None:
             f"env must have {state['type']} here, as the run had, got {type(env).__name__}; make env as for the run"
         )
     if isinstance(env, VecEnvWrapper):
-        vars(env).update(state["own"])
+        _restore(env, state["own"])
         _restore_environment(env.venv, state["inner"])
     elif isinstance(env, DummyVecEnv):
         if env.num_envs != state["own"]["num_envs"]:
@@ -210,6 +292,28 @@ def _restore_environment(env: VecEnv | None, state: dict[str, Any]) -> None:
         vars(env).update(state["own"])
     elif isinstance(env, Restorable):
         env.set_state(state["own"])
+
+
+def _state_of(value: Any) -> Any:
+    """Plain data as it is; of SB3's helpers, such as running means and stacks of frames, their attributes."""
+    if type(value).__module__.startswith("stable_baselines3."):
+        return {
+            _OBJECT: {key: _state_of(v) for key, v in vars(value).items() if key not in _CONFIGURATION and not _is_space(v)}
+        }
+    return value
+
+
+def _is_space(value: Any) -> bool:
+    return isinstance(value, spaces.Space)
+
+
+def _restore(target: Any, saved: dict[str, Any]) -> None:
+    """Give an object its saved attributes. Objects inside it stay the same objects."""
+    for key, value in saved.items():
+        if isinstance(value, dict) and set(value) == {_OBJECT}:
+            _restore(getattr(target, key), value[_OBJECT])
+        else:
+            setattr(target, key, value)
 
 
 def _random_state() -> dict[str, Any]:

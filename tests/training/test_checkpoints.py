@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.training.checkpoints import checkpoints
 from sb3_forecast.training.injection import _HOOKS
+from sb3_forecast.training.plain import DamagedError, write_checksums
 from tests.conftest import SMALL_PPO
 
 FORECAST = {"eval_size": 60, "k": 5, "n_partitions": 32, "gradient_every": 2}
@@ -73,7 +76,10 @@ def test_going_on_is_as_not_stopping(pool, tmp_path, case):
     assert [path.name for path in checkpoints(tmp_path)] == [f"checkpoint-{2 * rollout}", f"checkpoint-{4 * rollout}"]
     np.random.seed(12345)  # noqa: NPY002  # whatever happened in between
     th.manual_seed(54321)
-    again = sf.resume_training(algorithm, tmp_path, make(pool), device="cpu")
+    # only a pickle can hold the environments of a DummyVecEnv
+    pickled = case in ("minigrid", "sde", "a2c", "frames")
+    assert (tmp_path / f"checkpoint-{4 * rollout}" / "environments.pkl").exists() == pickled
+    again = sf.resume_training(algorithm, tmp_path, make(pool), device="cpu", unpickle=pickled)
     assert again.num_timesteps == 4 * rollout
     again.learn(6 * rollout - again.num_timesteps, reset_num_timesteps=False)
     assert again.num_timesteps == 6 * rollout
@@ -115,12 +121,80 @@ def test_a_full_disk_leaves_the_last_checkpoint(pool, tmp_path, monkeypatch):
         match=r"could not be written \(\[Errno 28\] No space left on device\); resume from the last complete one, .*checkpoint-128",
     ):
         model.learn(640, callback=sf.TrainingCheckpoints(tmp_path, every=1))
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-128"]
+    assert [path.name for path in tmp_path.glob("[a-z]*")] == ["checkpoint-128"]
     monkeypatch.undo()
     assert sf.resume_training(sf.ForecastPPO, tmp_path, grid(pool), device="cpu").num_timesteps == 128
     # the hook of the run that was stopped does not outlive it
     assert model.policy.optimizer not in _HOOKS
     model.learn(128)
+
+
+def trained(pool, folder, rollouts=3):
+    model = sf.ForecastPPO("MlpPolicy", grid(pool), seed=1, **FORECAST, **SMALL_PPO)
+    model.learn(rollouts * 128, callback=sf.TrainingCheckpoints(folder, every=1))
+    return model
+
+
+@pytest.mark.parametrize("name", ["model.zip", "training.json", "training.npz", "checksums.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_used(pool, tmp_path, name, damage):
+    trained(pool, tmp_path)
+    path = tmp_path / "checkpoint-256" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content) if damage == "flip" else content[:-9])
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(
+        DamagedError, match=r"checkpoint-256.*use fall_back=True to resume from checkpoint-128, the newest whole checkpoint"
+    ):
+        sf.resume_training(sf.ForecastPPO, tmp_path, grid(pool), device="cpu")
+    with pytest.warns(UserWarning, match=r"checkpoint-256.*training resumes from checkpoint-128, the newest whole checkpoint"):
+        model = sf.resume_training(sf.ForecastPPO, tmp_path, grid(pool), device="cpu", fall_back=True)
+    assert model.num_timesteps == 128
+    (tmp_path / "checkpoint-128" / "model.zip").write_bytes(b"")
+    with pytest.raises(DamagedError, match="no older checkpoint is whole; start the training anew"):
+        sf.resume_training(sf.ForecastPPO, tmp_path, grid(pool), device="cpu", fall_back=True)
+
+
+def test_our_files_execute_nothing(pool, tmp_path):
+    """They hold no pickle, unless the environments are those of a DummyVecEnv; and that one is left alone unless asked for."""
+    trained(pool, tmp_path)
+    names = {path.name for path in (tmp_path / "checkpoint-256").iterdir()}
+    assert names == {"model.zip", "training.json", "training.npz", "checksums.json"}
+    env = make_vec_env("CartPole-v1", 2, seed=3)
+    A2C("MlpPolicy", env, n_steps=16, device="cpu").learn(96, callback=sf.TrainingCheckpoints(tmp_path / "a", every=1))
+    folder = checkpoints(tmp_path / "a")[-1]
+    (folder / "environments.pkl").write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "executed").encode() + b"'\ntR.")
+    write_checksums(folder)
+    with pytest.warns(UserWarning, match="starts new episodes.*is a pickle; use unpickle=True if you trust the folder"):
+        sf.resume_training(A2C, tmp_path / "a", make_vec_env("CartPole-v1", 2, seed=3), device="cpu")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_two_runs_in_one_folder(pool, tmp_path):
+    """A second process is refused; in the same process, the next run takes over what a stopped one has left behind."""
+    code = (
+        "import sys, time, pathlib; from sb3_forecast.training.lock import FolderLock; "
+        "FolderLock(pathlib.Path(sys.argv[1])).take(); print('taken', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"taken\n"
+        with pytest.raises(
+            ValueError, match=r"folder must not be used by another run, got .*; use another folder, or stop that run"
+        ):
+            trained(pool, tmp_path)
+    finally:
+        other.kill()
+        other.communicate()
+    # a killed run leaves no lock
+    model = sf.ForecastPPO("MlpPolicy", grid(pool), seed=1, **FORECAST, **SMALL_PPO)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(640, callback=[sf.TrainingCheckpoints(tmp_path, every=1), Stop(300)])
+    again = sf.resume_training(sf.ForecastPPO, tmp_path, grid(pool), device="cpu")
+    again.learn(256, callback=sf.TrainingCheckpoints(tmp_path, every=1), reset_num_timesteps=False)
+    assert not list(tmp_path.glob(".running"))
 
 
 def test_ctrl_c_in_scoring(pool, tmp_path, monkeypatch):
