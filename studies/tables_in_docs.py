@@ -48,22 +48,34 @@ def _rows(*methods: str) -> tuple[Row, ...]:
     return tuple(Row(GRIDWORLD[method], method) for method in methods)
 
 
-_OTHERS = tuple(
-    Table(
-        study,
-        _rows("base", "ppo", "mean_failure_equipped", "forecast"),
-        [_GRID[name] for name in ("limit", "interval", "within", "worst", "success", "rare_success")],
+#: families, each in a folder of its own; of two of them there are records of the loss of 0.2.0, too
+_FAMILIES = {
+    "families-thin-ice": "",
+    "families-decoy": "gridworld_decoy",
+    "families-wind": "gridworld_wind",
+    "families-thin-ice-12": "",
+    "families-bridge": "",
+}
+
+
+def _family(name: str, earlier: str) -> Table:
+    rows = _rows("base", "ppo", "ppo_lagrangian", "mean_failure_equipped", "forecast")
+    return Table(
+        name.replace("-", "_"),
+        rows + ((Row(GRIDWORLD["forecast_guarded"], "forecast", earlier),) if earlier else ()),
+        [_GRID[column] for column in ("limit", "interval", "within", "worst", "mean", "success", "rare_success")],
         paired={"ppo": _GRID["success"]},
     )
-    for study in ("gridworld_decoy", "gridworld_wind")
-)
+
 
 TABLES = {
-    "gridworld-decoy": _OTHERS[0],
-    "gridworld-wind": _OTHERS[1],
+    **{name: _family(name, earlier) for name, earlier in _FAMILIES.items()},
     "gridworld": Table(
         "gridworld",
-        _rows("base", "ppo", "cost_penalty", "ppo_lagrangian", "mean_failure_bare", "mean_failure_equipped", "forecast"),
+        (
+            *_rows("base", "ppo", "cost_penalty", "ppo_lagrangian", "mean_failure_bare", "mean_failure_equipped"),
+            Row(GRIDWORLD["forecast_guarded"], "forecast"),
+        ),
         [_GRID[name] for name in _GRID_NAMES],
     ),
     "thin-ice-model-free": Table(

@@ -113,6 +113,35 @@ def test_a_damaged_cache_is_named_set_aside_and_made_again(make, tmp_path, damag
     assert path.with_suffix(".damaged").exists()
 
 
+@pytest.mark.parametrize(
+    ("failed", "message"),
+    [
+        (lambda step: step.truncated, r"timeout_fails must be True where .* reaches its time limit, got False at step \d+"),
+        (lambda step: step.env.unwrapped.agent_dir == 1, r"where an episode ends.*got True in the middle, at step \d+"),
+    ],
+)
+def test_failures_that_exact_scores_cannot_see_are_refused(make, failed, message):
+    tasks = make("MiniGrid-LavaGapS5-v0", 2, failed=failed)
+    with pytest.raises(ValueError, match=message):
+        sf.ExactScorer(tasks)
+
+
+def test_an_observation_that_depends_on_time_is_refused(make):
+    class Clock(gym.ObservationWrapper):
+        def observation(self, observation):
+            return (observation + self.unwrapped.step_count).astype(np.uint8)
+
+    tasks = make(lambda: Clock(ImgObsWrapper(gym.make("MiniGrid-LavaGapS5-v0"))), 2)
+    with pytest.raises(ValueError, match=r"must show what the environment shows, got another observation at step \d+"):
+        sf.ExactScorer(tasks)
+
+
+def test_ids_of_our_own_families(make):
+    tasks = make("SB3Forecast/ThinIce-8x8-v0", 3, failed=sfe.ended_without_reward)
+    env = tasks.make_vec_env(2)
+    assert env.reset().shape == (2, *env.observation_space.shape)
+
+
 def limited(limit):
     return lambda step: step.reward < limit
 

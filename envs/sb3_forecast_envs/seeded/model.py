@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from sb3_forecast.files import write_whole
 from sb3_forecast_envs.seeded.exploration import explore_episode
 from sb3_forecast_envs.seeded.pool import SeededTasks
+from sb3_forecast_envs.seeded.replay import check_replay
 
 
 def _checksum(*arrays: NDArray[Any]) -> int:
@@ -121,6 +122,7 @@ class SeededModel:
             self._check_start(block, stored[2])
             return stored
         parts = [self._explore(seed) for seed in range(block * BLOCK, (block + 1) * BLOCK)]
+        check_replay(self.env, block * BLOCK, self.tasks.failed, *parts[0], self._view, self.timeout_fails)
         first = np.concatenate([[0], np.cumsum([len(successors) for successors, _ in parts])])
         successors, views = (np.concatenate(column) for column in zip(*parts, strict=True))
         checksum = _checksum(first, successors, views)
@@ -160,6 +162,10 @@ class SeededModel:
         self.env.reset(seed=seed)
         successors, observations = explore_episode(self.env, self.tasks.failed, self.max_states)
         return successors, self._bytes(observations)
+
+    def _view(self, observation: Any) -> NDArray[np.uint8]:
+        view: NDArray[np.uint8] = self._bytes(np.asarray(observation)[None])[0]
+        return view
 
     def _bytes(self, observations: NDArray[Any]) -> NDArray[np.uint8]:
         return np.ascontiguousarray(observations, dtype=self._dtype).reshape(len(observations), -1).view(np.uint8)
