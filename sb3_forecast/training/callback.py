@@ -174,7 +174,7 @@ class ForecastCallback(BaseCallback):
             report, reasons = self.validation.look(self.model)
         except NoForecastError as error:
             # an agent that fails in fewer than k tasks has no forecast to look at
-            self._warn(f"no validation in this rollout: {error}")
+            self.logger.record("validation/no_forecast", str(error), exclude=("tensorboard",))
             return
         values = {name: getattr(report, name) for name in ("limit_holds", "worst_failure", "mean_failure", "success")}
         for name, value in values.items():

@@ -16,6 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.scorers.make import make_scorer
+from sb3_forecast_envs.seeded.identity import fingerprint
 from sb3_forecast_envs.seeded.model import _checksum
 
 TESTED = ["LavaCrossingS9N1", "LavaGapS5", "DistShift1", "DoorKey-5x5", "SimpleCrossingS9N1"]
@@ -184,12 +185,12 @@ def test_pools_are_told_apart_by_what_their_functions_do(monkeypatch):
     # the same after pickling, and in another process
     assert pickle.loads(pickle.dumps(wrapped)).key == wrapped.key
     code = (
-        "from tests.envs.test_seeded import limited; import sb3_forecast_envs as sfe; "
-        "print(sfe.SeededTasks('CartPole-v1', 3, failed=limited(1.0)).key)"
+        "from tests.envs.test_seeded import limited; from sb3_forecast_envs.seeded.identity import fingerprint; "
+        "print(fingerprint(limited(1.0)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == key(
-        limited(1.0)
-    )
+    assert subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip() == fingerprint(limited(1.0))
 
 
 def test_what_does_not_say_what_it_is_needs_a_name():

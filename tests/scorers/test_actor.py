@@ -66,7 +66,7 @@ def test_fine_tuning_with_normalised_observations(pool):
 def test_frame_stacks_are_refused_by_exact_scores_and_counted(pool, few):
     env = VecFrameStack(sfe.GridVecEnv(few, 8), 2)
     with pytest.raises(ValueError, match=r"must fit the model's observation_space .*, got shape \(125,\)"):
-        sf.ForecastPPO("MlpPolicy", VecFrameStack(sfe.GridVecEnv(pool, 4), 2), **FORECAST, **SMALL_PPO)
+        sf.ForecastPPO("MlpPolicy", VecFrameStack(sfe.GridVecEnv(pool, 4), 2), validation_share=0.0, **FORECAST, **SMALL_PPO)
     model = PPO("MlpPolicy", env, seed=0, **SMALL_PPO)
     counts = sf.FrequencyScorer(few, 50, env=env).failures(model)
     assert counts.shape == (4,)
@@ -149,7 +149,8 @@ def test_the_callback_is_forecast_ppo(pool):
     def settings():
         return {"policy": "MlpPolicy", "env": VecMonitor(sfe.GridVecEnv(pool, 8, seed=3)), "seed": 1, **SMALL_PPO}
 
-    ours = sf.ForecastPPO(**settings(), **FORECAST, forecast_coef=0.3, p_floor=1e-6, full_every=1).learn(512)
+    plain = {"forecast_kind": "guarded", "validation_share": 0.0}
+    ours = sf.ForecastPPO(**settings(), **FORECAST, **plain, forecast_coef=0.3, p_floor=1e-6, full_every=1).learn(512)
     theirs = PPO(**settings())
     objective = sf.ForecastObjective(sf.ExactScorer(pool), sf.ForecastLoss(60, 5, 32, p_floor=1e-6), seed=1)
     theirs.learn(512, callback=sf.ForecastCallback(objective, 0.25, forecast_coef=0.3, gradient_every=2))
@@ -168,7 +169,14 @@ def test_coefficients_by_schedule(pool):
 
     def learn(coef, steps=768):
         model = sf.ForecastPPO(
-            "MlpPolicy", sfe.GridVecEnv(pool, 8, seed=3), seed=1, forecast_coef=coef, drawn_share=0.0, **FORECAST, **SMALL_PPO
+            "MlpPolicy",
+            sfe.GridVecEnv(pool, 8, seed=3),
+            seed=1,
+            forecast_coef=coef,
+            drawn_share=0.0,
+            validation_share=0.0,
+            **FORECAST,
+            **SMALL_PPO,
         )
         logged = []
         logger = Logger(None, [])

@@ -136,6 +136,9 @@ def test_training_with_it(pool, agent):
         env,
         device="cpu",
         scorer=scorer,
+        forecast_kind="guarded",
+        p_floor=1e-10,
+        validation_share=0.0,
         forecast_coef=1.0,
         eval_size=60,
         k=5,
@@ -151,7 +154,9 @@ def test_training_with_it(pool, agent):
     assert after.error.mean_abs < 0.7 * before.error.mean_abs
     assert model.objective.n_refreshes >= 10
     patient = sf.EpisodeScorer(pool, seed=1, warm_up_failures=10**6)
-    waiting = sf.ForecastPPO.from_ppo(agent, sfe.GridVecEnv(pool, 32, seed=5), device="cpu", scorer=patient, eval_size=60, k=5)
+    waiting = sf.ForecastPPO.from_ppo(
+        agent, sfe.GridVecEnv(pool, 32, seed=5), device="cpu", scorer=patient, eval_size=60, k=5, validation_share=0.0
+    )
     plain = sf.ForecastPPO.from_ppo(agent, sfe.GridVecEnv(pool, 32, seed=5), device="cpu", forecast_coef=0.0)
     for each in (waiting, plain):
         th.manual_seed(0)

@@ -131,7 +131,7 @@ def test_p_zero_stays_out_of_the_top():
     ("arguments", "message"),
     [
         ({"scores": np.arange(50.0), "k": 1}, r"k must be at least 2, got 1"),
-        ({"scores": np.arange(50.0), "k": 51}, r"k must be at most the evaluation set size 50, got 51"),
+        ({"scores": np.arange(50.0), "k": 51}, r"k must be at most the evaluation set size n_eval=50, got 51"),
         ({"scores": np.append(np.arange(50.0), np.nan)}, r"scores must be numbers, got NaN"),
         ({"scores": np.append(np.arange(50.0), np.inf)}, r"scores must be below \+inf"),
         ({"scores": np.arange(50.0), "method": "magic"}, r"method must be one of .* got 'magic'"),
