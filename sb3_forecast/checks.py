@@ -28,11 +28,9 @@ def whole(
     :raises TypeError: if it is no whole number; booleans and floats are none
     :raises ValueError: if it is out of range
     """
-    number = _single(value)
-    if not isinstance(number, numbers.Integral) or isinstance(number, (bool, np.bool_)):
-        raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__}); use {use}")
-    _within(name, int(number), low, high, use)
-    return int(number)
+    number = int(_number(name, value, numbers.Integral, "a whole number", use))
+    _within(name, number, low, high, use)
+    return number
 
 
 def check_seed(value: Any) -> int:
@@ -60,9 +58,7 @@ def real(
     :raises TypeError: if it is no real number
     :raises ValueError: if it is NaN, infinite or out of range
     """
-    number = _single(value)
-    if not isinstance(number, numbers.Real) or isinstance(number, (bool, np.bool_)):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}); use {use}")
+    number = _number(name, value, numbers.Real, "a number", use)
     _within(name, number, low, high, use)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}; use {use}")
@@ -79,10 +75,8 @@ def inside_unit(name: str, value: Any, use: str = "a value strictly between 0 an
     :raises TypeError: if it is no real number
     :raises ValueError: if it is not strictly between 0 and 1
     """
-    number = _single(value)
-    if not isinstance(number, numbers.Real) or isinstance(number, (bool, np.bool_)):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}); use {use}")
-    if not 0.0 < float(number) < 1.0:
+    number = _number(name, value, numbers.Real, "a number", use)
+    if not 0.0 < number < 1.0:
         raise ValueError(f"{name} must be strictly between 0 and 1, got {number}; use {use}")
     return float(number)
 
@@ -129,11 +123,12 @@ def task_indices(tasks: Any, n_tasks: int) -> NDArray[np.int64]:
     return values.astype(np.int64)
 
 
-def _single(value: Any) -> Any:
-    """The number in an array or tensor that holds one; anything else unchanged."""
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        return value.item()
-    return value
+def _number(name: str, value: Any, kind: type, what: str, use: str) -> Any:
+    """The number that is given, or that an array or tensor holds which has one only. Booleans are no numbers."""
+    number = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+    if not isinstance(number, kind) or isinstance(number, (bool, np.bool_)):
+        raise TypeError(f"{name} must be {what}, got {value!r} ({type(value).__name__}); use {use}")
+    return number
 
 
 def _within(name: str, number: Any, low: float | None, high: float | None, use: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import betainc
+from scipy.special import betaincc
 from scipy.stats import hypergeom
 
 from sb3_forecast.checks import inside_unit, whole
@@ -44,9 +44,10 @@ def exceedance_probability(n_eval: int, n_deploy: int, j: int, r: int = 1) -> fl
         # one minus P(no deployment score among the top j) (docs/method.md eq. 32): fast for any n
         return float(-np.expm1(np.log1p(-n_deploy / (n_eval + n_deploy - np.arange(j))).sum()))
     if n_eval + n_deploy > _EXACT:
-        # given the share u of the distribution above the j-th evaluation score, the count is binomial, and u is a beta variable
-        u, weights = beta_nodes(j, n_eval)
-        return float(weights @ betainc(r, n_deploy - r + 1.0, u))
+        # at least r exceed it if the share of the distribution above it, Beta(j, m - j + 1), is larger than the share above the r-th largest
+        # deployment score, Beta(r, n - r + 1). Over the latter, which is narrow, the integrand is smooth
+        share, weights = beta_nodes(r, n_deploy)
+        return float(weights @ betaincc(j, n_eval - j + 1.0, share))
     # at least r of them exceed the j-th evaluation score exactly if the top j + r - 1 of all hold at most j - 1 evaluation scores
     return float(hypergeom.cdf(j - 1, n_eval + n_deploy, n_eval, j + r - 1))
 

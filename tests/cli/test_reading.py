@@ -99,6 +99,14 @@ def test_successes_are_not_failures(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    "name", ["task_failure", "exact_failure_probability", "accuracyError", "is_incorrect", "seed_failures"]
+)
+def test_failures_by_other_names(tmp_path, name):
+    (tmp_path / "a.csv").write_text(f"{name},task_id\n0.9,1\n0.8,2\n")
+    np.testing.assert_allclose(probabilities(tmp_path / "a.csv"), [0.9, 0.8])
+
+
+@pytest.mark.parametrize(
     ("text", "options", "message"),
     [
         ("failures,n\n3,2\n", {"trials": "n"}, r"failures must be at most the number of trials, got 3\.0 in line 2"),

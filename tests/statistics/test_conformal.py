@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import hypergeom
 
 import sb3_forecast as sf
 from sb3_forecast import conformal
@@ -60,3 +61,24 @@ def test_no_lower_bound_from_too_few():
 def test_bad_input(arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
         sf.exceedance_probability(*arguments)
+
+
+@pytest.mark.parametrize(("n_eval", "n_deploy", "j"), [(100, 150_000, 5), (2_000, 110_000, 40), (50, 10_000_000, 1)])
+def test_counts_of_large_deployments(n_eval, n_deploy, j):
+    """The quadrature that large sizes use, against the hypergeometric distribution."""
+    for r in (2, n_deploy // (2 * n_eval) + 2, n_deploy * j // n_eval, 3 * n_deploy * j // n_eval):
+        exact = hypergeom.cdf(j - 1, n_eval + n_deploy, n_eval, j + r - 1)
+        assert conformal.exceedance_probability(n_eval, n_deploy, j, r) == pytest.approx(exact, abs=1e-7)
+
+
+def test_counts_of_a_million_and_a_trillion():
+    low, high = conformal.exceedance_count_interval(1_000_000, 10**12, 1000)
+    # 1000 of a million, times a million, and two standard errors of it
+    assert (low, high) == pytest.approx((1e9 * (1 - 1.645 / 1000**0.5), 1e9 * (1 + 1.645 / 1000**0.5)), rel=0.01)
+
+
+def test_the_lower_bound_is_the_first_rank_that_is_exceeded():
+    scores = np.random.default_rng(0).gumbel(size=300)
+    for n_deploy, level in ((10, 0.5), (300, 0.9), (5000, 0.99)):
+        ranks = [j for j in range(1, 301) if conformal.exceedance_probability(300, n_deploy, j) >= level]
+        assert conformal.lower_bound(scores, n_deploy, level) == np.sort(scores)[::-1][ranks[0] - 1]

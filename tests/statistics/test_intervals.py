@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import sb3_forecast as sf
-from sb3_forecast.statistics.intervals import pivot_cdf, pivot_quantile
+from sb3_forecast.statistics.intervals import pivot_cdf, pivot_quantile, pivot_survival
 
 
 def test_vectors(vectors):
@@ -44,3 +44,27 @@ def test_nominal_coverage_where_the_tail_is_exponential(name):
     covered = ((low <= realised) & (realised <= high)).mean()
     allowed = 2 * np.sqrt(0.09 / repeats)
     assert -allowed < covered - 0.9 < allowed + (0.0 if name == "expon" else 0.009)
+
+
+@pytest.mark.parametrize(("k", "n_eval"), [(2, 50), (10, 200), (40, 1000)])
+def test_the_far_tail_of_the_pivot(k, n_eval):
+    """With one deployment task, P(V > c) = k / (m + 1) (1 + c / (k - 1))^-(k - 1): the mean over a beta and a gamma variable in closed form."""
+    for log10_p in (-0.5, -3, -6, -9, -12):
+        c = (k - 1) * ((10**log10_p * 0.5) ** (-1 / (k - 1)) - 1)
+        exact = k / (n_eval + 1) * (1 + c / (k - 1)) ** -(k - 1)
+        assert pivot_survival(c, k, n_eval, 1) == pytest.approx(exact, rel=1e-4)
+
+
+def test_cdf_and_survival_are_complements():
+    for c in (0.5, 3.0, 9.0, 20.0):
+        assert pivot_cdf(c, 10, 200, 3800) + pivot_survival(c, 10, 200, 3800) == pytest.approx(1.0, abs=1e-8)
+
+
+@pytest.mark.parametrize("level", [1e-9, 0.5, 0.999, 1 - 1e-9, 1 - 1e-14])
+def test_any_level(level):
+    """Wider for a higher level, and the limit leaves half of the rest above itself, also where 1 - level is near rounding."""
+    tail = sf.GumbelTail.fit(np.random.default_rng(0).gumbel(size=200), 10)
+    low, high = (float(v) for v in tail.interval(3800, level))
+    assert low <= high
+    c = (high - float(tail.location)) / float(tail.scale)
+    assert pivot_survival(c, 10, 200, 3800) == pytest.approx((1 - level) / 2, rel=0.1)

@@ -26,7 +26,11 @@ SUCCESS_WORDS = frozenset(
     ("success", "successes", "successful", "succeeded", "acc", "accuracy", "correct", "pass", "passed", "passes", "exact", "solved", "win",
      "wins", "won", "reward", "rewards", "return", "returns", "survival")
 )  # fmt: skip
-#: a column with one of these words in its name numbers the tasks
+#: a name with one of these words is about failures, whatever else it holds: ``accuracy_error``, ``pass_failures``
+FAILURE_WORDS = frozenset(
+    ("fail", "fails", "failed", "failing", "failure", "failures", "error", "errors", "wrong", "incorrect", "unsafe")
+)
+#: a column whose name ends in one of these words numbers the tasks: ``task_id``, ``seed``, but not ``task_failure``
 ID_WORDS = frozenset(("id", "ids", "index", "idx", "seed", "row", "unnamed", "task", "doc"))
 
 
@@ -46,12 +50,30 @@ class Scores:
     source: str
 
 
-def words_of(name: str) -> set[str]:
-    """The words of a column's name, in lower case: ``pass_rate``, ``passRate`` and ``pass@1`` hold ``pass``.
+def words_of(name: str) -> list[str]:
+    """The words of a column's name, in lower case: those of ``passRate`` and ``pass_rate`` are ``pass`` and ``rate``.
 
     :param name: the name
     """
-    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+
+
+def means_success(name: str) -> bool:
+    """Whether a column is about successes, by its name.
+
+    :param name: the name
+    """
+    words = set(words_of(name))
+    return bool(words & SUCCESS_WORDS) and not words & FAILURE_WORDS
+
+
+def numbers_the_tasks(name: str) -> bool:
+    """Whether a column numbers the tasks, by its name.
+
+    :param name: the name
+    """
+    words = words_of(name)
+    return bool(words) and words[-1] in ID_WORDS
 
 
 def choose_column(table: Table, column: str | None, trials: str | None, path: Path) -> str:
@@ -78,7 +100,7 @@ def choose_column(table: Table, column: str | None, trials: str | None, path: Pa
             f"{path} must have a column of numbers, got the columns {table.names}; "
             "separate columns with commas, and write only numbers into the cells"
         )
-    scores = [name for name in candidates if not words_of(name) & ID_WORDS]
+    scores = [name for name in candidates if not numbers_the_tasks(name)]
     if not scores:
         raise ValueError(
             f"{path} must have a column of failures, got only {candidates}, which number the tasks; use --column to choose one all the same"
@@ -107,7 +129,7 @@ def scores_of(column: Column, name: str, kind: InputKind, trials: Column | None,
     _refuse(np.isnan(numbers), numbers, places, f"{path}: {name} must be a number in every row, got an empty cell or NaN",
             "remove these rows, or score them again")  # fmt: skip
     _refuse(np.isposinf(numbers), numbers, places, f"{path}: {name} must be finite, got inf", "correct them")
-    if words_of(name) & SUCCESS_WORDS and kind == "auto":
+    if kind == "auto" and means_success(name):
         raise ValueError(
             f"{path}: the column must be about failures, got {name!r}, which means successes; use a column of failures "
             f"(for shares: 1 - {name}), or say with --input what it holds"
