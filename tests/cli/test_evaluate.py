@@ -55,6 +55,64 @@ def test_counts_of_an_environment_without_costs(capsys, tmp_path):
     assert "DQN takes its likeliest actions" in json.loads(out)["source"]
 
 
+def test_the_policy_as_it_is_deployed(agent, saved, capsys):
+    """--deterministic counts what the likeliest actions do; the sampled ones fail elsewhere."""
+    given = (
+        capsys,
+        saved,
+        "--env-id",
+        "SB3Forecast/ThinIce-8x8-v0",
+        "--eval-size",
+        60,
+        "--episodes",
+        3,
+        "--seed",
+        4,
+        "--json",
+    )
+    status, out, _ = evaluate(*given, "--deterministic")
+    assert status == 0
+    found = json.loads(out)
+    assert "PPO takes its likeliest actions" in found["source"]
+    pool = sfe.TaskPool("ThinIce-8x8", 60, seed=4)
+    failures = sf.FrequencyScorer(pool, 3, seed=4, deterministic=True).failures(agent)
+    assert set(failures) <= {0, 3}
+    assert found["observed_mean_failure"] == pytest.approx(failures.mean() / 3)
+    status, _, error = evaluate(*given, "--deterministic", "--scorer", "exact")
+    assert status == 2
+    assert "scorer must be frequency for a model that takes its likeliest actions" in " ".join(error.split())
+
+
+def test_timeouts_that_fail(capsys, tmp_path):
+    """A car that never reaches the top: no failure, or only failures."""
+    PPO("MlpPolicy", "MountainCar-v0", device="cpu", seed=0).save(tmp_path / "ppo.zip")
+    given = (capsys, tmp_path / "ppo.zip", "--env-id", "MountainCar-v0", "--eval-size", 10, "--episodes", 1, "--failed",
+             "tests.cli.test_evaluate:never", "--json")  # fmt: skip
+    status, out, _ = evaluate(*given)
+    assert (status, json.loads(out)["observed_mean_failure"]) == (0, 0.0)
+    assert "No failure was seen" in json.loads(out)["answer"]
+    status, out, _ = evaluate(*given, "--timeout-fails")
+    assert (status, json.loads(out)["observed_mean_failure"]) == (0, 1.0)
+
+
+def never(step):
+    return False
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--record", "nowhere/a.gif"], "record must be in a folder that exists"),
+        (["--record", "a.png"], "record must end in .gif or .mp4, got 'a.png'"),
+        (["--plot", "a.gif"], "plot must end in .png"),
+    ],
+)
+def test_outputs_are_checked_before_any_work(options, message, capsys):
+    status, _, error = evaluate(capsys, "missing.zip", "--env-id", "CartPole-v1", *options)
+    assert status == 2
+    assert message in " ".join(error.split())
+
+
 def test_a_picture_of_the_worst(clumsy, capsys, tmp_path):
     clumsy.save(tmp_path / "clumsy.zip")
     status, out, _ = evaluate(

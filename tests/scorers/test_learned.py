@@ -380,3 +380,20 @@ def test_probes_take_no_action_that_is_masked():
     # the masks do forbid something
     env.reset()
     assert not env.action_masks().all()
+
+
+@pytest.mark.parametrize(
+    ("c", "failed", "holds"),
+    [
+        (np.r_[np.full(10, 0.9), np.zeros(10)], np.ones(20, dtype=bool), True),  # half of the failures foreseen
+        (np.r_[np.full(9, 0.9), np.zeros(11)], np.ones(20, dtype=bool), False),
+        (np.zeros(9), np.ones(9, dtype=bool), True),  # too few to judge
+        (np.full(100, 0.9), np.arange(100) < 19, True),  # not quite five times as many expected as came
+        (np.full(100, 0.9), np.arange(100) < 17, False),
+        (np.zeros(0), np.zeros(0, dtype=bool), True),
+    ],
+)
+def test_which_cost_model_may_move_a_policy(pool, c, failed, holds):
+    scorer = sf.EpisodeScorer(pool, seed=0)
+    scorer.trust.add(c, failed, 0.1, probing=False)
+    assert scorer.trusted == holds

@@ -6,10 +6,13 @@ import warnings
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
+from sb3_forecast.scorers.make import make_measuring_scorer
 from sb3_forecast.training.validation import DIP, PATIENCE, TOLERANCE, Validation, kept_back
 
 FORECAST = {"eval_size": 40, "k": 5, "gradient_every": 4, "validate_every": 2}
@@ -189,3 +192,48 @@ def test_a_scorer_that_is_often_wrong_moves_nothing(pool, agent):
 def test_bad_arguments(pool, agent, arguments, error, message):
     with pytest.raises(error, match=message):
         sf.ForecastPPO.from_ppo(agent, sfe.GridVecEnv(pool, 32, seed=5), device="cpu", **arguments)
+
+
+def test_the_coefficient_is_halved(pool, agent):
+    """What is logged, and added to the optimizer's steps, falls with the factor."""
+    model = sf.ForecastPPO.from_ppo(
+        agent, sfe.GridVecEnv(pool, 32, seed=5), device="cpu", forecast_coef=0.8, **{**FORECAST, "validate_every": 100}
+    )
+    seen = []
+
+    class Halve(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_start(self):
+            seen.append(self.logger.name_to_value.get("forecast/coef"))
+            model.validation.factor /= 2.0
+
+    logger = Logger(None, [])
+    model.set_logger(logger)
+    model.learn(3 * 16 * 32, callback=Halve(), log_interval=None)
+    assert seen[1:] == [0.4, 0.2]
+
+
+def test_counted_shares_have_noise(pool, clumsy):
+    """A dip that 200 episodes may show by chance is no harm; the same dip in exact scores is."""
+    part = pool.subset(np.arange(100))
+    for name, harmed in (("frequency", False), ("exact", True)):
+        validation = Validation(part, 20, 4)
+        validation._scorer = make_measuring_scorer(name, part, clumsy, 0, {"episodes": 2})
+        report, _ = validation.look(clumsy)
+        start = dataclasses.replace(report, success=0.5, mean_failure=0.3)
+        validation.start = validation.best = dataclasses.replace(validation.start, look=start)
+        assert bool(validation.harm(dataclasses.replace(start, success=0.45))) == harmed
+        assert validation.harm(dataclasses.replace(start, success=0.3))
+
+
+def test_only_a_ppo_becomes_a_forecast_ppo(pool, tmp_path):
+    other = A2C("MlpPolicy", sfe.GridVecEnv(pool, 4, seed=0), device="cpu")
+    with pytest.raises(TypeError, match="model_or_path must be a PPO or a file of one, got A2C; use ForecastCallback"):
+        sf.ForecastPPO.from_ppo(other, sfe.GridVecEnv(pool, 4))
+    other.save(tmp_path / "a2c.zip")
+    with pytest.raises(
+        ValueError, match=r"model_or_path must be a file of a PPO, got .*a2c\.zip, which another algorithm saved"
+    ):
+        sf.ForecastPPO.from_ppo(tmp_path / "a2c.zip", sfe.GridVecEnv(pool, 4))
