@@ -64,7 +64,6 @@ def main(args: Arguments) -> None:
                     device="cpu",
                     seed=1,
                     forecast_coef=coef,
-                    eval_size=size // 20,
                 ).learn(10 * 8192)
             memory[coef] = peak.megabytes
         seconds: dict[float, list[float]] = {0.0: [], 1.0: []}

@@ -58,6 +58,9 @@ class Table:
     cell: Callable[[NDArray[np.float64], str], str] = median_and_range
     seeds: Sequence[int] = ()
 
+    def _label(self, method: str) -> str:
+        return next((row.label for row in self.rows if row.method == method), method)
+
     def markdown(self, published: Path = PUBLISHED) -> str:
         """The table.
 
@@ -72,7 +75,7 @@ class Table:
             return [r for r in found[folder] if r.method == method and (not self.seeds or r.seed in self.seeds)]
 
         headings = [column.title for column in self.columns] + [
-            f"{column.title}, minus {method}" for method, column in self.paired.items()
+            f"{column.title}, minus {self._label(method)}" for method, column in self.paired.items()
         ]
         lines = ["| | " + " | ".join(headings) + " |", "|---" * (len(headings) + 1) + "|"]
         for row in self.rows:

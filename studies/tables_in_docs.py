@@ -64,7 +64,7 @@ def _family(name: str, earlier: str) -> Table:
         name.replace("-", "_"),
         rows + ((Row(GRIDWORLD["forecast_guarded"], "forecast", earlier),) if earlier else ()),
         [_GRID[column] for column in ("limit", "interval", "within", "worst", "mean", "success", "rare_success")],
-        paired={"ppo": _GRID["success"]},
+        paired={"ppo": _GRID["success"], "base": _GRID["success"]},
     )
 
 
