@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sb3_forecast.statistics.decomposition import Decomposition, decompose
     from sb3_forecast.statistics.diagnostics import Diagnostics, forward_stop_k, missed_mode, stability_scan
     from sb3_forecast.statistics.exact_partitions import ExpectedSquaredError
+    from sb3_forecast.statistics.names import NoForecastError
     from sb3_forecast.statistics.partitions import PartitionRanks, sample_partitions
     from sb3_forecast.statistics.scores import (
         failure_probability,
@@ -37,11 +38,14 @@ if TYPE_CHECKING:
         log_survival_probability,
     )
     from sb3_forecast.statistics.tails import GumbelTail
+    from sb3_forecast.training.averaging import PolicyAverage
     from sb3_forecast.training.callback import ForecastCallback
     from sb3_forecast.training.checkpoints import TrainingCheckpoints, resume_training, save_training
     from sb3_forecast.training.forecast_ppo import ForecastPPO
     from sb3_forecast.training.losses import ForecastLoss
     from sb3_forecast.training.objective import ForecastObjective
+    from sb3_forecast.training.tail_line import TailLineLoss
+    from sb3_forecast.training.validation import Validation
 
 #: module of each public name; it is imported when the name is first used, so that `import sb3_forecast` is fast
 _DEFINED_IN = {
@@ -88,6 +92,10 @@ _DEFINED_IN = {
     "save_training": "sb3_forecast.training.checkpoints",
     "ForecastPPO": "sb3_forecast.training.forecast_ppo",
     "ForecastLoss": "sb3_forecast.training.losses",
+    "NoForecastError": "sb3_forecast.statistics.names",
+    "PolicyAverage": "sb3_forecast.training.averaging",
+    "TailLineLoss": "sb3_forecast.training.tail_line",
+    "Validation": "sb3_forecast.training.validation",
     "ForecastObjective": "sb3_forecast.training.objective",
 }
 #: public modules
@@ -115,11 +123,15 @@ __all__ = [
     "LargePoolScores",
     "MeanFailureLoss",
     "Measurement",
+    "NoForecastError",
     "PPOLagrangian",
     "PartitionRanks",
+    "PolicyAverage",
     "Recording",
     "SurvivalScorer",
+    "TailLineLoss",
     "TrainingCheckpoints",
+    "Validation",
     "__version__",
     "bias_constants",
     "conformal",

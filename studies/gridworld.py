@@ -134,7 +134,13 @@ def run(job: Run) -> dict[str, Any]:
     model.learn(args.fine_tune_timesteps, callback=[curves, budget], progress_bar=show)
     curves.measure()
     save_model(model, job.folder / f"{job.method}.zip")
-    return {**measure(args, model, job.seed), "curves": curves.points, "steps": model.num_timesteps + budget.played}
+    validation = model.validation if isinstance(model, sf.ForecastPPO) else None
+    return {
+        **measure(args, model, job.seed),
+        "curves": curves.points,
+        "steps": model.num_timesteps + budget.played,
+        "times_harmed": None if validation is None else validation.times_harmed,
+    }
 
 
 def held_out(args: Settings, seed: int) -> sfe.TaskPool:

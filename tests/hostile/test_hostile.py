@@ -1,6 +1,6 @@
 """Every public function with every argument wrong in every way: an error that names the argument, and never a number.
 
-A case is one call in which one argument is bad and the others are good. `make test-hostile` prints the table.
+A case is one call in which one argument is bad and the others are good. `python -m tests.hostile.test_hostile` prints how many are answered how.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sb3_forecast.statistics.risk import clopper_pearson, frequency_upper_limit
 from sb3_forecast.training.tail_line import TailLineLoss
 from sb3_forecast.training.validation import Validation
 from tests.conftest import SMALL_PPO
-from tests.hostile.bad_values import Kind, real, scores, tasks, unit, whole, word
+from tests.hostile.bad_values import NAN, Kind, real, scores, tasks, unit, whole, word
 
 GOOD = np.linspace(-4.0, -1.0, 60) + 0.1 * np.sin(np.arange(60.0))
 TAIL = sf.GumbelTail.fit(GOOD, 10)
@@ -65,7 +65,7 @@ TABLE: dict[str, tuple[Any, dict[str, Any], dict[str, Kind]]] = {
         sf.decompose,
         {"scores": GOOD, "n_deploy": 1e4, "observed": -1.0},
         {"scores": scores(), "n_deploy": real(1.0), "k": whole(2, 60), "method": word(), "target": word(),
-         "observed": Kind(("a", None, NAN := float("nan"), 1j), ("values",))},
+         "observed": Kind(("a", None, NAN, 1j), ("values",))},
     ),
     "bias_constants": (
         sf.bias_constants,
