@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         # the messages of these say what to do; anything else is a mistake of ours or of the user's own code
         expected = isinstance(error, (ValueError, TypeError, OSError, ImportError))
         said = str(error) if expected else f"unexpected {type(error).__name__}: {error}; --traceback shows where it came from"
-        Console(stderr=True).print(f"[red]error:[/red] {escape(said)}", highlight=False)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(said)}", highlight=False, soft_wrap=True)
         return 2 if expected else 1
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,21 +12,24 @@ from minigrid.core.world_object import WorldObj
 from sb3_forecast_envs.cart_pole.pool import CartPoleTasks
 from sb3_forecast_envs.gridworld.family import REGISTERED, TaskFamily
 from sb3_forecast_envs.gridworld.pool import TaskPool
+from sb3_forecast_envs.gridworld.replay import check_same_game
 from sb3_forecast_envs.gridworld.rules import make_rules
 from sb3_forecast_envs.pool import Pool
-from sb3_forecast_envs.seeded.pool import SeededTasks
+from sb3_forecast_envs.seeded.pool import MakeFromId, SeededTasks, Wrapper
 
 NAMESPACE = "SB3Forecast"
 
 
-def register_family(family: TaskFamily) -> str:
+def register_family(family: TaskFamily, replay: bool = True) -> str:
     """Register a family under its id. Registering an equal family again changes nothing.
 
     :param family: the family
+    :param replay: whether to play 400 random steps of its MiniGrid environment against the batched one, which takes a second; they must not
+        differ
     :return: the Gymnasium id, ``SB3Forecast/<Name>-<S>x<S>-v0``; ``gym.make`` and :class:`TaskPool` accept it at once
     :raises ValueError: if another family has the id, MiniGrid does not know a cell's object, two cells look the same, an action is
-        unknown, a cell can be toggled into an object that is not a cell of the family, or drawing the same task twice gives different
-        results
+        unknown, a cell can be toggled into an object that is not a cell of the family, drawing the same task twice gives different
+        results, or the MiniGrid environment plays another game than the batched one
     """
     id_ = f"{NAMESPACE}/{family.id}-v0"
     if REGISTERED.get(family.id, family) != family:
@@ -38,6 +41,8 @@ def register_family(family: TaskFamily) -> str:
     # for its checks: it refuses unknown actions, and objects that toggle into something unknown
     make_rules(family.id, family.cells, family.actions, family.stride, family.offsets, not family.see_through_walls)
     _check_deterministic(family)
+    if replay and family.id not in REGISTERED:
+        check_same_game(family)
     REGISTERED[family.id] = family
     if id_ not in gym.registry:
         gym.register(id_, entry_point="sb3_forecast_envs.gridworld.env:GridWorldEnv", kwargs={"family": family})
@@ -45,28 +50,35 @@ def register_family(family: TaskFamily) -> str:
 
 
 def make_pool(
-    env_id: str, n_tasks: int, seed: int, failed: Callable[[Any], bool] | None = None, timeout_fails: bool = False
+    env_id: str,
+    n_tasks: int,
+    seed: int,
+    failed: Callable[[Any], bool] | None = None,
+    timeout_fails: bool = False,
+    wrappers: Sequence[Wrapper] = (),
 ) -> Pool | None:
     """Make the tasks of an environment; the command line and RL Zoo use it.
 
     The id of a family gives a :class:`TaskPool`, ``SB3Forecast/CartPole-v0`` gives :class:`CartPoleTasks`, and any other registered id gives
-    :class:`SeededTasks`. With ``failed`` or ``timeout_fails`` every id gives :class:`SeededTasks`.
+    :class:`SeededTasks`. With ``failed``, ``timeout_fails`` or ``wrappers`` every id gives :class:`SeededTasks`.
 
     :param env_id: Gymnasium id
     :param n_tasks: number of tasks
     :param seed: seed of the tasks
     :param failed: what counts as failure, see :class:`SeededTasks`; ``None`` for the environment's own definition
     :param timeout_fails: whether an episode that reaches its time limit has failed
+    :param wrappers: wrappers around the environment, the innermost first
     :return: the pool; ``None`` if the id is not registered
     """
     if env_id not in gym.registry and not env_id.startswith(f"{NAMESPACE}/"):
         return None
-    own = failed is None and not timeout_fails
+    own = failed is None and not timeout_fails and not wrappers
     if own and env_id == f"{NAMESPACE}/CartPole-v0":
         return CartPoleTasks(n_tasks, seed)
     if own and env_id.startswith(f"{NAMESPACE}/"):
         return TaskPool(env_id, n_tasks, seed)
-    return SeededTasks(env_id, n_tasks, failed, first_seed=seed * 1_000_000, timeout_fails=timeout_fails)
+    env = MakeFromId(env_id, wrappers) if wrappers else env_id
+    return SeededTasks(env, n_tasks, failed, first_seed=seed * 1_000_000, timeout_fails=timeout_fails)
 
 
 def _check_cells(family: TaskFamily) -> None:

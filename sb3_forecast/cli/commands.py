@@ -65,10 +65,13 @@ class Evaluate:
     """Let the model take its likeliest action, and count failures. Without it, on-policy models sample their actions."""
     timeout_fails: bool = False
     """Count an episode that reaches its time limit as failed."""
+    wrapper: tuple[str, ...] = ()
+    """`module:class` of the wrappers that the model was trained with, the innermost first, e.g. minigrid.wrappers:FlatObsWrapper."""
     seed: int = 4242
     """Seed of the tasks and of the episodes. Use a seed that the model was not trained on."""
     vec_normalize: Path | None = None
-    """File that VecNormalize.save() wrote, for a model that was trained with VecNormalize. Loading it executes code that it may hold."""
+    """File that VecNormalize.save() wrote, for a model that was trained with VecNormalize. Loading it executes code that it may hold.
+    "none": there is such a file beside the model, but it belongs to another one."""
     held_out: int = 0
     """Number of further tasks on which forecasts are compared with what really happens. 0: only forecast."""
     method: OutlookMethod = "blue"

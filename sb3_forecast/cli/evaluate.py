@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_forecast.cli.commands import Evaluate
 from sb3_forecast.cli.forecast import FIGURES, draw, refuse_for_counts, show
-from sb3_forecast.cli.models import load_model
+from sb3_forecast.cli.models import load_model, statistics_file
 from sb3_forecast.cli.pools import make_pool
 from sb3_forecast.files import check_output
 from sb3_forecast.measuring.evaluate import evaluate_forecast
@@ -40,17 +40,14 @@ def run(args: Evaluate, console: Console) -> None:
         raise ValueError(f"eval_size must be at least 10 to fit a tail, got {args.eval_size}; use --eval-size 10 or more")
     if not 1 <= args.deploy_size <= 1e15:
         raise ValueError(f"deploy_size must be from 1 to 1e15, got {args.deploy_size}; use another --deploy-size")
+    normalize = statistics_file(args.model, args.vec_normalize)
     model = load_model(args.model, args.algo)
-    pool = make_pool(args.env_id, args.eval_size + args.held_out, args.seed, args.failed, args.timeout_fails)
+    pool = make_pool(args.env_id, args.eval_size + args.held_out, args.seed, args.failed, args.timeout_fails, args.wrapper)
     evaluated = pool.subset(np.arange(args.eval_size))
     _check_spaces(model, evaluated, args)
-    if args.vec_normalize is not None:
-        if not args.vec_normalize.exists():
-            raise ValueError(
-                f"vec_normalize must be an existing file, got {args.vec_normalize}; pass the file that VecNormalize.save() wrote"
-            )
+    if normalize is not None:
         # scorers take the statistics from the environment of the model
-        statistics = VecNormalize.load(str(args.vec_normalize), pool.make_vec_env(model.n_envs))
+        statistics = VecNormalize.load(str(normalize), pool.make_vec_env(model.n_envs))
         statistics.training = False
         model.set_env(statistics)
     scorer = _scorer(args, evaluated, model)
@@ -65,6 +62,8 @@ def run(args: Evaluate, console: Console) -> None:
     else:
         source = f"{args.scorer if args.scorer != 'auto' else type(scorer).__name__} scores"
         result = outlook_of_scores(found.scores, args.deploy_size, args.method, args.k, args.level)
+    if scorer.reason:
+        result["caveats"].insert(0, f"failures were counted, because no stronger scorer fits: {scorer.reason}")
     source = f"{source}; {type(model).__name__} {acts} in {args.env_id}"
     result = {"source": source, "deploy_size": args.deploy_size, **result}
     report = None
@@ -117,7 +116,7 @@ def _check_spaces(model: BaseAlgorithm, pool: Any, args: Evaluate) -> None:
         if mine != theirs and not _transposed(mine, theirs):
             raise ValueError(
                 f"{args.env_id} must have the {name} of the model, {mine}, got {theirs}; use the id that the model was trained on. "
-                "If it was trained with wrappers, use sb3_forecast.evaluate_forecast with FrequencyScorer(pool, env=...)"
+                "If it was trained with wrappers, name them with --wrapper module:class"
             )
     env.close()
 

@@ -55,6 +55,44 @@ def load_model(path: Path, algo: str = "auto") -> BaseAlgorithm:
     return algorithm.load(path, device="cpu")
 
 
+def statistics_file(model: Path, given: Path | None) -> Path | None:
+    """The file with the statistics of VecNormalize that belong to a model.
+
+    An agent that was trained with VecNormalize and plays without it acts on numbers that it has never seen, and fails. So a file of such
+    statistics beside the model is not passed over in silence. SB3 and RL Zoo call it ``vecnormalize.pkl`` or
+    ``rl_model_vecnormalize_1000_steps.pkl``.
+
+    :param model: the file of the model
+    :param given: the file that the user named; ``none`` for no statistics; ``None`` if the user said nothing
+    :return: the file; ``None`` for no statistics
+    :raises ValueError: if the file does not exist, or the user said nothing and there is such a file beside the model
+    """
+    if given is not None:
+        if str(given) == "none":
+            return None
+        if not given.is_file():
+            raise ValueError(
+                f"vec_normalize must be an existing file, got {given}; pass the file that VecNormalize.save() wrote"
+            )
+        return given
+    # RL Zoo keeps the statistics in a folder that has the name of the environment
+    beside = [
+        path
+        for path in sorted((*model.parent.glob("*.pkl"), *model.parent.glob("*/vecnormalize.pkl")))
+        if _is_statistics(path)
+    ]
+    if beside:
+        raise ValueError(
+            f"vec_normalize must be given, because {', '.join(map(str, beside))} is beside the model, got none; use --vec-normalize "
+            f"{beside[0]}, or --vec-normalize none if the model was trained without VecNormalize"
+        )
+    return None
+
+
+def _is_statistics(path: Path) -> bool:
+    return "vecnormalize" in path.name.lower().replace("_", "").replace("-", "")
+
+
 def _algorithm_of(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:

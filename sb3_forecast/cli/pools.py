@@ -1,14 +1,14 @@
 """Make a pool of tasks for the id of an environment.
 
 The pool comes from an installed package. A package offers pools with an entry point in the group ``sb3_forecast.pools``: a function
-with the arguments (env_id, n_tasks, seed, failed), and timeout_fails=True where it is asked for. It returns a pool, or ``None`` if it does
-not know the id. ``sb3_forecast_envs`` offers pools for its families and for every id of Gymnasium.
+with the arguments (env_id, n_tasks, seed, failed), and timeout_fails=True or wrappers=[...] where they are asked for. It returns a pool,
+or ``None`` if it does not know the id. ``sb3_forecast_envs`` offers pools for its families and for every id of Gymnasium.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -34,7 +34,7 @@ def pool_makers() -> list[MakePool]:
 
 
 def make_pool(
-    env_id: str, n_tasks: int, seed: int, failed: str | None = None, timeout_fails: bool = False
+    env_id: str, n_tasks: int, seed: int, failed: str | None = None, timeout_fails: bool = False, wrappers: Sequence[str] = ()
 ) -> SupportsEpisodes:
     """Make a pool of tasks of an environment.
 
@@ -43,8 +43,9 @@ def make_pool(
     :param seed: seed of the tasks
     :param failed: ``module:function`` that decides from a step if it failed; ``None`` if the environment reports failures itself
     :param timeout_fails: whether an episode that reaches its time limit has failed
+    :param wrappers: ``module:class`` of each wrapper around the environment, the innermost first
     :return: the pool
-    :raises ValueError: if the environment or the function does not exist
+    :raises ValueError: if the environment, the function or a wrapper does not exist
     """
     module, _, name = env_id.rpartition(":")
     if module:
@@ -54,12 +55,13 @@ def make_pool(
             raise ValueError(
                 f"env_id must name a module that can be imported, got {env_id!r} ({error}); check its name, or set PYTHONPATH"
             ) from error
-    predicate = None if failed is None else _function(failed)
+    predicate = None if failed is None else _imported("failed", failed)
+    # pools of other packages may not know these arguments
+    asked: dict[str, Any] = {"timeout_fails": True} if timeout_fails else {}
+    if wrappers:
+        asked["wrappers"] = [_imported("wrapper", wrapper) for wrapper in wrappers]
     for make in pool_makers():
-        # pools of other packages may not know the argument
-        pool = (
-            make(name, n_tasks, seed, predicate, timeout_fails=True) if timeout_fails else make(name, n_tasks, seed, predicate)
-        )
+        pool = make(name, n_tasks, seed, predicate, **asked)
         if pool is not None:
             return pool
     raise ValueError(
@@ -67,10 +69,11 @@ def make_pool(
     )
 
 
-def _function(failed: str) -> Callable[[Any], bool]:
-    where, _, what = failed.partition(":")
+def _imported(name: str, given: str) -> Callable[[Any], Any]:
+    """What ``module:function`` names."""
+    where, _, what = given.partition(":")
     try:
-        found: Callable[[Any], bool] = getattr(importlib.import_module(where), what)
+        found: Callable[[Any], Any] = getattr(importlib.import_module(where), what)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"failed must name a function, got {failed!r} ({error}); use module:function") from error
+        raise ValueError(f"{name} must name a function or class, got {given!r} ({error}); use module:function") from error
     return found

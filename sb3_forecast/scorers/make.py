@@ -132,7 +132,7 @@ def make_measuring_scorer(
     """A scorer that measures a model, which may be any model.
 
     It is :func:`make_scorer`, but with ``"auto"`` it takes the strongest scorer that fits the model, too. It skips
-    ``"episodes"``, because that scorer must be trained first.
+    ``"episodes"``, because that scorer must be trained first. If it has to count failures, :attr:`Scorer.reason` says why.
 
     :param scorer: as in :func:`make_scorer`
     :param pool: the tasks
@@ -145,15 +145,17 @@ def make_measuring_scorer(
     """
     if scorer != "auto":
         return make_scorer(scorer, pool, seed, counting)
-    reasons = []
+    reasons: list[str] = []
     for name in pool.scorers:
         if name == "episodes":
             # its cost model would have to be trained first
             continue
-        candidate = make_scorer(name, pool, seed, counting)
         if name == "frequency":
-            return candidate
+            counts = make_scorer(name, pool, seed, counting)
+            counts.reason = "; ".join(reasons)
+            return counts
         try:
+            candidate = make_scorer(name, pool, seed)
             candidate.score(model, np.array([0]))
         except ValueError as error:
             reasons.append(f"{name}: {error}")

@@ -285,6 +285,8 @@ class Scorer(ABC):
     learns: bool = False
     #: whether :meth:`measure` counts failed episodes, so that there is no tail of scores
     counts_failures: bool = False
+    #: why ``scorer="auto"`` took no stronger scorer; empty if this one is the strongest or was asked for
+    reason: str = ""
 
     @property
     @abstractmethod

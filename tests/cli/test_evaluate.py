@@ -1,9 +1,12 @@
 """`python -m sb3_forecast evaluate`: what a user types, and what they mistype."""
 
 import json
+import shutil
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from minigrid.wrappers import FlatObsWrapper
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import VecNormalize
@@ -133,7 +136,7 @@ def test_a_picture_of_the_worst(clumsy, capsys, tmp_path):
         (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", "5"], "eval_size must be at least 10 to fit a tail, got 5"),
         (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--algo", "ppoo"], "got 'ppoo'; use the algorithm that saved the model"),
         (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--deploy-size", "0"], "deploy_size must be from 1 to 1e15, got 0.0"),
-        (["--env-id", "CartPole-v1", "--failed", "os:nothing"], "failed must name a function, got"),
+        (["--env-id", "CartPole-v1", "--failed", "os:nothing"], "failed must name a function or class, got"),
     ],
 )
 def test_mistakes(saved, capsys, arguments, message):
@@ -172,6 +175,7 @@ def test_statistics_of_vec_normalize(pool, capsys, tmp_path):
     model = PPO("MlpPolicy", env, seed=0, **SMALL_PPO).learn(2 * 8 * SMALL_PPO["n_steps"])
     model.save(tmp_path / "model.zip")
     env.save(str(tmp_path / "stats.pkl"))
+    (tmp_path / "other.pkl").write_bytes(b"")
     given = (tmp_path / "model.zip", "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", 40, "--json", "--seed", 4)
     status, out, _ = evaluate(capsys, *given, "--vec-normalize", tmp_path / "stats.pkl")
     assert status == 0
@@ -183,6 +187,54 @@ def test_statistics_of_vec_normalize(pool, capsys, tmp_path):
     status, _, error = evaluate(capsys, *given, "--vec-normalize", tmp_path / "none.pkl")
     assert status == 2
     assert "vec_normalize must be an existing file, got" in " ".join(error.split())
+
+
+@pytest.mark.parametrize(
+    "name", ["vecnormalize.pkl", "rl_model_vecnormalize_500_steps.pkl", "Any-v1/vecnormalize.pkl", "vec_normalize.pkl"]
+)
+def test_forgotten_statistics_are_noticed(saved, capsys, tmp_path, name):
+    shutil.copy(saved, tmp_path / "model.zip")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+    given = (tmp_path / "model.zip", "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", 40, "--json")
+    status, _, error = evaluate(capsys, *given)
+    assert status == 2
+    assert f"vec_normalize must be given, because {tmp_path / name} is beside the model" in " ".join(error.split())
+    assert evaluate(capsys, *given, "--vec-normalize", "none")[0] == 0
+
+
+def test_wrappers_of_the_training(capsys, tmp_path):
+    model = PPO("MlpPolicy", FlatObsWrapper(gym.make("MiniGrid-LavaGapS5-v0")), n_steps=8, batch_size=8, device="cpu", seed=0)
+    model.save(tmp_path / "model.zip")
+    given = (
+        tmp_path / "model.zip",
+        "--env-id",
+        "MiniGrid-LavaGapS5-v0",
+        "--eval-size",
+        10,
+        "--episodes",
+        2,
+        "--json",
+        "--scorer",
+        "frequency",
+    )
+    status, _, error = evaluate(capsys, *given)
+    assert status == 2
+    assert "name them with --wrapper module:class" in " ".join(error.split())
+    status, out, _ = evaluate(capsys, *given, "--wrapper", "minigrid.wrappers:FlatObsWrapper")
+    assert (status, json.loads(out)["n_eval"]) == (0, 10)
+    status, _, error = evaluate(capsys, *given, "--wrapper", "minigrid.wrappers:Flat")
+    assert status == 2
+    assert "wrapper must name a function or class, got 'minigrid.wrappers:Flat'" in " ".join(error.split())
+
+
+def test_a_model_that_only_counting_fits_is_told_why(capsys, tmp_path, pool):
+    DQN("MlpPolicy", sfe.GridVecEnv(pool, 1), device="cpu", seed=0, buffer_size=10).save(tmp_path / "dqn.zip")
+    status, out, _ = evaluate(
+        capsys, tmp_path / "dqn.zip", "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", 12, "--episodes", 2, "--json"
+    )
+    assert status == 0
+    assert json.loads(out)["caveats"][0].startswith("failures were counted, because no stronger scorer fits: exact: ")
 
 
 def test_cart_poles_have_scores_by_their_physics(capsys, tmp_path):

@@ -39,6 +39,16 @@ def test_train_and_enjoy(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "MiniGrid-LavaGapS5-v0"])
+def test_environments_of_others(tmp_path, env_id):
+    """The hyperparameter file wraps them in PlayTasks, so that they have a pool."""
+    short = [env_id if word == SHORT[1] else word for word in SHORT]
+    zoo("train", "--algo", "forecast_ppo", *short, "-n", 512, "--eval-freq", -1, "-f", tmp_path / "logs", cwd=tmp_path)
+    (model,) = (tmp_path / "logs" / "forecast_ppo").rglob(f"*{env_id}.zip")
+    assert sf.ForecastPPO.load(model, device="cpu").num_timesteps >= 512
+
+
+@pytest.mark.slow
 def test_search(tmp_path):
     zoo(
         "train", "--algo", "forecast_ppo", *SHORT, "-n", 256, "-optimize", "--n-trials", 1, "--n-evaluations", 1, "--eval-episodes", 1,

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from minigrid.core.world_object import Ball, Floor
 from stable_baselines3 import PPO
 from stable_baselines3.common.utils import set_random_seed
 
@@ -257,9 +258,51 @@ class Dropper(Cave):
     actions = ("left", "right", "forward", "drop")
 
 
+class Lever(Ball):
+    """A lever that removes a wall elsewhere."""
+
+    def toggle(self, env, pos):
+        env.grid.set(2, 2, None)
+        return True
+
+
+class Levered(Cave):
+    """Has a lever with an effect at a distance."""
+
+    name = "Levered"
+    cells = (sfe.EMPTY, sfe.WALL, sfe.GOAL, sfe.Cell("lever", lambda: Lever("green")))
+    actions = ("left", "right", "forward", "toggle")
+
+
+class Crumbling(Floor):
+    """A floor that carries nobody once it has been asked: its behaviour depends on more than its cell."""
+
+    asked = 0
+
+    def can_overlap(self):
+        self.asked += 1
+        return self.asked == 1
+
+
+class Worn(sfe.ThinIce):
+    """Its floor remembers."""
+
+    name = "Worn"
+    cells = (*sfe.ThinIce.cells, sfe.Cell("worn floor", lambda: Crumbling("purple")))
+
+    def draw_layout(self, rng, rare):
+        task = super().draw_layout(rng, rare)
+        return sfe.Task(np.where(task.layout == 0, len(self.cells) - 1, task.layout).astype(np.uint8), task.start, rare)
+
+
 @pytest.mark.parametrize(
     ("family", "message"),
     [
+        (
+            Levered,
+            "toggling 'lever' must read and change only its own cell .*, got another cell; play your environment through Seeded",
+        ),
+        (Worn, r"must play the same game, got a difference in the .* step \d+ \((left|right|forward)\) of task \d+"),
         (Boxed, "toggling 'closed door' must give a cell of the family, got an object with encoding"),
         (Dropper, r"actions must be among .*, got \['drop'\]; .*a dropped object could lie anywhere"),
     ],

@@ -12,10 +12,12 @@ from minigrid.wrappers import FlatObsWrapper, FullyObsWrapper, ImgObsWrapper
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
-from sb3_forecast.scorers.make import make_scorer
+from sb3_forecast.scorers.make import make_measuring_scorer, make_scorer
+from sb3_forecast.scorers.tasks_of import tasks_of
 from sb3_forecast_envs.seeded.identity import fingerprint
 from sb3_forecast_envs.seeded.model import _checksum
 
@@ -60,9 +62,43 @@ def test_finite_model_predicts_real_episodes(name, make):
     assert (-2 in ends) == ("Lava" in name or "DistShift" in name)
 
 
-def test_wrappers_with_a_state_of_their_own(make):
-    with pytest.raises(ValueError, match="wrappers must only change observations, got _Cycled"):
-        make(lambda: _Cycled(gym.make("MiniGrid-LavaGapS5-v0")))
+def test_wrappers_with_a_state_of_their_own_allow_counting_only(make):
+    tasks = make(lambda: _Cycled(ImgObsWrapper(gym.make("MiniGrid-LavaGapS5-v0"))))
+    assert tasks.scorers == ("episodes", "frequency")
+    with pytest.raises(
+        ValueError, match=r"got none: wrappers must only change observations, got _Cycled.*use scorer='frequency'"
+    ):
+        tasks.finite_model()
+    model = PPO("MlpPolicy", tasks.make_vec_env(2), n_steps=8, batch_size=8, device="cpu", seed=0)
+    assert isinstance(make_measuring_scorer("auto", tasks, model, counting={"episodes": 2}), sf.FrequencyScorer)
+
+
+def test_steps_at_random_are_counted_and_the_reason_is_told(make):
+    tasks = make("MiniGrid-Dynamic-Obstacles-5x5-v0", 3)
+    model = PPO("MlpPolicy", tasks.make_vec_env(2), n_steps=8, batch_size=8, device="cpu", seed=0)
+    scorer = make_measuring_scorer("auto", tasks, model, counting={"episodes": 2})
+    assert isinstance(scorer, sf.FrequencyScorer)
+    assert "must have deterministic steps without hidden state for exact scores" in scorer.reason
+
+
+def test_an_environment_that_another_tool_made_plays_tasks():
+    env = sfe.PlayTasks(
+        gym.make("MiniGrid-LavaGapS5-v0"), n_tasks=5, first_seed=3, wrappers=["minigrid.wrappers:ImgObsWrapper"],
+        failed="sb3_forecast_envs:ended_early",
+    )  # fmt: skip
+    assert list(env.pool.seeds) == [3, 4, 5, 6, 7]
+    observation, info = env.reset(options={"task": 2})
+    np.testing.assert_array_equal(observation, ImgObsWrapper(gym.make("MiniGrid-LavaGapS5-v0")).reset(seed=5)[0])
+    assert info["task"] == 2
+    assert tasks_of(DummyVecEnv([lambda: env])) is env.pool
+    ended = False
+    while not ended:
+        *_, terminated, truncated, info = env.step(2)
+        ended = terminated or truncated
+    assert info["cost"] == float(terminated)
+    assert info["episode"]["l"] > 0
+    with pytest.raises(ValueError, match="failed must name a function or class, got 'os:nothing'"):
+        sfe.PlayTasks(gym.make("CartPole-v1"), failed="os:nothing")
 
 
 class _Cycled(gym.Wrapper):
@@ -292,7 +328,7 @@ def test_tasks_of_functions_written_on_the_spot_can_be_pickled():
 def test_other_environments_have_no_finite_model():
     tasks = sfe.SeededTasks("CartPole-v1", 5, failed=lambda step: step.terminated)
     assert tasks.scorers == ("episodes", "frequency")
-    with pytest.raises(ValueError, match="env must be a MiniGrid environment for exact scores, got CartPole-v1"):
+    with pytest.raises(ValueError, match="need a finite model, got none: CartPoleEnv is not a MiniGrid environment"):
         tasks.finite_model()
     with pytest.raises(ValueError, match=r"must be one that the pool can serve ..episodes', 'frequency'"):
         make_scorer("exact", tasks)

@@ -104,14 +104,29 @@ def _flags(values: Iterable[bool]) -> U8:
     return np.fromiter(values, dtype=np.uint8)
 
 
+#: where the toggled object lies; an object that reads or changes any other place has a remote effect
+_PLACE = (7, 11)
+
+
+class _RemoteError(Exception):
+    """An object reads or changes another cell than its own."""
+
+
 class _Square:
-    """A MiniGrid grid with one square."""
+    """A MiniGrid grid of which only one square may be used."""
 
     def __init__(self, content: WorldObj) -> None:
-        self.content = content
+        self.content: WorldObj | None = content
 
     def set(self, x: int, y: int, thing: WorldObj | None) -> None:
+        if (x, y) != _PLACE:
+            raise _RemoteError
         self.content = thing
+
+    def get(self, x: int, y: int) -> WorldObj | None:
+        if (x, y) != _PLACE:
+            raise _RemoteError
+        return self.content
 
 
 def _toggle_table(name: str, cells: Sequence[Cell], can_toggle: bool, loads: U8) -> U8:
@@ -125,9 +140,16 @@ def _toggle_table(name: str, cells: Sequence[Cell], can_toggle: bool, loads: U8)
         for code, cell in enumerate(cells):
             if cell.make is None:
                 continue
-            square = _Square(cell.make())
+            thing = cell.make()
+            square = _Square(thing)
             # a MiniGrid object that is toggled uses only these two attributes of the environment
-            square.content.toggle(SimpleNamespace(carrying=None if carried is None else carried(), grid=square), (0, 0))
+            try:
+                thing.toggle(SimpleNamespace(carrying=None if carried is None else carried(), grid=square), _PLACE)
+            except (_RemoteError, AttributeError) as error:
+                raise ValueError(
+                    f"{name}: toggling {cell.name!r} must read and change only its own cell and what the agent carries, got "
+                    f"{str(error) or 'another cell'}; play your environment through SeededTasks instead"
+                ) from error
             became = encoding_of(square.content)
             if became not in codes:
                 raise ValueError(

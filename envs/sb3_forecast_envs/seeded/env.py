@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_forecast_envs.sampling import TaskSampler
-from sb3_forecast_envs.seeded.exploration import Step
-from sb3_forecast_envs.seeded.pool import MakeFromId, SeededTasks
+from sb3_forecast_envs.seeded.exploration import Failed, Step
+from sb3_forecast_envs.seeded.pool import MakeFromId, SeededTasks, Wrapper
 
 
 def make_vec_env(tasks: SeededTasks, n_envs: int, seed: int = 0) -> VecEnv:
@@ -38,10 +41,12 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     :param tasks: the pool
     :param render_mode: see :meth:`SeededTasks.make_env`; ignored if the pool was made from a function
+    :param monitor: whether to put SB3's ``Monitor`` inside, which reports lengths and returns of episodes
     """
 
-    def __init__(self, tasks: SeededTasks, render_mode: str | None = None) -> None:
-        super().__init__(tasks.make(render_mode) if isinstance(tasks.make, MakeFromId) else tasks.make())
+    def __init__(self, tasks: SeededTasks, render_mode: str | None = None, monitor: bool = False) -> None:
+        made = tasks.make(render_mode) if isinstance(tasks.make, MakeFromId) else tasks.make()
+        super().__init__(Monitor(made) if monitor else made)
         self.pool = tasks
         self.task = 0
         self.sampler = TaskSampler(len(tasks))
@@ -89,3 +94,57 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
     def set_task_weights(self, weights: NDArray[np.float64] | None, share: float = 1.0) -> None:
         """Start a share of the episodes on tasks that are drawn in proportion to weights; see :meth:`TaskSampler.set_weights`."""
         self.sampler.set_weights(weights, share)
+
+
+class PlayTasks(SeededEnv):
+    """A wrapper that turns an environment into one that plays tasks, for tools that make the environment themselves, as RL Zoo does.
+
+    In a file of hyperparameters of RL Zoo::
+
+        CartPole-v1:
+          env_wrapper:
+            - sb3_forecast_envs.PlayTasks:
+                n_tasks: 2000
+                failed: sb3_forecast_envs:ended_early
+
+    :param env: an environment with an id. It is closed, and made again by its id, so other wrappers must be named here
+    :param n_tasks: number of tasks
+    :param failed: ``module:function`` of a :class:`Step`, or the function; see :class:`SeededTasks`
+    :param first_seed: reset seed of task 0
+    :param timeout_fails: whether an episode that reaches its time limit has failed
+    :param wrappers: ``module:class`` of wrappers around the environment, or the classes, the innermost first
+    :raises ValueError: if the environment has no id, a name cannot be imported, or as :class:`SeededTasks`
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        n_tasks: int = 2000,
+        failed: str | Failed | None = None,
+        first_seed: int = 0,
+        timeout_fails: bool = False,
+        wrappers: Sequence[str | Wrapper] = (),
+    ) -> None:
+        if env.spec is None:
+            raise ValueError(
+                f"env must have an id of Gymnasium, got {env}; make it with gymnasium.make, or use SeededTasks(make_env, ...)"
+            )
+        make = MakeFromId(env.spec.id, [_named("wrappers", wrapper) for wrapper in wrappers])
+        mode = env.render_mode
+        env.close()
+        tasks = SeededTasks(
+            make, n_tasks, None if failed is None else _named("failed", failed), first_seed, timeout_fails=timeout_fails
+        )
+        super().__init__(tasks, mode, monitor=True)
+
+
+def _named(name: str, given: str | Callable[..., Any]) -> Callable[..., Any]:
+    """A function, or what ``module:function`` names."""
+    if not isinstance(given, str):
+        return given
+    where, _, what = given.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(where), what)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{name} must name a function or class, got {given!r} ({error}); use module:function") from error
+    return found

@@ -20,15 +20,24 @@ from sb3_forecast_envs.pool import Pool, check_pool
 from sb3_forecast_envs.seeded.exploration import Failed, ended_without_reward, observer, reported_cost
 from sb3_forecast_envs.seeded.identity import UnknownIdentityError, environment_text, fingerprint
 
+Wrapper = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
+
 
 class MakeFromId:
-    """Makes an environment from its id. It is a class, not a function, so that pools can be pickled."""
+    """Makes an environment from its id. It is a class, not a function, so that pools can be pickled.
 
-    def __init__(self, id_: str) -> None:
+    :param id_: Gymnasium id
+    :param wrappers: wrappers around it, the innermost first
+    """
+
+    def __init__(self, id_: str, wrappers: Sequence[Wrapper] = ()) -> None:
         self.id = id_
+        self.wrappers = tuple(wrappers)
 
     def __call__(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         env = gym.make(self.id, render_mode=render_mode)
+        for wrapper in self.wrappers:
+            env = wrapper(env)
         # agents cannot read the text of a mission; environments without one are left as they are
         wrapped = isinstance(env.unwrapped, MiniGridEnv) and isinstance(env.observation_space, gym.spaces.Dict)
         return ImgObsWrapper(env) if wrapped else env
@@ -55,8 +64,7 @@ class SeededTasks(Pool):
     :param progress_bar: whether to show progress while finite models are made
     :param identity: a text that says what the tasks are, instead of a checksum of the environment's source, of ``env`` and of ``failed``
         with all that they close over. It is needed where that cannot be told; change it whenever the tasks change
-    :raises ValueError: if an argument is out of range, a wrapper of a MiniGrid environment does more than change observations, or
-        ``identity`` is needed and missing
+    :raises ValueError: if an argument is out of range, or ``identity`` is needed and missing
     """
 
     per_task = ("seeds", "rare")
@@ -83,11 +91,10 @@ class SeededTasks(Pool):
             )
         self.make = MakeFromId(env) if isinstance(env, str) else env
         sample = self.make()
-        self.is_minigrid = isinstance(sample.unwrapped, MiniGridEnv)
-        if self.is_minigrid:
-            observer(sample)
+        #: why there is no finite model, so that failures can only be counted; ``None`` if there may be one
+        self.no_model = _why_no_model(sample)
         self.name = sample.spec.id if sample.spec else type(sample.unwrapped).__name__
-        self.failed = failed or (ended_without_reward if self.is_minigrid else reported_cost)
+        self.failed = failed or (ended_without_reward if isinstance(sample.unwrapped, MiniGridEnv) else reported_cost)
         try:
             self.identity = identity or " ".join((environment_text(sample), fingerprint(self.make), fingerprint(self.failed)))
         except UnknownIdentityError as error:
@@ -106,8 +113,22 @@ class SeededTasks(Pool):
 
     @property
     def scorers(self) -> Sequence[str]:
-        """Names of the scorers that the pool can serve, the strongest first. Only MiniGrid environments have exact scores."""
-        return super().scorers if self.is_minigrid else ("episodes", "frequency")
+        """Names of the scorers that the pool can serve, the strongest first.
+
+        Only MiniGrid environments have exact scores, and only if their wrappers do no more than change observations; :attr:`no_model` says
+        what stands against it.
+        """
+        return super().scorers if self.no_model is None else ("episodes", "frequency")
+
+    def finite_model(self) -> Any:
+        """The tasks as finite Markov decision processes, for exact scores.
+
+        :return: see ``sb3_forecast.scorers.protocols.FiniteModel``
+        :raises ValueError: if the tasks have no finite model
+        """
+        if self.no_model is not None:
+            raise ValueError(f"exact scores need a finite model, got none: {self.no_model}; use scorer='frequency'")
+        return super().finite_model()
 
     def __getstate__(self) -> dict[str, Any]:
         # cloudpickle, because lambdas must also come back from the worker of a SubprocVecEnv
@@ -129,3 +150,13 @@ class SeededTasks(Pool):
         late = ", timeouts fail" if self.timeout_fails else ""
         checksum = zlib.crc32(self.seeds.tobytes())
         return f"{self.name} ({self.identity}): {len(self)} seeds {self.seeds[0]} to {self.seeds[-1]}, checksum {checksum:08x}{late}"
+
+
+def _why_no_model(env: gym.Env[Any, Any]) -> str | None:
+    if not isinstance(env.unwrapped, MiniGridEnv):
+        return f"{type(env.unwrapped).__name__} is not a MiniGrid environment"
+    try:
+        observer(env)
+    except ValueError as error:
+        return str(error)
+    return None
