@@ -110,17 +110,28 @@ def _print(result: dict[str, Any], console: Console) -> None:
     if "worst_probability" in result:
         rows += _worst_rows(result, n)
     if "share_above_half" in result:
-        rows += [
+        rows.append(
             (
                 "share of tasks that fail more than half of the time",
                 f"{_p(result['share_above_half'])}, at most {_p(result['share_above_half_limit'])}",
-            ),
-            ("some task is worse than the worst one seen (needs no tail model)", _p(result["exceeds_observed_worst"])),
+            )
+        )
+    if "exceeds_observed_worst" in result:
+        more = (
+            "some task is worse than the worst one seen"
+            if "k" in result
+            else "some task fails in more of as many episodes than any seen"
+        )
+        rows.append((f"{more} (needs no tail model)", _p(result["exceeds_observed_worst"])))
+    if "fit_p" in result:
+        rows.append(("method; p-value of the fit (below 5% is bad)", f"{result['method']}; {result['fit_p']:.2g}"))
+    if "k" in result:
+        rows.append(
             (
                 "method; number of worst tasks used; p-values of the fit (below 5% is bad)",
                 f"{result['method']}; {result['k']}; {_fit(result)}",
-            ),
-        ]
+            )
+        )
     for row in rows:
         table.add_row(*row)
     console.print(escape(result["answer"]), highlight=False)

@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 
 from sb3_forecast.statistics.alternatives import ParetoTail, lognormal_forecast
 from sb3_forecast.statistics.conformal import exceedance_probability
+from sb3_forecast.statistics.count_checks import best_fit, goodness_of_fit
 from sb3_forecast.statistics.counts import CountTail
 from sb3_forecast.statistics.expected import ExpectedFailures, expected_failures
 from sb3_forecast.statistics.names import NoForecastError, OutlookMethod
 from sb3_forecast.statistics.risk import clopper_pearson
 from sb3_forecast.statistics.scores import failure_probability, log_survival_probability
 from sb3_forecast.statistics.tails import GumbelTail
+
+#: a fit with a smaller p-value is bad
+_BAD = 0.05
 
 
 def gumbel_tail(scores: Any, k: int | None, method: OutlookMethod) -> GumbelTail:
@@ -136,28 +140,53 @@ def outlook_of_counts(
     :raises ValueError: as :meth:`CountTail.fit`; too few failures for a fit are no error, but then there is no forecast of the worst task
     """
     n = n_deploy
+    failures, trials = np.asarray(failures), np.asarray(trials)
     try:
-        tail = CountTail.fit(failures, trials)
+        tail, other = best_fit(failures, trials)
     except NoForecastError as error:
-        return _counts_only(np.asarray(failures), np.asarray(trials), n, level, str(error))
-    expected = expected_failures(np.asarray(failures) / np.asarray(trials), level)
+        return _counts_only(failures, trials, n, level, str(error))
+    expected = expected_failures(failures / trials, level)
     forecast = tail.forecast(n)
     low, high = tail.interval(n, level)
-    zeros = int((failures == 0).sum())
-    return {
+    fit_p = goodness_of_fit(tail)
+    caveats = [
+        f"these are counts ({int((failures == 0).sum())} of {tail.n_eval} are 0): {_model(tail)} was fitted to them (a = {tail.a:.3g}, "
+        f"b = {tail.b:.3g}), and everything beyond the largest counts is extrapolated from it.",
+        "if you can get log-probabilities of the failure, use them: they show the tail far better than counts.",
+    ]
+    if fit_p < _BAD:
+        caveats.append(f"the fit is bad (p-value {fit_p:.2g}): do not believe what it says beyond the largest counts.")
+    worst = other.forecast(n)
+    if not low <= worst <= high:
+        other_p = goodness_of_fit(other)
+        believe = f"believe the latter, which fits (p-value {other_p:.2g})" if fit_p < _BAD <= other_p else (
+            "believe the first, which is likelier" if fit_p >= _BAD else "neither fits: believe only the counts"
+        )  # fmt: skip
+        caveats.append(
+            f"two models of the counts disagree by more than the {level:.0%} interval about the worst task: {_model(tail)} says "
+            f"{float(failure_probability(forecast)):.2g}, {_model(other)} {float(failure_probability(worst)):.2g}; {believe}."
+        )
+    result = {
         **_expected(expected, n, level),
-        "method": "beta-binomial",
+        "method": "beta-binomial" if tail.never == 0.0 else "zero-inflated beta-binomial",
         "n_eval": tail.n_eval,
         **_worst(forecast, low, high, level),
         "observed_worst_probability": float((failures / trials).max()),
-        "any_failure": -math.expm1(n * math.log1p(-tail.a / (tail.a + tail.b))),
-        "mean_failure": tail.a / (tail.a + tail.b),
-        "caveats": [
-            f"these are counts ({zeros} of {tail.n_eval} are 0): a beta distribution of failure probabilities was fitted to them "
-            f"(a = {tail.a:.3g}, b = {tail.b:.3g}), and everything beyond the largest counts is extrapolated from it.",
-            "if you can get log-probabilities of the failure, use them: they show the tail far better than counts.",
-        ],
+        "any_failure": -math.expm1(n * math.log1p(-tail.mean)),
+        "mean_failure": tail.mean,
+        "fit_p": fit_p,
+        "caveats": caveats,
     }
+    if (trials == trials[0]).all():
+        # needs no model: the counts of all tasks are exchangeable
+        result["exceeds_observed_worst"] = exceedance_probability(tail.n_eval, int(n), 1)
+    return result
+
+
+def _model(fit: CountTail) -> str:
+    if fit.never == 0.0:
+        return "a beta distribution of failure probabilities"
+    return f"a beta distribution for {1.0 - fit.never:.2g} of the tasks, while the others never fail,"
 
 
 def _counts_only(

@@ -3,7 +3,9 @@ import pytest
 from scipy import stats
 
 import sb3_forecast as sf
+from sb3_forecast.statistics.count_checks import best_fit, goodness_of_fit
 from sb3_forecast.statistics.counts import CountTail
+from sb3_forecast.statistics.outlook import outlook_of_counts
 
 
 def counts(m=2000, trials=40, a=0.4, b=12.0, seed=0):
@@ -77,3 +79,69 @@ def test_bad_arguments_of_the_interval(arguments, message):
 def test_no_more_variation_than_chance():
     with pytest.raises(ValueError, match="failures must differ between tasks by more than binomial chance"):
         CountTail.fit(np.tile([4, 5, 6, 5], 50), np.full(200, 10))
+
+
+def mostly_harmless(m=3000, trials=40, never=0.9, a=3.0, b=7.0, seed=0):
+    """Nine of ten tasks never fail; the others fail about 30% of the time."""
+    rng = np.random.default_rng(seed)
+    p = np.where(rng.random(m) < never, 0.0, rng.beta(a, b, size=m))
+    return rng.binomial(trials, p), np.full(m, trials)
+
+
+def test_tasks_that_never_fail_are_told_from_the_others():
+    fit, plain = best_fit(*mostly_harmless())
+    assert fit.never == pytest.approx(0.9, abs=0.02)
+    assert fit.a / (fit.a + fit.b) == pytest.approx(0.3, abs=0.03)
+    assert fit.mean == pytest.approx(0.03, abs=0.005)
+    assert plain.never == 0.0
+    truth = float(sf.failure_score(np.log(stats.beta.ppf(0.5 ** (1 / 1000), 3.0, 7.0))))
+    assert fit.forecast(10_000) == pytest.approx(truth, abs=0.3)
+    assert plain.forecast(10_000) > truth + 1.0
+
+
+def test_one_parameter_more_must_pay():
+    """By the threshold about 1.6% of plain counts are taken for zero-inflated ones; 6 of 60 would be far too many."""
+    assert sum(best_fit(*counts(m=200, trials=20, a=0.3, b=8.0, seed=seed))[0].never > 0.0 for seed in range(60)) < 6
+
+
+def test_a_fit_is_checked_against_its_own_counts():
+    failures, trials = mostly_harmless()
+    inflated, plain = best_fit(failures, trials)
+    assert goodness_of_fit(inflated) > 0.05
+    assert goodness_of_fit(plain) == pytest.approx(0.01)
+
+
+def test_p_values_of_right_fits_are_spread():
+    """Right about the distribution: p-values are about uniform, so few of 30 are below 0.1, and some are above 0.6."""
+    values = [goodness_of_fit(CountTail.fit(*counts(m=200, trials=20, a=0.3, b=8.0, seed=s)), 19, s) for s in range(30)]
+    assert sum(value < 0.1 for value in values) <= 9
+    assert sum(value > 0.6 for value in values) >= 5
+
+
+def test_a_refit_of_the_same_counts_is_the_fit():
+    for fit in best_fit(*mostly_harmless(m=500)):
+        again = fit.refit(fit.failures)
+        assert again.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-3)
+        assert again.mean == pytest.approx(fit.mean, rel=1e-2)
+
+
+def test_a_deployment_that_probably_holds_no_failing_task_has_the_lowest_score():
+    fit = CountTail(3.0, 7.0, np.array([0, 1]), np.array([5, 5]), never=0.9)
+    assert fit.forecast(1) == -np.inf
+    assert fit.forecast(10) > -np.inf
+
+
+def test_fits_that_disagree_are_told_and_which_to_believe():
+    failures, trials = mostly_harmless(m=300, trials=20)
+    found = outlook_of_counts(failures, trials, 10_000)
+    assert found["method"] == "zero-inflated beta-binomial"
+    (said,) = [caveat for caveat in found["caveats"] if "two models of the counts disagree" in caveat]
+    assert "believe the first" in said
+    assert found["exceeds_observed_worst"] == pytest.approx(10_000 / 10_300)
+    assert found["fit_p"] >= 0.05
+
+
+def test_tasks_that_are_all_alike_get_an_answer_without_a_forecast():
+    found = outlook_of_counts(np.tile([4, 5, 6, 5], 50), np.full(200, 10), 1000)
+    assert found["method"] == "counts only"
+    assert "Expect about 500 failures in 1,000 tasks" in found["answer"]
