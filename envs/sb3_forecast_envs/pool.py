@@ -62,6 +62,13 @@ class Pool(ABC):
     def task_keys(self) -> list[bytes]:
         """One key per task. Equal tasks have equal keys, also if they belong to different pools of the same kind."""
 
+    def label(self, task: int) -> str:
+        """The name of a task, for pictures and reports.
+
+        :param task: index into this pool
+        """
+        return f"task {task}"
+
     @property
     def scorers(self) -> Sequence[str]:
         """Names of the scorers that the pool can serve, the strongest first; ``scorer="auto"`` takes the first."""

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_forecast.scorers.make import make_measuring_scorer
 from sb3_forecast.scorers.playing import Episodes, play
-from sb3_forecast.scorers.protocols import FailureScorer, Scorer
+from sb3_forecast.scorers.protocols import FailureScorer, NamesTasks, Scorer, TellsTasksApart
 from sb3_forecast.statistics.scores import failure_probability
 
 
@@ -24,7 +24,7 @@ class Recording:
     """What :func:`record_worst` recorded.
 
     :param path: the file
-    :param tasks: indices of the tasks, worst first
+    :param tasks: indices of the shown tasks, worst first
     :param failure: failure probability of each task
     :param failed: whether the shown episode of each task failed
     """
@@ -44,8 +44,11 @@ def record_worst(
     seed: int = 0,
     tries: int = 20,
     fps: int = 8,
+    max_frames: int = 100,
 ) -> Recording:
-    """Record one episode of each of the tasks that a model fails most. It shows a failed episode if one occurs.
+    """Record one failed episode of each of the tasks that a model fails most.
+
+    Equal tasks are shown once. A task that does not fail in ``tries`` episodes is left out; if that is true of all, the worst one is shown.
 
     :param model: any SB3 or sb3-contrib model
     :param pool: the tasks; their environments must draw pictures (``render_mode="rgb_array"``)
@@ -53,8 +56,9 @@ def record_worst(
     :param path: the file to write: ``.gif``, or ``.mp4`` with the extra ``video``
     :param scorer: finds the worst tasks, as in :func:`evaluate_forecast`
     :param seed: seed of the episodes
-    :param tries: number of episodes played per task; the first failed one is shown, or else the last
+    :param tries: number of episodes played per task; the first failed one is shown
     :param fps: pictures per second
+    :param max_frames: of a longer episode only the last pictures are shown, up to this number
     :return: what the recording shows
     :raises ValueError: if an argument is out of range, or the environments draw no pictures
     :raises ImportError: for ``.mp4`` without the extra ``video``
@@ -64,29 +68,65 @@ def record_worst(
         raise ValueError(f"path must end in .gif or .mp4, got {str(path)!r}; use worst.gif")
     if target.suffix == ".mp4":
         _video_writer()
-    for name, value, most in (("n", n, len(pool)), ("tries", tries, 10_000), ("fps", fps, 60)):
+    for name, value, most in (
+        ("n", n, len(pool)),
+        ("tries", tries, 10_000),
+        ("fps", fps, 60),
+        ("max_frames", max_frames, 10_000),
+    ):
         if not 1 <= value <= most:
             raise ValueError(f"{name} must be in [1, {most}], got {value}; use a number in this range")
     scores = make_measuring_scorer(scorer, pool, model, seed).score(model).numpy()
-    worst = np.argsort(-scores, kind="stable")[:n]
+    clips = [_clip(model, pool, task, seed, tries) for task in _worst_distinct(scores, pool, n)]
+    shown = [clip for clip in clips if clip.failed] or clips[:1]
     frames: list[NDArray[np.uint8]] = []
-    failed = []
-    for rank, task in enumerate(worst):
-        p = float(failure_probability(scores[task]))
-        episode, fell = _episode(model, pool, int(task), seed, tries)
-        rare = ", rare" if pool.rare[task] else ""
-        caption = f"{rank + 1}. task {task}{rare}: p(failure) = {p:.2g}, {'failed' if fell else 'did not fail'}"
-        captioned = [_captioned(frame, caption) for frame in episode]
+    for rank, clip in enumerate(shown):
+        rare = ", rare" if pool.rare[clip.task] else ""
+        name = pool.label(clip.task) if isinstance(pool, NamesTasks) else f"task {clip.task}"
+        p = float(failure_probability(scores[clip.task]))
+        end = "failed" if clip.failed else f"did not fail in {tries} tries"
+        cut = f", last {max_frames} steps" if len(clip.frames) > max_frames else ""
+        captioned = [
+            _captioned(frame, f"{rank + 1}. {name}{rare}: p(failure) = {p:.2g}, {end}{cut}")
+            for frame in clip.frames[-max_frames:]
+        ]
         # hold the last picture for a second: the end shows the failure
         frames += [*captioned, *[captioned[-1]] * fps]
-        failed.append(fell)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".mp4":
         _video_writer().mimwrite(target, _same_size(frames), fps=fps, macro_block_size=2)
     else:
         first, *others = [Image.fromarray(frame) for frame in _same_size(frames)]
         first.save(target, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
-    return Recording(target, worst.tolist(), [float(failure_probability(scores[task])) for task in worst], failed)
+    tasks = [clip.task for clip in shown]
+    return Recording(
+        target, tasks, [float(failure_probability(scores[task])) for task in tasks], [clip.failed for clip in shown]
+    )
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """Pictures of one episode.
+
+    :param task: index of the task
+    :param frames: RGB pictures
+    :param failed: whether the episode failed
+    """
+
+    task: int
+    frames: list[NDArray[np.uint8]]
+    failed: bool
+
+
+def _worst_distinct(scores: NDArray[np.float64], pool: Any, n: int) -> list[int]:
+    """The n tasks with the largest scores, without those that equal a worse one."""
+    keys = pool.task_keys() if isinstance(pool, TellsTasksApart) else range(len(scores))
+    found: dict[Any, int] = {}
+    for task in np.argsort(-scores, kind="stable").tolist():
+        found.setdefault(keys[task], task)
+        if len(found) == n:
+            break
+    return list(found.values())
 
 
 def _video_writer() -> Any:
@@ -141,8 +181,8 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
         return result
 
 
-def _episode(model: Any, pool: Any, task: int, seed: int, tries: int) -> tuple[list[NDArray[np.uint8]], bool]:
-    """Pictures of the first failed episode of a task, or of its last episode if none failed; and whether it failed."""
+def _clip(model: Any, pool: Any, task: int, seed: int, tries: int) -> _Clip:
+    """Pictures of the first failed episode of a task, or of its last episode if none failed."""
 
     def play_it(camera: _Camera) -> Episodes:
         return play(model, DummyVecEnv([lambda: camera]), np.full(tries, task), seed)
@@ -154,7 +194,7 @@ def _episode(model: Any, pool: Any, task: int, seed: int, tries: int) -> tuple[l
     camera = _Camera(pool.make_env("rgb_array"), shown)
     with suppress(_Filmed):
         play_it(camera)
-    return camera.frames, bool(outcome.failed[shown])
+    return _Clip(task, camera.frames, bool(outcome.failed[shown]))
 
 
 def _captioned(frame: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:

@@ -56,6 +56,17 @@ class TellsTasksApart(Protocol):
         """One key per task. Equal tasks have equal keys, also if they belong to different pools."""
 
 
+@runtime_checkable
+class NamesTasks(Protocol):
+    """A pool whose tasks have names that a person can use to find them again."""
+
+    def label(self, task: int) -> str:
+        """The name of a task.
+
+        :param task: index into the pool
+        """
+
+
 class FiniteModel(Protocol):
     """Tasks as finite Markov decision processes."""
 
@@ -325,6 +336,11 @@ class Scorer(ABC):
     def ready(self) -> bool:
         """Whether the scores can be used yet."""
         return True
+
+    @property
+    def waits_for(self) -> str:
+        """What a scorer that is not :attr:`ready` still needs, in words; empty if it is ready."""
+        return ""
 
     @property
     def trusted(self) -> bool:

@@ -81,6 +81,10 @@ def forecast_metrics(objective: ForecastObjective, terms: LossTerms, seconds: fl
     return found
 
 
+#: after this number of rollouts without a ready scorer the user is told
+IDLE_ROLLOUTS = 20
+
+
 class ForecastCallback(BaseCallback):
     """Brings the forecast to any on-policy algorithm of SB3 or sb3-contrib.
 
@@ -133,6 +137,8 @@ class ForecastCallback(BaseCallback):
         self.validate_every = whole("validate_every", validate_every, low=1, use="a number of rollouts such as 10")
         self.restore_best = restore_best
         self._warned: set[str] = set()
+        #: rollouts without a forecast, because the scorer was not ready
+        self._idle = 0
         self._guard = ForecastGuard()
 
     def _init_callback(self) -> None:
@@ -221,7 +227,11 @@ class ForecastCallback(BaseCallback):
             ).items():
                 self.logger.record(key, value)
         if not scorer.ready:
+            self._idle += 1
+            if self._idle == IDLE_ROLLOUTS:
+                self._warn_of_idleness()
             return
+        self._idle = 0
         try:
             terms = self.objective.refresh(self.model)
         except TooFewScoresError as error:
@@ -255,6 +265,14 @@ class ForecastCallback(BaseCallback):
             self._warned.add(kind)
             warnings.warn(text, stacklevel=2)
 
+    def _warn_of_idleness(self) -> None:
+        assert self.objective is not None
+        scorer = self.objective.scorer
+        self._warn(
+            f"the forecast is not active: {type(scorer).__name__} needs {scorer.waits_for}. Until then this is the plain algorithm; check that "
+            "`failed` can become true, train longer, or use forecast_coef=0"
+        )
+
     def _leave_the_best(self) -> None:
         assert self.validation is not None
         try:
@@ -280,6 +298,8 @@ class ForecastCallback(BaseCallback):
             self._current = None if self._normalize is None else self._normalize.get_original_obs()
 
     def _on_training_end(self) -> None:
+        if self._idle:
+            self._warn_of_idleness()
         if self._injector is not None:
             detach(self.model.policy.optimizer)
         if self.validation is not None and self.restore_best and self.validation.start is not None:

@@ -202,3 +202,22 @@ def test_recording(agent, pool, poles, tmp_path):
     silent = sfe.SeededTasks(lambda: Fallen(gym.make("CartPole-v1")), 2)
     with pytest.raises(ValueError, match="render_mode of the tasks' environment must be 'rgb_array', got None"):
         sf.record_worst(model, silent, n=1, path=tmp_path / "no.gif", scorer=sf.FrequencyScorer(silent, 1))
+
+
+def test_a_film_shows_failures_of_different_tasks(clumsy, tmp_path):
+    """The worst task twice in the pool is shown once, and a task that cannot fail is left out."""
+    twice = sfe.TaskPool("ThinIce-8x8", 40, seed=1).subset([3, 3, 3, 5])
+    shown = sf.record_worst(clumsy, twice, n=4, path=tmp_path / "a.gif", max_frames=3, fps=2)
+    assert len(shown.tasks) == len(set(shown.tasks)) <= 2
+    assert all(shown.failed)
+    with Image.open(tmp_path / "a.gif") as film:
+        # equal pictures are joined in a GIF, so there may be fewer
+        assert film.n_frames <= len(shown.tasks) * (3 + 2)
+
+
+def test_a_film_of_an_agent_that_does_not_fail_shows_the_worst_task(clumsy, tmp_path):
+    harmless = sfe.SeededTasks("MiniGrid-Empty-5x5-v0", 3, first_seed=7)
+    model = PPO("MlpPolicy", harmless.make_vec_env(1), n_steps=8, batch_size=8, device="cpu", seed=0)
+    shown = sf.record_worst(model, harmless, n=3, path=tmp_path / "b.gif", tries=1, scorer=sf.FrequencyScorer(harmless, 1))
+    assert shown.failed == [False]
+    assert harmless.label(shown.tasks[0]) == f"task {shown.tasks[0]} (seed {7 + shown.tasks[0]})"

@@ -140,6 +140,13 @@ class SeededTasks(Pool):
     def __repr__(self) -> str:
         return f"SeededTasks({self.name!r}, n_tasks={len(self)}, seeds {self.seeds[0]} to {self.seeds[-1]})"
 
+    def label(self, task: int) -> str:
+        """The name of a task, with its reset seed.
+
+        :param task: index into this pool
+        """
+        return f"task {task} (seed {self.seeds[task]})"
+
     def task_keys(self) -> list[bytes]:
         """One key per task: its environment and reset seed."""
         return [f"{self.name} {self.identity} {seed}".encode() for seed in self.seeds]

@@ -141,8 +141,18 @@ class EpisodeScorer(Scorer):
     @property
     def ready(self) -> bool:
         """Whether the cost model has learnt enough for the scores to be used."""
-        failures = len(self.cost_model.transitions.failing[1])
-        return self.rounds >= self.warm_up_rounds and failures >= max(self.warm_up_failures, 1)
+        return not self.waits_for
+
+    @property
+    def waits_for(self) -> str:
+        """See :attr:`Scorer.waits_for`."""
+        failures, needed = len(self.cost_model.transitions.failing[1]), max(self.warm_up_failures, 1)
+        missing = []
+        if self.rounds < self.warm_up_rounds:
+            missing.append(f"{self.warm_up_rounds} rollouts, of which it has seen {self.rounds}")
+        if failures < needed:
+            missing.append(f"{needed} failures, of which it has seen {failures}")
+        return " and ".join(missing)
 
     @property
     def trusted(self) -> bool:
