@@ -132,7 +132,10 @@ def log_mean_beyond(location: Any, scale: Any) -> Any:
     log_weight = float64_like(log_z - np.exp(log_z) + math.log(log_z[1] - log_z[0]), u)
     terms = log_weight + log_failure_probability(u[..., None] + s[..., None] * float64_like(np.exp(log_z), u))
     peak = xp.max(terms, axis=-1) if isinstance(terms, np.ndarray) else terms.detach().amax(-1)
-    return peak + xp.log(xp.exp(terms - peak[..., None]).sum(-1))
+    # scores below about -709 have log p = -inf in float64
+    shift = xp.where(xp.isfinite(peak), peak, xp.zeros_like(peak))
+    with np.errstate(divide="ignore"):
+        return shift + xp.log(xp.exp(terms - shift[..., None]).sum(-1))
 
 
 def log_mean_failure(scores: Any, k: int, scale: Any) -> Any:
