@@ -14,6 +14,8 @@ from sb3_forecast.statistics.scores import score_vector
 #: with more tasks than this, the normal interval of a mean is exact enough, and a bootstrap only slow
 _MANY = 10_000
 _RESAMPLES = 4000
+#: values that differ by less, as a share of the largest, are equal but for rounding
+_EQUAL = 1e-9
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,18 @@ def expected_failures(p: NDArray[np.float64], level: float = 0.9, seed: int = 0)
     m, mean = len(values), float(values.mean())
     if mean == 0.0:
         return ExpectedFailures(0.0, 0.0, 1.0 - (1.0 - level) ** (1.0 / m), m)
-    if m < 2 or (values == values[0]).all():
+    if m < 2 or np.ptp(values) <= _EQUAL * values.max():
         return ExpectedFailures(mean, mean, mean, m)
     if m > _MANY:
         margin = float(stats.norm.ppf((1.0 + level) / 2.0)) * float(values.std(ddof=1)) / m**0.5
         return ExpectedFailures(mean, max(mean - margin, 0.0), min(mean + margin, 1.0), m)
     generator = np.random.default_rng(seed)
+    # probabilities of 1e-180 have cubes of zero, which the acceleration constant divides by
+    peak = float(values.max())
     found = stats.bootstrap(
-        (values,), np.mean, n_resamples=_RESAMPLES, confidence_level=level, method="BCa", rng=generator, batch=200
+        (values / peak,), np.mean, n_resamples=_RESAMPLES, confidence_level=level, method="BCa", rng=generator, batch=200
     ).confidence_interval
-    return ExpectedFailures(mean, float(found.low), float(found.high), m)
+    return ExpectedFailures(mean, peak * float(found.low), peak * float(found.high), m)
 
 
 def _number(count: float) -> str:

@@ -88,6 +88,8 @@ def frequency_upper_limit(height: float, k: int, n_eval: int, level: float = 0.9
         raise ValueError(f"height must be at least 0, got {height}; below psi_k use clopper_pearson, which counts the sample")
     inside_unit("level", level)
     g, weights = gamma_nodes(k - 1.0)
+    # scores that are equal but for rounding give heights near infinity; beyond this one the limit is 0 in float64
+    height = min(height, 1e8)
     stretch = height * g / (k - 1)
 
     def shortfall(log_f: float) -> float:

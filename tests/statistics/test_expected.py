@@ -57,3 +57,11 @@ def test_the_same_seed_gives_the_same_interval():
 def test_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         expected_failures(*arguments)
+
+
+def test_probabilities_of_any_size_have_an_interval():
+    """The interval scales with the probabilities, also where their cubes underflow."""
+    p = np.array([0.1, 0.1, 0.0, 0.4])
+    usual, tiny = expected_failures(p), expected_failures(p * 1e-180)
+    assert tiny.low == pytest.approx(usual.low * 1e-180)
+    assert tiny.high == pytest.approx(usual.high * 1e-180)

@@ -34,6 +34,11 @@ RARE_FRACTION = 0.003
 GRAVITY, LENGTH, POLE, CART, MOTOR, WIND, GOAL = range(7)
 #: columns of the start: position (m), velocity (m/s), angle (rad) and angular velocity (rad/s)
 START = slice(7, 11)
+#: names of the columns
+PARAMETERS = (
+    "gravity", "half length of the pole", "mass of the pole", "mass of the cart", "motor force", "wind force", "goal", "start position",
+    "start velocity", "start angle", "start angular velocity",
+)  # fmt: skip
 _LOW = np.array([9.0, 0.4, 0.08, 0.8, 9.5, -0.7, 0.2, -0.2, -0.05, -0.05, -0.05])
 _HIGH = np.array([10.6, 0.7, 0.12, 1.2, 12.0, 0.7, 0.8, 0.2, 0.05, 0.05, 0.05])
 #: range of the wind force in the rare mode, in newtons

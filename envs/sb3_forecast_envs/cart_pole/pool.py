@@ -7,7 +7,8 @@ import zlib
 import numpy as np
 from gymnasium.utils import seeding
 
-from sb3_forecast_envs.cart_pole.physics import RARE_FRACTION, draw_task
+from sb3_forecast.descriptors import Descriptors
+from sb3_forecast_envs.cart_pole.physics import PARAMETERS, RARE_FRACTION, draw_task
 from sb3_forecast_envs.pool import Pool, check_pool
 
 
@@ -31,6 +32,10 @@ class CartPoleTasks(Pool):
 
     def __repr__(self) -> str:
         return f"CartPoleTasks({len(self)} tasks, {int(self.rare.sum())} rare)"
+
+    def descriptors(self) -> Descriptors:
+        """The physics and the start of each task."""
+        return Descriptors(self.parameters.astype(np.float32), PARAMETERS)
 
     def task_keys(self) -> list[bytes]:
         """One key per task: the bytes of its parameters."""

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from sb3_forecast.checks import real, whole
+from sb3_forecast.checks import real, task_indices, whole
+from sb3_forecast.descriptors import Descriptors
 from sb3_forecast_envs.gridworld.cells import WALL
 from sb3_forecast_envs.gridworld.compiled import pad_layouts
+from sb3_forecast_envs.gridworld.descriptors import describe_layouts
 from sb3_forecast_envs.gridworld.family import Task, TaskFamily, make_family
 from sb3_forecast_envs.pool import Pool, check_pool
 
@@ -49,14 +51,31 @@ class TaskPool(Pool):
             real("rare_fraction", rare_fraction, low=0.0, high=1.0, use="the probability of a rare task")
         self.family = make_family(family, rare_fraction)
         self.seed = seed
+        draws = ((first + i, self.family.draw(seed, first + i)) for i in count())
+        self._fill(n_tasks, draws if exclude is None else _new(draws, exclude, n_tasks))
+
+    def _fill(self, n_tasks: int, draws: Iterable[tuple[int, Task]]) -> None:
+        """Take the first tasks of an iterator."""
         size = self.family.size
         self.indices = np.empty(n_tasks, dtype=np.int64)
         self.layouts = np.empty((n_tasks, size, size), dtype=np.uint8)
         self.starts = np.empty((n_tasks, 3), dtype=np.int64)
         self.rare = np.empty(n_tasks, dtype=np.bool_)
-        draws = ((first + i, self.family.draw(seed, first + i)) for i in count())
-        for i, (index, task) in zip(range(n_tasks), draws if exclude is None else _new(draws, exclude, n_tasks), strict=False):
+        for i, (index, task) in zip(range(n_tasks), draws, strict=False):
             self.indices[i], self.layouts[i], self.starts[i], self.rare[i] = index, task.layout, task.start, task.rare
+
+    @classmethod
+    def of_indices(cls, family: TaskFamily, seed: int, indices: NDArray[np.int64]) -> TaskPool:
+        """Some tasks of a seed.
+
+        :param family: the family
+        :param seed: seed of the pool
+        :param indices: which tasks, shape (n,), int64
+        """
+        pool = cls.__new__(cls)
+        pool.family, pool.seed = family, seed
+        pool._fill(len(indices), ((int(index), family.draw(seed, int(index))) for index in indices))
+        return pool
 
     @property
     def key(self) -> str:
@@ -67,6 +86,10 @@ class TaskPool(Pool):
     def task_keys(self) -> list[bytes]:
         """One key per task: the bytes of its layout and start."""
         return [_key(layout, start) for layout, start in zip(self.layouts, self.starts, strict=True)]
+
+    def descriptors(self) -> Descriptors:
+        """Numbers that say what the tasks look like; see :func:`~sb3_forecast_envs.gridworld.descriptors.describe_layouts`."""
+        return describe_layouts(self.layouts, self.starts, [cell.name for cell in self.family.cells])
 
     def __getitem__(self, index: int) -> Task:
         if not 0 <= index < len(self):
@@ -159,3 +182,12 @@ class TaskStream:
                 f"begin and end must be in [0, {self.n_tasks}] with begin < end, got {begin} and {end}; use the bounds of a block of tasks"
             )
         return TaskPool(self.family, end - begin, self.seed, first=begin)
+
+    def subset(self, indices: ArrayLike) -> TaskPool:
+        """Some of the tasks as a pool.
+
+        :param indices: positions in this stream
+        :return: the pool
+        :raises ValueError: if an index is out of range
+        """
+        return TaskPool.of_indices(self.family, self.seed, task_indices(indices, self.n_tasks))

@@ -15,6 +15,7 @@ from minigrid.wrappers import ImgObsWrapper
 from numpy.typing import ArrayLike
 
 from sb3_forecast.checks import whole
+from sb3_forecast.descriptors import Descriptors
 from sb3_forecast.files import cache_folder
 from sb3_forecast_envs.pool import Pool, check_pool
 from sb3_forecast_envs.seeded.exploration import Failed, ended_without_reward, observer, reported_cost
@@ -139,6 +140,21 @@ class SeededTasks(Pool):
 
     def __repr__(self) -> str:
         return f"SeededTasks({self.name!r}, n_tasks={len(self)}, seeds {self.seeds[0]} to {self.seeds[-1]})"
+
+    def descriptors(self) -> Descriptors:
+        """The first observation of each task. Every task is reset once, in one environment.
+
+        :raises ValueError: if observations are no arrays of numbers
+        """
+        env = self.make()
+        space = env.observation_space
+        if not isinstance(space, (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiBinary, gym.spaces.MultiDiscrete)):
+            raise ValueError(
+                f"observations must be arrays of numbers to describe tasks, got {space}; use a wrapper, or pass descriptors"
+            )
+        rows = [np.asarray(env.reset(seed=int(seed))[0], dtype=np.float32).reshape(-1) for seed in self.seeds]
+        env.close()
+        return Descriptors(np.stack(rows), tuple(f"observation {i}" for i in range(len(rows[0]))))
 
     def label(self, task: int) -> str:
         """The name of a task, with its reset seed.

@@ -1,0 +1,106 @@
+"""Names for the failures that were found: rules on descriptors that set failing tasks apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_forecast.statistics.design import Estimate, Round, estimate_total
+
+#: the most modes that a report names, and the fewest scored tasks of one
+_MODES, _FEWEST = 6, 3
+#: a mode fails at least this many times as often as the whole
+_WORSE = 3.0
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A kind of task that fails.
+
+    :param rule: what its tasks look like, for example "thin ice cells >= 3"
+    :param share: its share of the deployment
+    :param failure: mean failure probability of its tasks
+    :param scored: number of its tasks that were scored
+    :param worst: its worst tasks, worst first
+    """
+
+    rule: str
+    share: Estimate
+    failure: float
+    scored: int
+    worst: tuple[int, ...]
+
+
+def find_modes(
+    rows: NDArray[np.float32],
+    names: tuple[str, ...],
+    failure: NDArray[np.float64],
+    rounds: list[Round],
+    n_tasks: int,
+    level: float,
+) -> tuple[Mode, ...]:
+    """Kinds of task that fail much more often than the whole, the largest contribution to the mean failure first.
+
+    A regression tree splits the scored tasks by their descriptors; its leaves with a high mean failure are the modes. Shares and means come
+    from the design, so they are right although failing tasks were looked for.
+
+    :param rows: descriptors of the scored tasks, round by round, shape (scored, columns)
+    :param names: names of the columns
+    :param failure: failure probabilities of the same tasks, shape (scored,), float64
+    :param rounds: the rounds
+    :param n_tasks: number of tasks of the deployment
+    :param level: confidence of the shares
+    :return: the modes; empty if nothing fails more often than the rest
+    """
+    from sklearn.tree import DecisionTreeRegressor
+
+    if failure.max() <= 0.0:
+        return ()
+    tree = DecisionTreeRegressor(max_leaf_nodes=_MODES + 2, min_samples_leaf=_FEWEST, random_state=0).fit(rows, failure)
+    leaves = tree.apply(rows)
+    ends = np.cumsum([len(chosen.tasks) for chosen in rounds])[:-1]
+    tasks = np.concatenate([chosen.tasks for chosen in rounds])
+
+    def total(values: NDArray[np.float64]) -> Estimate:
+        return estimate_total(rounds, np.split(values, ends), n_tasks, level)
+
+    overall = total(failure).value / n_tasks
+    found = []
+    for leaf in np.unique(leaves):
+        inside = leaves == leaf
+        share = total(inside.astype(np.float64))
+        mean = total(failure * inside).value / share.value
+        if mean > _WORSE * overall and failure[inside].max() > 0.0:
+            order = np.flatnonzero(inside)[np.argsort(-failure[inside], kind="stable")[:3]]
+            part = Estimate(*(value / n_tasks for value in (share.value, share.low, share.high)))
+            found.append(
+                Mode(_rule(tree.tree_, int(leaf), rows, names), part, mean, int(inside.sum()), tuple(tasks[order].tolist()))
+            )
+    return tuple(sorted(found, key=lambda mode: -mode.share.value * mode.failure)[:_MODES])
+
+
+def _rule(tree: Any, leaf: int, rows: NDArray[np.float32], names: tuple[str, ...]) -> str:
+    """The conditions on the way to a leaf, one per column and side."""
+    parents = {int(child): (node, side) for node in range(tree.node_count) for side, child in
+               (("<=", tree.children_left[node]), (">", tree.children_right[node]))}  # fmt: skip
+    least: dict[int, float] = {}
+    most: dict[int, float] = {}
+    node = leaf
+    while node in parents:
+        node, side = parents[node]
+        column, threshold = int(tree.feature[node]), float(tree.threshold[node])
+        # the way up meets the tightest condition first
+        (most if side == "<=" else least).setdefault(column, threshold)
+    conditions = []
+    for column in sorted({*least, *most}, key=lambda c: names[c]):
+        whole = bool((rows[:, column] == np.round(rows[:, column])).all())
+        if column in least:
+            conditions.append(
+                f"{names[column]} >= {int(np.floor(least[column])) + 1}" if whole else f"{names[column]} > {least[column]:.3g}"
+            )
+        if column in most:
+            conditions.append(f"{names[column]} <= {int(np.floor(most[column])) if whole else format(most[column], '.3g')}")
+    return " and ".join(conditions) or "all tasks"
