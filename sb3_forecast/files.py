@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from typing import Any, cast
 
@@ -100,7 +100,7 @@ _REMEDIES = {
 def _not_written(target: pathlib.Path, error: OSError) -> OSError:
     """An error of the same class that says which file, and what to do."""
     kept = "the earlier file is unchanged" if target.exists() else "no part of it is left"
-    remedy = _REMEDIES.get(error.errno or 0, "use another folder")
+    remedy = _REMEDIES.get(error.errno or 0, "use another folder or disk")
     # for most reasons OSError has a class of its own
     raised = type(OSError(error.errno, ""))(f"{target} could not be written ({error.strerror or error}); {kept}; {remedy}")
     raised.errno = error.errno
@@ -155,6 +155,18 @@ def read_json(path: str | pathlib.Path) -> Any:
     :return: its content
     """
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Give a damaged file another name, so that it can be made again and looked at.
+
+    :param path: the file
+    :return: the new name, with the suffix ``.damaged``
+    """
+    aside = path.with_suffix(".damaged")
+    with suppress(FileNotFoundError):  # another process was faster
+        path.replace(aside)
+    return aside
 
 
 def fill_whole(folder: str | pathlib.Path, fill: Callable[[pathlib.Path], None]) -> None:
