@@ -96,7 +96,8 @@ def score_large_pool(
                 pool = tasks.block(begin, end)
                 outcomes = ExactScorer(pool, cache_tasks=0).outcomes(model)
                 block = {name: getattr(outcomes, name) for name in _FIELDS[:3]} | {"rare": np.asarray(pool.rare)}
-                write_whole(path, partial(np.savez, digest=_digest(block, claim), **block))
+                arrays: dict[str, Any] = {**block, "digest": _digest(block, claim)}
+                write_whole(path, partial(np.savez, **arrays))
             parts.append(block)
             bar.update(end - begin)
     return LargePoolScores(**{name: np.concatenate([part[name] for part in parts]) for name in _FIELDS})
