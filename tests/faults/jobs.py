@@ -113,7 +113,9 @@ def methods(settings: Any) -> tuple[str, ...]:
     return ("base", "ours")
 
 
-STUDY = Study("toy", run_method, methods, report_study, ("studies/runner.py",))
+#: all of the study but what is run
+STUDY_PARTS = (methods, report_study, ("studies/runner.py",))
+STUDY = Study("toy", run_method, *STUDY_PARTS)
 
 
 def study(folder: Path, jobs: int = 1, seeds: int = 3) -> Any:

@@ -134,6 +134,11 @@ def kill_often(job: Callable[[Path], Any], root: Path, check: Callable[[Path], N
 def _live(job: Callable[[], Any], out: Any, kill: Kill | None, limit: int | None) -> None:
     events = [0]
     if limit is not None:
+        # what is printed goes into a file, too, when pytest catches it
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # or the signal ends the process, and no error is seen
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if kill is not None:
