@@ -13,7 +13,7 @@ from numba.core.caching import FunctionCache
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Forgiving(FunctionCache):  # type: ignore[misc]  # numba has no types
+class _Forgiving(FunctionCache):
     """Compiled code on disk. A full disk or a damaged file costs the time to compile again, and not the run."""
 
     def load_overload(self, *arguments: Any) -> Any:
