@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import BufferedWriter
-from typing import Any
+from typing import Any, cast
 
 
 def cache_folder() -> pathlib.Path:
@@ -21,24 +24,87 @@ def cache_folder() -> pathlib.Path:
     return (pathlib.Path(root) if root else pathlib.Path.home() / ".cache") / "sb3_forecast"
 
 
+class _Remembering(io.FileIO):
+    """A file that keeps the error of its first failed write: writers of archives hide it behind errors of their own."""
+
+    failed: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.failed = self.failed or error
+            raise
+
+
 def write_whole(path: str | pathlib.Path, write: Callable[[BufferedWriter], object]) -> None:
     """Write a file completely or not at all, even if the process is killed or the disk is full.
 
+    A process that is killed can leave a hidden file ``.<name>.<random>.tmp`` behind, which nothing reads.
+
     :param path: the file; an older file of the same name stays until the new one is complete
     :param write: function that writes the content to an open binary file
-    :raises OSError: if the file cannot be written
+    :raises OSError: if the file cannot be written; the message names it, the reason and the remedy
     """
+    with _put_in_place(path) as (handle, _):
+        raw = _Remembering(handle, "wb")
+        try:
+            with cast(BufferedWriter, io.BufferedWriter(raw)) as file:
+                write(file)
+        except Exception as error:
+            if raw.failed is not None and raw.failed is not error:
+                raise raw.failed from error
+            raise
+
+
+def write_by_name(path: str | pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
+    """Write a file completely or not at all, as :func:`write_whole`, with a writer that needs a name and not an open file.
+
+    :param path: the file; an older file of the same name stays until the new one is complete
+    :param write: function that writes the file with the name that it gets, which has the same suffix
+    :raises OSError: if the file cannot be written; the message names it, the reason and the remedy
+    """
+    with _put_in_place(path, pathlib.Path(path).suffix) as (handle, name):
+        os.close(handle)
+        write(pathlib.Path(name))
+
+
+@contextmanager
+def _put_in_place(path: str | pathlib.Path, suffix: str = "") -> Iterator[tuple[int, str]]:
+    """An open file under another name, which gets its own name when all is written."""
     target = pathlib.Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    name = None
     try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=f".tmp{suffix}")
+        yield handle, name
         # mkstemp makes files that only their owner can read; other users may read an ordinary file
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, target)
-    except BaseException:
-        pathlib.Path(name).unlink(missing_ok=True)
+    except BaseException as error:
+        if name is not None:
+            pathlib.Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _not_written(target, error) from error
         raise
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or use another disk",
+    errno.EDQUOT: "free some space, or use another disk",
+    errno.EFBIG: "allow larger files (ulimit -f), or use another disk",
+    errno.ENOENT: "make its folder first, or use another one",
+    errno.ENOTDIR: "make its folder first, or use another one",
+}
+
+
+def _not_written(target: pathlib.Path, error: OSError) -> OSError:
+    """An error of the same class that says which file, and what to do."""
+    kept = "the earlier file is unchanged" if target.exists() else "no part of it is left"
+    remedy = _REMEDIES.get(error.errno or 0, "use another folder or disk")
+    # for most reasons OSError has a class of its own
+    raised = type(OSError(error.errno, ""))(f"{target} could not be written ({error.strerror or error}); {kept}; {remedy}")
+    raised.errno = error.errno
+    return raised
 
 
 def check_output(name: str, path: str | pathlib.Path | None, suffixes: tuple[str, ...]) -> None:
@@ -89,6 +155,18 @@ def read_json(path: str | pathlib.Path) -> Any:
     :return: its content
     """
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Give a damaged file another name, so that it can be made again and looked at.
+
+    :param path: the file
+    :return: the new name, with the suffix ``.damaged``
+    """
+    aside = path.with_suffix(".damaged")
+    with suppress(FileNotFoundError):  # another process was faster
+        path.replace(aside)
+    return aside
 
 
 def fill_whole(folder: str | pathlib.Path, fill: Callable[[pathlib.Path], None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +81,7 @@ def publish(args: Publish, console: Console) -> int:
     target = PUBLISHED / args.name
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.glob("*-seed*.json")):
-        shutil.copy(path, target / path.name)
+        write_text(target / path.name, path.read_text(encoding="utf-8"))
     console.print(f"{len(list(target.glob('*.json')))} records are in {target}; `make tables` puts them into the pages")
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -60,7 +61,8 @@ class Record:
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = record_path(folder, self.method, self.seed)
-        write_json(path, asdict(self))
+        content = asdict(self)
+        write_json(path, {**content, "checksum": _checksum_of(content)})
         return path
 
 
@@ -74,12 +76,28 @@ def record_path(folder: Path, method: str, seed: int) -> Path:
     return folder / f"{method}-seed{seed}.json"
 
 
+class DamagedRecordError(ValueError):
+    """A record is not what was written."""
+
+
+def _checksum_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def read_record(path: Path) -> Record:
     """A record from its file.
 
     :param path: the file
+    :raises DamagedRecordError: if it is not what was written; records before 0.3.0 have no checksum, so of them only the form is checked
     """
-    return Record(**read_json(path))
+    try:
+        content = dict(read_json(path))
+        written = content.pop("checksum", None)
+        if written is not None and written != _checksum_of(content):
+            raise ValueError("its checksum is another")
+        return Record(**content)
+    except (ValueError, TypeError) as error:
+        raise DamagedRecordError(f"{path} is damaged ({error}); delete it, and run it again") from error
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -142,7 +160,9 @@ def checksum(sources: Sequence[str], root: Path = ROOT) -> str:
 def _commit() -> str:
     try:
         head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "--no-optional-locks", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch as th
 from rich.console import Console
 
-from studies.records import Record, make_record, read_record, record_path
+from sb3_forecast.files import set_aside
+from sb3_forecast.training.lock import FolderLock
+from studies.records import DamagedRecordError, Record, make_record, read_record, record_path
 
 #: the code that every study depends on
 LIBRARY = ("sb3_forecast/**/*.py", "envs/**/*.py")
@@ -111,10 +117,7 @@ def run_study(study: Study, settings: Settings) -> list[Record]:
             console.rule(f"{study.name}, seed {seed}")
             run_seed(study, settings, seed)
     else:
-        with ProcessPoolExecutor(settings.jobs, mp_context=get_context("spawn")) as executor:
-            running = [executor.submit(_run_alone, study, settings, seed) for seed in seeds]
-            for done in as_completed(running):
-                console.print(f"seed {done.result()} is done")
+        _run_side_by_side(study, settings, seeds, console)
     records = [read_record(record_path(settings.output / "records", method, seed)) for method, seed in wanted]
     study.report(settings, records, console)
     console.print(f"\nRecords, tables and figures are in [bold]{settings.output}[/bold].")
@@ -128,19 +131,56 @@ def run_seed(study: Study, settings: Settings, seed: int) -> int:
     :param settings: its options
     :param seed: the seed
     :return: the seed
+    :raises ValueError: if another process runs the seed
     """
     folder = settings.output / f"seed{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for method in study.methods(settings):
-        if record_path(settings.output / "records", method, seed).exists():
-            continue
-        start = time.perf_counter()
-        result = study.run(Run(settings, method, seed, folder))
-        seconds = time.perf_counter() - start
-        sources = (*LIBRARY, "studies/runner.py", *study.sources)
-        record = make_record(study.name, method, seed, settings.kept(), result, seconds, sources)
-        record.write(settings.output / "records")
+    lock = FolderLock(folder)
+    # two processes may share the output, but not a seed: each would overwrite the checkpoints that the other one starts from
+    lock.take()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # where the system has no locks
+        for method in study.methods(settings):
+            if record_path(settings.output / "records", method, seed).exists():
+                continue
+            start = time.perf_counter()
+            result = study.run(Run(settings, method, seed, folder))
+            seconds = time.perf_counter() - start
+            sources = (*LIBRARY, "studies/runner.py", *study.sources)
+            record = make_record(study.name, method, seed, settings.kept(), result, seconds, sources)
+            record.write(settings.output / "records")
+    finally:
+        lock.release()
     return seed
+
+
+def _run_side_by_side(study: Study, settings: Settings, seeds: Sequence[int], console: Console) -> None:
+    """:func:`run_seed` in several processes.
+
+    :raises RuntimeError: if one of them is killed
+    """
+    with ProcessPoolExecutor(settings.jobs, mp_context=get_context("spawn"), initializer=_end_with_parent) as executor:
+        running = {executor.submit(_run_alone, study, settings, seed): seed for seed in seeds}
+        try:
+            for done in as_completed(running):
+                console.print(f"seed {done.result()} is done")
+        except BrokenProcessPool as error:
+            unfinished = sorted(seed for future, seed in running.items() if not future.done() or future.exception())
+            raise RuntimeError(
+                f"a process of the study died, for example for lack of memory, and seeds {unfinished} are unfinished; use the same command "
+                "again to run what has no record yet, with fewer --jobs if the memory was short"
+            ) from error
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed: nobody would see what it does, and it would never end."""
+
+    def wait() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _run_alone(study: Study, settings: Settings, seed: int) -> int:
@@ -152,7 +192,14 @@ def _run_alone(study: Study, settings: Settings, seed: int) -> int:
 def _claim(study: Study, settings: Settings) -> None:
     """See that the folder's records, if it has any, belong to these settings."""
     for path in (settings.output / "records").glob("*-seed*.json"):
-        found = read_record(path)
+        try:
+            found = read_record(path)
+        except DamagedRecordError as error:
+            aside = set_aside(path)
+            warnings.warn(
+                f"{str(error).split(';')[0]}: it is set aside as {aside.name}, and its run is done again", stacklevel=3
+            )
+            continue
         if found.study != study.name or found.settings != settings.kept():
             theirs, ours = found.settings, settings.kept()
             differ = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
+from sb3_forecast.files import write_whole
 from sb3_forecast.lm.drawn import DrawnReplies
 from sb3_forecast.lm.penalty import ForecastPenalty, Penalty, ShardedScorer
 from sb3_forecast.lm.scorer import LMFailureScorer
@@ -233,9 +233,7 @@ class ForecastTrainer(Trainer):
         parts: dict[str, Any] = {"penalty": self.penalty, "drawn": self.drawn}
         state = {"steps": self._forecast_steps, **{name: part and part.state_dict() for name, part in parts.items()}}
         if self.is_world_process_zero():
-            partial = folder / f"{STATE_FILE}.partial"
-            th.save(state, partial)
-            os.replace(partial, folder / STATE_FILE)
+            write_whole(folder / STATE_FILE, lambda file: th.save(state, file))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

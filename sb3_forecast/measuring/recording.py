@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_forecast.files import write_by_name, write_whole
 from sb3_forecast.scorers.make import make_measuring_scorer
 from sb3_forecast.scorers.playing import Episodes, play
 from sb3_forecast.scorers.protocols import FailureScorer, NamesTasks, Scorer, TellsTasksApart
@@ -93,11 +94,13 @@ def record_worst(
         # hold the last picture for a second: the end shows the failure
         frames += [*captioned, *[captioned[-1]] * fps]
     target.parent.mkdir(parents=True, exist_ok=True)
+    frames = _same_size(frames)
     if target.suffix == ".mp4":
-        _video_writer().mimwrite(target, _same_size(frames), fps=fps, macro_block_size=2)
+        write_by_name(target, lambda name: _film(frames, name, fps))
     else:
-        first, *others = [Image.fromarray(frame) for frame in _same_size(frames)]
-        first.save(target, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+        first, *others = [Image.fromarray(frame) for frame in frames]
+        more: dict[str, Any] = {"save_all": True, "append_images": others, "duration": round(1000 / fps), "loop": 0}
+        write_whole(target, lambda file: first.save(file, format="GIF", **more))
     tasks = [clip.task for clip in shown]
     return Recording(
         target, tasks, [float(failure_probability(scores[task])) for task in tasks], [clip.failed for clip in shown]
@@ -127,6 +130,19 @@ def _worst_distinct(scores: NDArray[np.float64], pool: Any, n: int) -> list[int]
         if len(found) == n:
             break
     return list(found.values())
+
+
+def _film(frames: list[NDArray[np.uint8]], path: pathlib.Path, fps: int) -> None:
+    """Write a film. ffmpeg is a process of its own, whose failed writes are not always reported: count what is there."""
+    _video_writer().mimwrite(path, frames, fps=fps, macro_block_size=2)
+    import imageio_ffmpeg
+
+    try:
+        written, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
+    except RuntimeError as error:
+        raise OSError("ffmpeg left no whole film, as on a full disk") from error
+    if written != len(frames):
+        raise OSError(f"ffmpeg wrote {written} of {len(frames)} pictures, as on a full disk")
 
 
 def _video_writer() -> Any:

@@ -188,11 +188,19 @@ class ForecastReport:
 
         :param path: a file that :meth:`save` wrote
         :return: the report
+        :raises ValueError: if it is another file, or damaged
         """
-        with np.load(path) as file:
-            arrays = dict(file)
-        splits = Splits(**{entry.name: arrays[f"splits_{entry.name}"] for entry in fields(Splits)})
-        return cls.from_dict(json.loads(str(arrays["report"])), arrays["scores"], arrays["rare"], splits)
+        with pathlib.Path(path).open("rb") as raw:
+            try:
+                with np.load(raw, allow_pickle=False) as file:
+                    arrays = dict(file)
+                splits = Splits(**{entry.name: arrays[f"splits_{entry.name}"] for entry in fields(Splits)})
+                return cls.from_dict(json.loads(str(arrays["report"])), arrays["scores"], arrays["rare"], splits)
+            except Exception as error:  # zipfile, zlib, numpy and json raise many kinds
+                raise ValueError(
+                    f"path must be a file that ForecastReport.save wrote, got {str(path)!r}, which is another or damaged ({error}); "
+                    "evaluate again"
+                ) from error
 
     @classmethod
     def from_dict(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pathlib
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -14,7 +16,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from tqdm.auto import tqdm
 
-from sb3_forecast.files import read_json, write_json, write_whole
+from sb3_forecast.files import read_json, set_aside, write_json, write_whole
 from sb3_forecast.scorers.exact import ExactScorer
 from sb3_forecast.scorers.playing import normalisation_of
 from sb3_forecast.scorers.protocols import SupportsExact
@@ -66,7 +68,7 @@ def score_large_pool(
 
     Each block of tasks is drawn, enumerated and scored, and then removed from memory. Its scores are written to
     ``folder`` atomically. If the run is interrupted or killed, call the function again with the same arguments: it scores
-    only the blocks that are missing.
+    only the blocks that are missing. A block that is damaged is named, set aside, and scored again.
 
     :param model: SB3 on-policy model with discrete actions
     :param tasks: the tasks, for example a ``sb3_forecast_envs.TaskStream``
@@ -75,29 +77,57 @@ def score_large_pool(
     :param progress_bar: whether to show the progress
     :return: outcomes of all tasks; they take 25 bytes per task
     :raises ValueError: if ``block_size < 1``, or the folder holds scores of other tasks, of another model or of another
-        block size
+        block size, or does not say of which
+    :raises OSError: if a block cannot be written; those before it stay
     """
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, got {block_size}; use for example 8192")
     target = pathlib.Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    _claim(target, {"tasks": tasks.key, "model": _checksum(model), "block_size": block_size})
-    bounds = [(begin, min(begin + block_size, len(tasks))) for begin in range(0, len(tasks), block_size)]
-    paths = [target / f"tasks-{begin}-{end - 1}.npz" for begin, end in bounds]
+    claim = {"tasks": tasks.key, "model": _checksum(model), "block_size": block_size}
+    _claim(target, claim)
+    parts = []
     with tqdm(total=len(tasks), unit="task", desc="scoring", disable=not progress_bar) as bar:
-        for (begin, end), path in zip(bounds, paths, strict=True):
-            if not path.exists():
+        for begin in range(0, len(tasks), block_size):
+            end = min(begin + block_size, len(tasks))
+            path = target / f"tasks-{begin}-{end - 1}.npz"
+            block = _stored(path, claim)
+            if block is None:
                 pool = tasks.block(begin, end)
                 outcomes = ExactScorer(pool, cache_tasks=0).outcomes(model)
-                columns = {name: getattr(outcomes, name) for name in _FIELDS[:3]}
-                write_whole(path, partial(np.savez, rare=np.asarray(pool.rare), **columns))
+                block = {name: getattr(outcomes, name) for name in _FIELDS[:3]} | {"rare": np.asarray(pool.rare)}
+                arrays: dict[str, Any] = {**block, "digest": _digest(block, claim)}
+                write_whole(path, partial(np.savez, **arrays))
+            parts.append(block)
             bar.update(end - begin)
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _FIELDS}
-    for path in paths:
-        with np.load(path) as file:
-            for name in _FIELDS:
-                parts[name].append(file[name])
-    return LargePoolScores(**{name: np.concatenate(parts[name]) for name in _FIELDS})
+    return LargePoolScores(**{name: np.concatenate([part[name] for part in parts]) for name in _FIELDS})
+
+
+def _digest(block: dict[str, NDArray[Any]], claim: dict[str, Any]) -> str:
+    """A checksum of a block and of what it was made of: two runs that begin in one folder at the same moment do not mix."""
+    digest = hashlib.sha256(json.dumps(claim, sort_keys=True).encode())
+    for name in _FIELDS:
+        digest.update(name.encode() + np.ascontiguousarray(block[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _stored(path: pathlib.Path, claim: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
+    """A block from its file; ``None`` if there is none. A damaged one is named and set aside."""
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            block, digest = {name: file[name] for name in _FIELDS}, str(file["digest"])
+        if digest != _digest(block, claim):
+            raise ValueError("its checksum is another")
+    except Exception as error:  # zipfile, zlib, numpy and our own check
+        aside = set_aside(path)
+        warnings.warn(
+            f"the stored scores in {path} are damaged ({error}): they are set aside as {aside.name} and made again",
+            stacklevel=3,
+        )
+        return None
+    return block
 
 
 def _checksum(model: Any) -> str:
@@ -124,7 +154,12 @@ def _claim(folder: pathlib.Path, content: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, content)
         return
-    found = read_json(path)
+    try:
+        found = dict(read_json(path))
+    except ValueError as error:
+        raise ValueError(
+            f"folder must say which scores it holds, got a damaged {path} ({error}); use another folder, or delete this one"
+        ) from error
     if found != content:
         theirs, ours = ({key: side.get(key) for key in content if found.get(key) != content[key]} for side in (found, content))
         raise ValueError(

@@ -17,6 +17,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from tqdm import tqdm
 
 from sb3_forecast.scorers.actor import maskable_policy
+from sb3_forecast.scorers.workers import watched
+
+#: what to do after a worker process died while tasks were played
+AGAIN = "play the tasks again"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def play(
     :return: the outcomes, in the order of ``tasks``
     :raises ValueError: if the environment does not report a cost
     :raises FloatingPointError: if an observation or reward is not finite
+    :raises ConnectionError: if a process of the environment has died
     """
     chosen = np.asarray(tasks, dtype=np.int64)
     greedy = not is_stochastic(model) if deterministic is None else deterministic
@@ -77,7 +82,12 @@ def play(
     normalize = own_normalisation(model, env)
     masked = isinstance(model.policy, maskable_policy())
     sync_normalisation(model, env)
-    with _seeded(seed), stationary(env), tqdm(total=total, disable=not progress_bar, desc="episodes") as bar:
+    with (
+        _seeded(seed),
+        stationary(env),
+        watched(env, AGAIN),
+        tqdm(total=total, disable=not progress_bar, desc="episodes") as bar,
+    ):
         env.seed(seed)
         queue = TaskQueue(env, chosen)
         state, starts = None, np.ones(env.num_envs, dtype=np.bool_)
@@ -169,7 +179,8 @@ class TaskQueue:
         :raises FloatingPointError: if an observation or reward is not finite
         """
         played = self.episodes
-        self.observations, rewards, dones, infos = self.env.step(actions)
+        with watched(self.env, AGAIN):
+            self.observations, rewards, dones, infos = self.env.step(actions)
         check_finite(self.observations, rewards, infos)
         try:
             costs = np.fromiter((info["cost"] for info in infos), np.float64, len(infos))

@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import warnings
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import cloudpickle
@@ -25,10 +26,13 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_forecast.checks import whole
+from sb3_forecast.files import write_whole
 from sb3_forecast.training.lock import FolderLock
 from sb3_forecast.training.plain import DamagedError, NotPlainError, check_checksums, read_plain, write_checksums, write_plain
 
 MODEL_FILE, TRAINING, PICKLE = "model.zip", "training", "environments.pkl"
+#: ends of the names of what is no checkpoint: being written, being removed, about to be replaced, damaged
+_PARTIAL, _REMOVED, _REPLACED, _DAMAGED = ".partial", ".removed", ".replaced", ".damaged"
 #: attributes of SB3's wrappers that are configuration, not state: a wrapper that is made in the same way has the same
 _CONFIGURATION = (
     "venv",
@@ -63,13 +67,12 @@ class TrainingCheckpoints(BaseCallback):
 
     A checkpoint is a folder ``checkpoint-<timesteps>``. It is written under another name and then renamed, so a checkpoint with this name is
     always complete. If saving fails, for example on a full disk, the training stops with the error and the last checkpoint stays. Saving does
-    not change the run, with one exception: with state-dependent exploration (``use_sde``) the noise is drawn anew.
+    not change the run, with one exception: with state-dependent exploration (``use_sde``) the noise is drawn anew. While it trains, a lock file
+    keeps other runs out of the folder. What a killed run left half-written or half-removed is deleted at the start.
 
     :param folder: folder of the checkpoints
     :param every: save at the start of every n-th rollout
     :param keep: number of checkpoints to keep; older ones are deleted
-    While it trains, a lock file keeps other runs out of the folder.
-
     :param verbose: 1 prints a line per checkpoint
     :raises ValueError: if an argument is out of range
     """
@@ -85,6 +88,7 @@ class TrainingCheckpoints(BaseCallback):
     def _on_training_start(self) -> None:
         self._lock = FolderLock(self.folder)
         self._lock.take()
+        _tidy(self.folder)
         later = [path for path in checkpoints(self.folder) if int(path.name.split("-")[1]) > self.model.num_timesteps]
         if later:
             self._lock.release()
@@ -108,7 +112,7 @@ class TrainingCheckpoints(BaseCallback):
                 self.model.policy.reset_noise(self.training_env.num_envs)
             for old in checkpoints(self.folder)[: -self.keep]:
                 if old != path:
-                    shutil.rmtree(old)
+                    _remove(old)
             if self.verbose:
                 print(f"Saved {path}")  # noqa: T201  # as SB3's CheckpointCallback does
         self._rollouts += 1
@@ -123,11 +127,11 @@ def save_training(model: BaseAlgorithm, folder: str | pathlib.Path) -> pathlib.P
     :raises OSError: if it cannot be written; earlier checkpoints stay complete
     """
     target = pathlib.Path(folder) / f"checkpoint-{model.num_timesteps}"
-    partial = target.with_name(target.name + ".partial")
+    partial = target.with_name(target.name + _PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        model.save(partial / MODEL_FILE)
+        write_whole(partial / MODEL_FILE, lambda file: model.save(file))
         # the LSTM states of RecurrentPPO in the running episodes; its own save leaves them out
         memory = vars(model).get("_last_lstm_states")
         state = {
@@ -143,17 +147,23 @@ def save_training(model: BaseAlgorithm, folder: str | pathlib.Path) -> pathlib.P
             pickled = _pickled(environment)
             write_plain(partial, TRAINING, state)
             if pickled is not None:
-                (partial / PICKLE).write_bytes(pickled)
+                write_whole(partial / PICKLE, lambda file: file.write(pickled))
         write_checksums(partial)
-        shutil.rmtree(target, ignore_errors=True)
+        earlier = target.with_name(target.name + _REPLACED)
+        if target.exists():
+            shutil.rmtree(earlier, ignore_errors=True)
+            os.replace(target, earlier)
         os.replace(partial, target)
+        shutil.rmtree(earlier, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
         whole = checkpoints(folder)
         last = f"resume from the last complete one, {whole[-1]}" if whole else "there is no earlier one"
-        raise OSError(f"checkpoint {target} could not be written ({error}); {last}") from error
+        # the disk's own error, not which of the files inside was hit
+        reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        raise OSError(f"checkpoint {target} could not be written ({reason}); {last}") from error
     return target
 
 
@@ -163,9 +173,35 @@ def checkpoints(folder: str | pathlib.Path) -> list[pathlib.Path]:
     :param folder: folder of the checkpoints
     :return: one folder per checkpoint
     """
-    found = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in pathlib.Path(folder).glob("checkpoint-*")}
-    steps = {path: int(match[1]) for path, match in found.items() if match}
+    found = {
+        path: re.fullmatch(rf"checkpoint-(\d+)({re.escape(_REPLACED)})?", path.name)
+        for path in pathlib.Path(folder).glob("checkpoint-*")
+    }
+    # one that was about to be replaced counts if the kill came before the new one had the name
+    steps = {
+        path: int(match[1]) for path, match in found.items() if match and not (match[2] and path.with_suffix("").exists())
+    }
     return sorted(steps, key=lambda path: steps[path])
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Remove a checkpoint. It loses its name first, so that a kill leaves no half of it under this name."""
+    removed = path.with_name(path.name + _REMOVED)
+    shutil.rmtree(removed, ignore_errors=True)
+    os.replace(path, removed)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def _tidy(folder: pathlib.Path) -> None:
+    """Clean up what a killed run left in its folder: nothing that was complete is lost."""
+    for earlier in folder.glob(f"checkpoint-*{_REPLACED}"):
+        # killed between the two renames: the new one has not got the name yet
+        target = earlier.with_name(earlier.name.removesuffix(_REPLACED))
+        if not target.exists():
+            os.replace(earlier, target)
+    for suffix in (_PARTIAL, _REMOVED, _REPLACED):
+        for left in folder.glob(f"checkpoint-*{suffix}"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def resume_training(
@@ -188,7 +224,7 @@ def resume_training(
     :param env: environments of the same kind and number as in the run
     :param device: as in SB3
     :param unpickle: whether to restore the environments of a ``DummyVecEnv`` from their pickle. This, too, executes code that it may hold
-    :param fall_back: whether to use the newest whole checkpoint if a newer one is damaged
+    :param fall_back: whether to use the newest whole checkpoint if a newer one is damaged; that one is then set aside
     :return: the model
     :raises FileNotFoundError: if there is no checkpoint
     :raises DamagedError: if the newest checkpoint is damaged; the message names it and the newest whole one
@@ -242,7 +278,17 @@ def _newest_whole(found: list[pathlib.Path], fall_back: bool) -> pathlib.Path:
         if damaged is None:
             return path
         if fall_back:
-            warnings.warn(f"{damaged}: training resumes from {path.name}, the newest whole checkpoint", stacklevel=3)
+            for later in found[found.index(path) + 1 :]:
+                # out of the way of the run that goes on, which will save a checkpoint of the same name
+                aside = later.with_name(later.name + _DAMAGED)
+                shutil.rmtree(aside, ignore_errors=True)
+                with suppress(OSError):  # a folder that can only be read
+                    os.replace(later, aside)
+            warnings.warn(
+                f"{damaged}: training resumes from {path.name}, the newest whole checkpoint; damaged ones are set aside as "
+                f"checkpoint-*{_DAMAGED}",
+                stacklevel=3,
+            )
             return path
         raise DamagedError(
             f"{damaged}; use fall_back=True to resume from {path.name}, the newest whole checkpoint"

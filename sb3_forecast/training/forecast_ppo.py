@@ -21,9 +21,11 @@ from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_forecast.checks import inside_unit, one_of, real, whole
+from sb3_forecast.files import write_whole
 from sb3_forecast.scorers.make import make_scorer
 from sb3_forecast.scorers.protocols import FailureScorer, Pool
 from sb3_forecast.scorers.tasks_of import tasks_of
+from sb3_forecast.scorers.workers import watched
 from sb3_forecast.statistics.names import METHODS, Method
 from sb3_forecast.statistics.partitions import check_partition
 from sb3_forecast.training.callback import ForecastCallback, after_users, check_injection
@@ -267,15 +269,17 @@ class ForecastPPO(PPO):
         """Train, as ``PPO.learn`` does.
 
         :raises ValueError: before training starts, if the environment's tasks cannot be scored
+        :raises ConnectionError: if a process of a ``SubprocVecEnv`` has died
         """
-        self._build_objective()
-        if self._forecasting and self.objective is not None and len(self.objective.validation):
-            # before SB3 resets the environments, or their first episodes would be played on tasks of the validation, too
-            self.env.env_method("set_task_weights", *self.objective.starts(self.drawn_share))  # type: ignore[union-attr]  # _build_objective needs it
-        try:
-            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        finally:
-            detach(self.policy.optimizer)
+        with watched(self.env, "resume_training to go on from the last checkpoint of TrainingCheckpoints, if there is one"):
+            self._build_objective()
+            if self._forecasting and self.objective is not None and len(self.objective.validation):
+                # before SB3 resets the environments, or their first episodes would be played on tasks of the validation, too
+                self.env.env_method("set_task_weights", *self.objective.starts(self.drawn_share))  # type: ignore[union-attr]  # _build_objective needs it
+            try:
+                return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            finally:
+                detach(self.policy.optimizer)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         users = super()._init_callback(callback, progress_bar)
@@ -309,7 +313,14 @@ class ForecastPPO(PPO):
                 "validation": None if self.validation is None else self.validation.state_dict(),
             }
         try:
-            super().save(path, exclude, include)
+            if isinstance(path, (str, pathlib.Path)):
+                # the name and the folders are as SB3 makes them; a save that fails leaves an earlier file as it was
+                target = pathlib.Path(path)
+                target = target if target.suffix else target.with_name(target.name + ".zip")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, lambda file: super(ForecastPPO, self).save(file, exclude, include))
+            else:
+                super().save(path, exclude, include)
         finally:
             if self.objective is not None:
                 self.forecast_state = None

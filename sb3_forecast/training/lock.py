@@ -35,16 +35,28 @@ class FolderLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.resolve() in _HELD:
             _HELD[self.path.resolve()].release()
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(file)
-            raise ValueError(
-                f"folder must not be used by another run, got {str(self.path.parent)!r}, where one trains; use another folder, or stop that run"
-            ) from error
-        self._file = file
+        while self._file is None:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(file)
+                raise ValueError(
+                    f"folder must not be used by another run, got {str(self.path.parent)!r}, where one is at work; "
+                    "use another folder, or stop that run"
+                ) from error
+            if self._still_named(file):
+                self._file = file
+            else:
+                # the run that held it gave it back, and removed the file, after we had opened it: a third run would lock another file
+                os.close(file)
         _HELD[self.path.resolve()] = self
+
+    def _still_named(self, file: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file), os.stat(self.path))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Give the lock back."""

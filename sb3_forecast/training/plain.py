@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from sb3_forecast.files import write_json, write_text, write_whole
+
 _MARK = "__plain__"
 _CHECKSUMS = "checksums.json"
 
@@ -36,8 +38,8 @@ def write_plain(folder: pathlib.Path, name: str, content: Any) -> None:
     """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     tree = _encoded(content, arrays, name)
-    np.savez(folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # its keywords are arrays
-    (folder / f"{name}.json").write_text(json.dumps(tree), encoding="utf-8")
+    write_whole(folder / f"{name}.npz", lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]  # its keywords are arrays
+    write_text(folder / f"{name}.json", json.dumps(tree))
 
 
 def read_plain(folder: pathlib.Path, name: str) -> Any:
@@ -63,7 +65,7 @@ def write_checksums(folder: pathlib.Path) -> None:
     :param folder: the folder, complete
     """
     found = {path.name: _digest(path) for path in sorted(folder.iterdir()) if path.name != _CHECKSUMS}
-    (folder / _CHECKSUMS).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    write_json(folder / _CHECKSUMS, found)
 
 
 def check_checksums(folder: pathlib.Path) -> None:

@@ -223,7 +223,7 @@ def test_ctrl_c_in_scoring(pool, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_killed_worker(pool, tmp_path):
-    """SB3 reports a dead worker by a broken pipe; the last checkpoint is whole, and what cannot be exact says so."""
+    """The error says which worker died and how; the last checkpoint is whole, and what cannot be exact says so."""
     env = make_vec_env("SB3Forecast/ThinIce-8x8-v0", 2, env_kwargs={"pool": pool}, vec_env_cls=SubprocVecEnv)
 
     class Kill(BaseCallback):
@@ -234,10 +234,12 @@ def test_a_killed_worker(pool, tmp_path):
             return True
 
     model = sf.ForecastPPO("MlpPolicy", env, seed=1, **FORECAST, **{**SMALL_PPO, "batch_size": 32})
-    with pytest.raises((BrokenPipeError, EOFError, ConnectionResetError)):
+    with pytest.raises(
+        ConnectionError, match=r"worker process of the environment died, number 1, killed by SIGKILL; use .* resume_training"
+    ):
         model.learn(320, callback=[sf.TrainingCheckpoints(tmp_path, every=1), Kill()])
     fresh = make_vec_env("SB3Forecast/ThinIce-8x8-v0", 2, env_kwargs={"pool": pool})
-    with pytest.warns(UserWarning, match="the resumed run starts new episodes"):
+    with pytest.warns(UserWarning, match="starts new episodes"):
         resumed = sf.resume_training(sf.ForecastPPO, tmp_path, fresh, device="cpu")
     resumed.learn(64, reset_num_timesteps=False)
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from sb3_forecast.files import write_whole
 from sb3_forecast_envs.gridworld.cells import CONTINUES, FAILS
 from sb3_forecast_envs.gridworld.compiled import FORWARD, advance, look
 from sb3_forecast_envs.gridworld.env import render_state
@@ -125,5 +126,6 @@ def draw_tasks(
                     bbox={"fc": "white", "ec": "none", "pad": 0.8},
                 )
     if path is not None:
-        figure.savefig(path, dpi=140, bbox_inches="tight")
+        kind = pathlib.Path(path).suffix.lstrip(".") or "png"
+        write_whole(path, lambda file: figure.savefig(file, format=kind, dpi=140, bbox_inches="tight"))
     return figure

@@ -16,7 +16,7 @@ from minigrid.minigrid_env import MiniGridEnv
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from sb3_forecast.files import write_whole
+from sb3_forecast.files import set_aside, write_whole
 from sb3_forecast_envs.seeded.exploration import explore_episode
 from sb3_forecast_envs.seeded.pool import SeededTasks
 from sb3_forecast_envs.seeded.replay import check_replay
@@ -141,8 +141,7 @@ class SeededModel:
             if int(checksum) != _checksum(first, successors, views):
                 raise ValueError("its checksum is another")
         except Exception as error:  # zipfile, zlib, numpy and our own check
-            aside = path.with_suffix(".damaged")
-            path.replace(aside)
+            aside = set_aside(path)
             warnings.warn(
                 f"the stored models in {path} are damaged ({error}): they are set aside as {aside.name} and made again",
                 stacklevel=2,
