@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from sb3_forecast.baselines.cvar_ppo import CVaRPPO
     from sb3_forecast.baselines.mean_failure import MeanFailureLoss
     from sb3_forecast.baselines.ppo_lagrangian import PPOLagrangian
+    from sb3_forecast.descriptors import Descriptors
+    from sb3_forecast.measuring.active.evaluation import ActiveEvaluation
+    from sb3_forecast.measuring.active.report import ActiveReport
     from sb3_forecast.measuring.eval_callback import ForecastEvalCallback
     from sb3_forecast.measuring.evaluate import evaluate_forecast
     from sb3_forecast.measuring.recording import Recording, record_worst
@@ -53,6 +56,9 @@ _DEFINED_IN = {
     "CVaRPPO": "sb3_forecast.baselines.cvar_ppo",
     "MeanFailureLoss": "sb3_forecast.baselines.mean_failure",
     "PPOLagrangian": "sb3_forecast.baselines.ppo_lagrangian",
+    "Descriptors": "sb3_forecast.descriptors",
+    "ActiveEvaluation": "sb3_forecast.measuring.active.evaluation",
+    "ActiveReport": "sb3_forecast.measuring.active.report",
     "ForecastEvalCallback": "sb3_forecast.measuring.eval_callback",
     "evaluate_forecast": "sb3_forecast.measuring.evaluate",
     "Recording": "sb3_forecast.measuring.recording",
@@ -102,10 +108,13 @@ _DEFINED_IN = {
 _MODULES = {"conformal": "sb3_forecast.statistics.conformal", "lm": "sb3_forecast.lm"}
 
 __all__ = [
+    "ActiveEvaluation",
+    "ActiveReport",
     "BiasConstants",
     "CVaRPPO",
     "CostPenalty",
     "Decomposition",
+    "Descriptors",
     "Diagnostics",
     "EpisodeScorer",
     "Episodes",
