@@ -161,5 +161,6 @@ def _worst(a: float, b: float, n_deploy: float, quantile: float) -> float:
     # 1 - p is Beta(b, a); its lower tail keeps its precision for p close to 1
     tail = -math.expm1(math.log(quantile) / n_deploy)
     survival = float(stats.beta.ppf(tail, b, a))
-    log_survival = math.log(survival) if survival > 0.0 else (math.log(tail) + betaln(b, a) + math.log(b)) / b
+    # below the smallest numbers scipy stays at 2.2e-308; there the distribution is a power
+    log_survival = math.log(survival) if survival > 1e-300 else (math.log(tail) + betaln(b, a) + math.log(b)) / b
     return float(failure_score_from_log_survival(min(log_survival, 0.0)))
