@@ -99,7 +99,7 @@ def test_a_quantile_inverts_the_distribution(p):
 def test_bad_arguments_of_the_pivot(function):
     with pytest.raises(ValueError, match="k must be at least 2, got 1"):
         function(1.0, 1, 200, 2000)
-    with pytest.raises(ValueError, match="c must be at least 0, got -0.5"):
+    with pytest.raises(ValueError, match=r"c must be at least 0, got -0\.5"):
         function(-0.5, 10, 200, 2000)
     assert 0.0 < function(0.0, 10, 200, 20) < 1.0
 

@@ -102,7 +102,8 @@ def test_a_tensor_with_a_gradient_comes_back_without(tmp_path):
     ("value", "where"),
     [
         ([0, [object()]], r"x\[1\]\[0\]"), ({"a": {"b": object()}}, r"x\.a\.b"), ({"a": [(object(),)]}, r"x\.a\[0\]"),
-        ({"a": {1: object()}}, r"x\.a"), ({"a": {object(): 1}}, r"x\.a"), ({"a": deque([object()])}, r"x\.a"), ({"a": np.array([None])}, r"x\.a"),
+        ({"a": {1: object()}}, r"x\.a"), ({"a": {object(): 1}}, r"x\.a"), ({"a": deque([object()])}, r"x\.a"),
+        ({"a": np.array([None])}, r"x\.a"),
     ],
 )  # fmt: skip
 def test_the_place_of_what_is_not_plain_is_named(tmp_path, value, where):
