@@ -14,6 +14,7 @@ import os
 import pathlib
 import random
 import sys
+from typing import Any
 
 for _name, _value in (("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "passive")):
     os.environ.setdefault(_name, _value)
@@ -28,6 +29,7 @@ TEXTS = pathlib.Path("mutants") / "texts.json"
 _CHECKS = {"whole", "real", "inside_unit", "one_of", "score_vector", "check_seed", "_log_argument", "write_plain"}
 _SPEAKS = {"warn", "_warn", "print"}
 _SKIPPED = 34
+_UNNOTICED = ("survived", "no tests")
 
 
 class _WithoutTexts(ast.NodeTransformer):
@@ -56,7 +58,11 @@ class _WithoutTexts(ast.NodeTransformer):
         if name in _SPEAKS:
             node.args, node.keywords = [], []
         if name in _CHECKS:
-            texts = [i for i, arg in enumerate(node.args) if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            texts = [
+                i
+                for i, arg in enumerate(node.args)
+                if isinstance(arg, ast.Constant) and (isinstance(arg.value, str) or arg.value is None)
+            ]
             node.args = [ast.Constant("") if i in texts else arg for i, arg in enumerate(node.args)]
             node.keywords = [keyword for keyword in node.keywords if keyword.arg != "use"]
         self.generic_visit(node)
@@ -102,7 +108,7 @@ def _dedented(source: str) -> str:
     return "".join(line[indent:] if line[:indent].isspace() or not indent else line for line in lines)
 
 
-def choose(size: int, seed: int) -> None:
+def choose(size: int, seed: int, again: bool) -> None:
     """Mark the mutants that are not in the sample, so that mutmut leaves them out."""
     known: dict[str, list[str]] = json.loads(TEXTS.read_text(encoding="utf-8")) if TEXTS.exists() else {}
     files = []
@@ -120,7 +126,8 @@ def choose(size: int, seed: int) -> None:
     for _, data in files:
         for name, code in data.exit_code_by_key.items():
             if name in sample:
-                data.exit_code_by_key[name] = None if code == _SKIPPED else code
+                retry = code == _SKIPPED or (again and tool.status_by_exit_code[code] in _UNNOTICED)
+                data.exit_code_by_key[name] = None if retry else code
             elif code is None:
                 data.exit_code_by_key[name] = _SKIPPED
         data.save()
@@ -175,21 +182,17 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--report", action="store_true", help="only print what was found so far")
     parser.add_argument("--survivors", action="store_true", help="name the survivors; `mutmut show NAME` shows one")
-    parser.add_argument("--again", nargs="*", default=[], help="mutants to try again")
+    parser.add_argument("--again", action="store_true", help="try the survivors again, after tests were added")
     given = parser.parse_args()
     if not given.report:
-        create = tool.create_mutants
+        collect = tool.collect_or_load_stats
 
-        def create_and_choose(max_children: int) -> tool.MutantGenerationStats:
-            stats = create(max_children)
-            sys.stdout, kept = sys.__stdout__, sys.stdout
-            if not given.again:
-                choose(given.sample, given.seed)
-            sys.stdout = kept
-            return stats
+        def collect_and_choose(*args: Any, **kwargs: Any) -> None:
+            collect(*args, **kwargs)
+            choose(given.sample, given.seed, given.again)
 
-        tool.create_mutants = create_and_choose
-        tool._run(given.again, given.processes)
+        tool.collect_or_load_stats = collect_and_choose
+        tool._run([], given.processes)
     report(given.survivors)
 
 

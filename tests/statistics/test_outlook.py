@@ -101,6 +101,22 @@ def test_a_straight_tail_agrees_with_itself(scores):
     assert not any("disagree" in text for text in found["caveats"])
 
 
+def test_above_the_forecast_but_within_the_interval_is_no_disagreement(scores, monkeypatch):
+    tail = sf.GumbelTail.fit(scores, K)
+    low, high = (float(v) for v in tail.interval(N, LEVEL))
+    middle = float(tail.forecast(N))
+    for score, disagrees in (
+        (low - 0.01, True),
+        (low + 0.01, False),
+        ((middle + high) / 2, False),
+        (high - 0.01, False),
+        (high + 0.01, True),
+    ):
+        monkeypatch.setattr(ParetoTail, "forecast", lambda self, n_deploy, score=score: score)
+        caveats = outlook_of_scores(scores, N, "pareto", K, LEVEL)["caveats"]
+        assert any("disagree" in text for text in caveats) == disagrees
+
+
 def test_a_forecast_of_a_thousand_times_the_evaluation_is_far():
     scores = np.random.default_rng(1).exponential(size=M)
     near, far = (outlook_of_scores(scores, n)["caveats"] for n in (1000 * M, 1001 * M))

@@ -79,3 +79,15 @@ def test_a_second_training_begins_a_new_average(pool):
     model.learn(128, callback=[policies, average])
     np.testing.assert_allclose(flat(average.average), 0.5 * (policies.seen[0] + policies.seen[1]), rtol=1e-6, atol=1e-9)
     assert all(value.dtype == th.float64 for value in average.average.values())
+
+
+def test_the_parameters_that_are_given_back_are_those_from_before(pool):
+    average = PolicyAverage(0.9)
+    PPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=3), seed=1, **SMALL_PPO).learn(128, callback=average)
+    other = PPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=3), seed=2, **SMALL_PPO).policy
+    before = flat(other.state_dict()).clone()
+    own = average.apply(other)
+    assert th.equal(flat(own), before)
+    assert not th.equal(flat(other.state_dict()), before)
+    other.load_state_dict(own)
+    assert th.equal(flat(other.state_dict()), before)
