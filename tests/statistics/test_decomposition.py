@@ -213,9 +213,12 @@ def test_the_ratio_of_two_scores_in_closed_form():
         expected_ratio(1, 50)
 
 
-def test_the_error_of_an_ideal_tail_by_drawing_its_scores():
-    rng, repeats = np.random.default_rng(8), 20_000
-    psi = -np.sort(-rng.exponential(size=(repeats, 60)), axis=1)[:, :6]
+@pytest.mark.parametrize("method", ["blue", "jones"])
+def test_the_error_of_an_ideal_tail_by_drawing_its_scores(method):
+    """In a small evaluation set, where the distribution of psi_k differs most from its limit."""
+    rng, repeats = np.random.default_rng(8), 100_000
+    psi = -np.sort(-rng.exponential(size=(repeats, 8)), axis=1)[:, :6]
     scale = (psi[:, :5] - psi[:, 5:]).sum(1) / 5
-    errors = np.abs((forecast_top(psi, 60, 900, "blue") + np.log(-np.expm1(np.log(rng.random(repeats)) / 900))) / scale)
-    assert ideal_error(6, 60, 900) == pytest.approx(errors.mean(), abs=5 * errors.std() / np.sqrt(repeats))
+    errors = np.abs((forecast_top(psi, 8, 900, method) + np.log(-np.expm1(np.log(rng.random(repeats)) / 900))) / scale)
+    assert ideal_error(6, 8, 900, method) == pytest.approx(errors.mean(), abs=5 * errors.std() / np.sqrt(repeats))
+    assert ideal_error(6, 8, 900) == ideal_error(6, 8, 900, "blue")

@@ -25,6 +25,17 @@ def test_both_targets_reach_the_risks(tail):
     assert tail.log_worst_query_survival(5000) == tail.log_worst_query_survival(5000, "max")
 
 
+def test_where_a_tail_starts_and_how_wide_it_is():
+    rows = np.random.default_rng(7).gumbel(size=(2, 50))
+    ordered = -np.sort(-rows, axis=1)
+    for make in (np.asarray, th.from_numpy):
+        found = sf.GumbelTail.fit(make(rows), k=8)
+        assert found.n_eval == 50
+        np.testing.assert_array_equal(found.top, ordered[:, :8])
+        np.testing.assert_array_equal(found.location, ordered[:, 7])
+        np.testing.assert_allclose(found.scale, (ordered[:, :7] - ordered[:, 7:8]).sum(1) / 7)
+
+
 def test_a_bootstrap_knows_its_arguments(tail):
     assert tail.bootstrap(100).shape == (1000,)
     a, b = (tail.bootstrap(100, 50, target=target) for target in ("max", "quantile"))
