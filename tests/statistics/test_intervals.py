@@ -85,7 +85,7 @@ def test_beta_nodes_integrate(k, m):
     assert weights @ u**2 == pytest.approx(k * (k + 1) / (m + 1) / (m + 2), rel=1e-8)
 
 
-@pytest.mark.parametrize("p", [1e-6, 0.3, 0.98, 0.9999])
+@pytest.mark.parametrize("p", [1e-6, 0.3, 0.98, 0.9999, 1 - 1e-13])
 def test_a_quantile_inverts_the_distribution(p):
     for sizes in ((2, 20, 5000), (10, 200, 20_000), (10, 200, 2e9)):
         c = pivot_quantile(p, *sizes)

@@ -279,6 +279,7 @@ def test_a_policy_without_a_forecast_is_not_judged():
     found = callback(None, validation=Validated(["one"], error=NoForecastError("fails too rarely")))
     found._validate()
     assert logged(found) == {"validation/no_forecast": "fails too rarely"}
+    assert found.model.logger.name_to_excluded["validation/no_forecast"] == ("tensorboard",)  # which takes no texts
     assert found.model.loaded == []
     with pytest.warns(UserWarning, match="the last policy is kept, because it has no validation: fails too rarely"):
         found._leave_the_best()

@@ -157,6 +157,14 @@ def test_a_policy_with_too_little_success_is_not_kept_for_its_limit(monkeypatch)
     assert mine.to_leave_behind(None) is mine.best
 
 
+def test_success_below_the_floor_by_no_more_than_noise_is_enough(monkeypatch):
+    mine = started(scorer=SAMPLED)
+    for step, kept in ((-1e-6, False), (1e-6, True)):
+        now = look(success=mine.floor - mine._noise(mine.floor) + step)
+        monkeypatch.setattr(mine, "look", lambda model, now=now: (now, []))
+        assert (mine.to_leave_behind(None) is None) == kept
+
+
 class Model:
     """Something with parameters."""
 
