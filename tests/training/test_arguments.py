@@ -173,6 +173,12 @@ def test_arguments_reach_the_objective_and_the_validation(pool):
     assert objective.generator.random() == np.random.default_rng(6).random()
 
 
+def test_a_schedule_forecasts_and_a_coefficient_of_0_does_not(pool):
+    for coef, forecasting in ((lambda progress: progress, True), (1e-9, True), (0.0, False)):
+        model = sf.ForecastPPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=0), forecast_coef=coef, **SMALL_PPO)
+        assert (model.objective is not None) == forecasting
+
+
 def test_no_validation_keeps_no_task_back(pool):
     model = sf.ForecastPPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=0), validation_share=0.0, **SMALL_PPO)
     assert model.validation is None

@@ -131,6 +131,7 @@ def test_the_coefficient_follows_schedule_and_validation():
     found.validation = SimpleNamespace(factor=0.5)
     assert found._coef() == 0.75
     assert callback(objective(), forecast_coef=0.8)._coef() == 0.8
+    assert callback(objective(), forecast_coef=lambda progress: 0.0)._coef() == 0.0
     with pytest.raises(ValueError, match=r"forecast_coef must be at least 0, got -1\.0 from the schedule"):
         callback(objective(), forecast_coef=lambda progress: -1.0)._coef()
 

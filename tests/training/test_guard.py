@@ -68,6 +68,7 @@ def test_real_losses():
     [
         ({"error": 3.4}, "run away"),  # 3 + 5 x 0.1 = 3.5
         ({"error": 1.99}, "too high"),
+        ({"error": 2.0}, "too high"),
         ({"error": -1.0}, "too high"),
         ({"scale": 1.1e-6}, "collapsed"),
         ({"weights": (1.0, -0.01)}, "fail more"),

@@ -227,7 +227,7 @@ def test_the_forecast_of_the_log_is_the_expected_maximum():
 def test_the_worst_are_always_in_the_tail_and_others_are_drawn():
     loss = TailLineLoss(**SMALL)
     n = 4000
-    scores = th.arange(n, 0, -1, dtype=th.float64) / n - 9.0
+    scores = th.arange(n, 0, -1, dtype=th.float64) / n - 1.0
     drawn = []
     for seed in range(5):
         found = loss.draw(scores, np.random.default_rng(seed))
@@ -272,3 +272,28 @@ def test_a_pool_of_just_both_sizes():
     found = loss.draw(th.arange(20, 0, -1, dtype=th.float64), np.random.default_rng(0))
     assert len(found.deployment) == 50
     assert found.evaluation.shape == (50, 3)
+
+
+def test_the_exponential_part_begins_at_the_rank_that_an_evaluation_set_sees():
+    loss = TailLineLoss(**SMALL)
+    found = loss.draw(on_the_line(loss), np.random.default_rng(0))
+    held = {int(task): bool(th.isfinite(hold)) for task, hold in zip(found.touched, found.hold, strict=True)}
+    assert loss.flat_to(600) == 15.0
+    assert (held[13], held[14]) == (False, True)  # ranks 14 and 15
+
+
+@pytest.mark.parametrize(("nats", "held"), [(0.4, False), (0.6, True)])
+def test_half_a_nat_below_the_line_is_noise(nats, held):
+    loss = TailLineLoss(**SMALL)
+    start = th.zeros(600, dtype=th.float64) + 1.0
+    loss.draw(start, np.random.default_rng(0))
+    scores = on_the_line(loss)
+    scores[30] = -th.log(th.exp(-scores[30]) + nats)
+    _, _, terms = weights_by_task(loss, scores)
+    assert (terms.held > 0.0) == held
+
+
+def test_scores_of_single_precision_are_kept_in_double():
+    loss = TailLineLoss(**SMALL)
+    loss.draw(on_the_line(loss).float(), np.random.default_rng(0))
+    assert loss.start.dtype == th.float64
