@@ -179,6 +179,13 @@ def test_a_schedule_forecasts_and_a_coefficient_of_0_does_not(pool):
         assert (model.objective is not None) == forecasting
 
 
+def test_a_forecast_that_is_switched_off_later_is_not_refreshed(pool):
+    model = sf.ForecastPPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=0), **SMALL_PPO).learn(128)
+    model.forecast_coef = 0.0
+    model.learn(128)
+    assert (model.objective.n_refreshes, model.validation.rollouts) == (1, 1)
+
+
 def test_no_validation_keeps_no_task_back(pool):
     model = sf.ForecastPPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=0), validation_share=0.0, **SMALL_PPO)
     assert model.validation is None

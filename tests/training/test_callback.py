@@ -191,6 +191,23 @@ def test_a_scorer_that_learns_sees_the_rollout():
     assert logged(found)["scorer/loss"] == 0.1
 
 
+def test_a_scorer_that_learns_sees_observations_as_they_were_before_normalising():
+    seen, originals = [], iter(["second", "third"])
+    learner = scorer(learns=True, after_rollout=lambda rollout: seen.append(rollout) or {})
+    found = callback(objective(scorer=learner))
+    found._normalize, found._current = SimpleNamespace(get_original_obs=lambda: next(originals)), "first"
+    for _ in range(2):
+        found.locals = {
+            "infos": [{}, {}],
+            "dones": np.zeros(2, dtype=bool),
+            "new_obs": np.zeros((2, 1)),
+            "rewards": np.zeros(2),
+        }
+        found._on_step()
+    found._on_rollout_end()
+    assert seen[0].observations == ["first", "second"]
+
+
 @pytest.mark.parametrize("learns", [True, False])
 def test_too_few_scores_are_an_error_unless_the_scorer_may_learn_more(learns):
     def refresh(model):

@@ -119,6 +119,8 @@ def test_noise_is_allowed_for():
         assert mine.harm(look(**{name: edge - step * 0.01})) == []
         assert len(mine.harm(look(**{name: edge + step * 0.01}))) == 1
     asked = started(scorer=SAMPLED, min_success=0.7)
+    asked.best = Snapshot(look(success=0.7), {}, 0)
+    assert asked.harm(look(success=0.7 - 0.9 * asked._noise(0.7))) == []
     assert asked.harm(look(success=0.7 - asked._noise(0.7) - 1e-9)) == ["success is 0.6352, below min_success=0.7"]
 
 
