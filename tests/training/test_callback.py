@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3 import A2C
 from stable_baselines3.common.logger import Logger
 
 import sb3_forecast as sf
@@ -346,3 +347,38 @@ def test_the_environments_are_given_back_as_they_were(share, validation, reset):
     found = callback(objective(validation=np.arange(validation)), drawn_share=share)
     found._on_training_end()
     assert found.training_env.called == ([("set_task_weights", None)] if reset else [])
+
+
+@pytest.mark.parametrize(("norm", "used"), [(0.7, 0.7), (0.0, 0.5)])
+def test_the_gradient_is_clipped_as_that_of_the_algorithm(norm, used):
+    """TRPO has 0, because it does not clip: then as PPO."""
+    model = A2C("MlpPolicy", "CartPole-v1", max_grad_norm=norm, device="cpu")
+    acting, logging, costs = (
+        sf.ForecastCallback(objective(), forecast_coef=1.0, gradient_every=3),
+        sf.ForecastCallback(objective()),
+        sf.ForecastCallback(None, forecast_coef=1.0),
+    )
+    for each in (acting, logging, costs):
+        each.init_callback(model)
+    assert (acting._injector.max_grad_norm, acting._injector.every) == (used, 3)
+    assert logging._injector is costs._injector is None
+    assert acting._cost.tolist() == [0.0]
+    assert acting._episode_costs.maxlen == 100
+
+
+def test_only_on_policy_algorithms_take_a_gradient():
+    found = callback(objective(), forecast_coef=1.0)
+    found.model._stats_window_size = 100
+    with pytest.raises(ValueError, match="model must be an on-policy algorithm .* got SimpleNamespace; use forecast_coef=0"):
+        found._init_callback()
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_rollout_starts_from_the_observations_before_normalising(monkeypatch, normalised):
+    normalisation = SimpleNamespace(get_original_obs=lambda: "now") if normalised else None
+    monkeypatch.setattr("sb3_forecast.training.callback.normalisation_of", lambda model: normalisation)
+    found, other = callback(objective(scorer=scorer(learns=True))), callback(objective())
+    for each in (found, other):
+        each._on_rollout_start()
+    assert (found._normalize, found._current) == (normalisation, "now" if normalised else None)
+    assert (other._normalize, other._current) == (None, None)
