@@ -369,7 +369,7 @@ def test_the_gradient_is_clipped_as_that_of_the_algorithm(norm, used):
 def test_only_on_policy_algorithms_take_a_gradient():
     found = callback(objective(), forecast_coef=1.0)
     found.model._stats_window_size = 100
-    with pytest.raises(ValueError, match="model must be an on-policy algorithm .* got SimpleNamespace; use forecast_coef=0"):
+    with pytest.raises(ValueError, match=r"model must be an on-policy algorithm .* got SimpleNamespace; use forecast_coef=0"):
         found._init_callback()
 
 
