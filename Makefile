@@ -68,9 +68,12 @@ test-lowest:  ## the tests with the lowest versions that pyproject.toml declares
 coverage: .venv/ready  ## lines that the tests run
 	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --cov=sb3_forecast --cov=sb3_forecast_envs --cov-report=term-missing:skip-covered
 
-mutants: .venv/ready  ## mutation testing of statistics and training; survivors are explained in docs/development.md
-	$(BIN)/mutmut run
-	$(BIN)/mutmut results
+MUTANTS ?= 800
+MUTANTS_SEED ?= 0
+
+# goes on where it stopped; 0 mutants are all of them. MUTANTS_OPTIONS=--again tries survivors again after tests were added
+mutants: .venv/ready  ## mutation testing of statistics and training, on a random sample; survivors are explained in docs/development.md
+	$(BIN)/python .ci/mutants.py --sample $(MUTANTS) --seed $(MUTANTS_SEED) --processes $(TEST_PROCESSES) --survivors $(MUTANTS_OPTIONS)
 
 SB3_TESTS := run predict deterministic save_load spaces dict_env cnn custom_policy sde callbacks logger train_eval_mode identity vec_normalize gae tensorboard
 

@@ -100,7 +100,7 @@ def upper_bound(scores: Any, n_deploy: int, level: float = 0.9) -> float:
             f"n_deploy must be at most {allowed} for an upper bound at level={level} from {len(x)} evaluation scores, got {n_deploy}: a larger "
             f"deployment exceeds all of these scores with probability above {1 - level:.3g}, whatever the distribution; use "
             "GumbelTail.interval (which assumes the tail model), conformal.lower_bound, conformal.exceedance_count_interval, or "
-            f"evaluate at least {int(np.ceil(n_deploy * level / (1 - level)))} tasks"
+            f"evaluate at least {int(np.ceil(n_deploy * level / (1 - level) - 1e-9))} tasks"
         )
     return float(x.max())
 

@@ -216,5 +216,6 @@ def _worst(fit: CountTail, n_deploy: float, quantile: float) -> float:
         return -math.inf
     a, b = fit.a, fit.b
     survival = float(stats.beta.ppf(tail, b, a))
-    log_survival = math.log(survival) if survival > 0.0 else (math.log(tail) + betaln(b, a) + math.log(b)) / b
+    # below the smallest numbers scipy stays at 2.2e-308; there the distribution is a power
+    log_survival = math.log(survival) if survival > 1e-300 else (math.log(tail) + betaln(b, a) + math.log(b)) / b
     return float(failure_score_from_log_survival(min(log_survival, 0.0)))

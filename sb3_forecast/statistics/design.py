@@ -86,7 +86,8 @@ def draw(inclusion: NDArray[np.float64], generator: np.random.Generator) -> NDAr
     # rounding must not lose the last task
     marks *= size / marks[-1]
     chosen = np.searchsorted(marks, generator.random() + np.arange(size), side="right")
-    return np.sort(order[np.minimum(chosen, len(order) - 1)])
+    drawn: NDArray[np.int64] = np.sort(order[np.minimum(chosen, len(order) - 1)])
+    return drawn
 
 
 def round_weights(sizes: Sequence[int]) -> NDArray[np.float64]:
@@ -100,7 +101,8 @@ def round_weights(sizes: Sequence[int]) -> NDArray[np.float64]:
     weights = np.array(sizes, dtype=np.float64)
     if len(weights) > 1:
         weights[0] *= 0.5
-    return weights / weights.sum()
+    shares: NDArray[np.float64] = weights / weights.sum()
+    return shares
 
 
 def estimate_total(

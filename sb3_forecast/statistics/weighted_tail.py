@@ -14,10 +14,9 @@ from sb3_forecast.statistics.tails import default_k
 def weighted_limit(scores: NDArray[np.float64], weights: NDArray[np.float64], n_deploy: float, level: float = 0.95) -> float:
     """Upper limit of the worst of n tasks of the population that the weights stand for.
 
-    It is the limit of docs/method.md eq. 29 with weighted sums: the scale is the weighted mean of the excesses over the k-th largest score, and
-    the share of tasks above it is the share of the weights. As Kish's effective sample size, (sum w)^2 / sum w^2 scores take the place of k.
-    With equal weights it is the limit of :class:`~sb3_forecast.statistics.tails.GumbelTail`, which is exact for an exponential tail; with others it is an
-    approximation.
+    It is the limit of docs/method.md eq. 29 with weighted sums: the scale is the weighted mean of the excesses over the k-th largest score,
+    and the share of tasks above it is the share of the weights. As Kish's effective sample size, (sum w)^2 / sum w^2 scores take the place of
+    k. With equal weights it is the limit of ``GumbelTail``, which is exact for an exponential tail; with others it is an approximation.
 
     :param scores: failure scores, shape (m,), float64
     :param weights: number of tasks that each stands for, shape (m,), float64, at least 0

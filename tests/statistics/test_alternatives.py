@@ -73,3 +73,31 @@ def test_suggested_partitions(n, expected):
     mode[:3] += 12.0
     many, few = (loss.suggest_partitions(x, np.random.default_rng(1)) for x in (ideal, mode))
     assert expected[0] <= few < many <= expected[1]  # docs/method.md section 7: a rare mode makes the gradient clear
+
+
+def test_the_lognormal_forecast_is_the_quantile_of_the_fitted_normal():
+    log_p = np.random.default_rng(4).normal(-20, 2, size=50)
+    for n, share in ((1, 0.5), (2, 0.5), (3, 1 / 3), (1e5, 1e-5)):
+        expected = stats.norm(log_p.mean(), log_p.std(ddof=1)).isf(share)
+        assert float(sf.log_failure_probability(lognormal_forecast(sf.failure_score(log_p), n))) == pytest.approx(expected)
+
+
+def test_two_finite_scores_are_enough_for_a_lognormal_forecast():
+    assert np.isfinite(lognormal_forecast(np.array([-np.inf, -1.0, -0.5]), 10))
+
+
+def test_the_pareto_forecast_is_the_score_that_one_task_in_n_exceeds():
+    tail = ParetoTail(threshold=2.0, shape=0.3, scale=0.5, k=21, n_eval=400)
+    for n in (1, 20, 1000):
+        share = min(1.0, 400 / 20 / n) if n > 1 else 1.0
+        assert tail.forecast(n) == pytest.approx(2.0 + stats.genpareto.isf(share, 0.3, scale=0.5))
+    assert tail.forecast(400) == pytest.approx(2.0 + 0.5 / 0.3 * (20**0.3 - 1))
+    with pytest.raises(ValueError, match="n_deploy must be at least 1, got 0"):
+        tail.forecast(0)
+
+
+def test_a_pareto_tail_knows_its_sizes():
+    scores = np.random.default_rng(5).exponential(size=300)
+    tail = ParetoTail.fit(scores, 30)
+    assert (tail.k, tail.n_eval, tail.threshold) == (30, 300, np.sort(scores)[-30])
+    assert ParetoTail.fit(scores).k == sf.GumbelTail.fit(scores).k

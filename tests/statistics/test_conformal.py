@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import hypergeom
@@ -82,3 +84,62 @@ def test_the_lower_bound_is_the_first_rank_that_is_exceeded():
     for n_deploy, level in ((10, 0.5), (300, 0.9), (5000, 0.99)):
         ranks = [j for j in range(1, 301) if conformal.exceedance_probability(300, n_deploy, j) >= level]
         assert conformal.lower_bound(scores, n_deploy, level) == np.sort(scores)[::-1][ranks[0] - 1]
+
+
+@pytest.mark.parametrize(("n_eval", "n_deploy", "j"), [(5, 4, 2), (6, 3, 6), (3, 7, 1)])
+def test_counts_by_enumeration(n_eval, n_deploy, j):
+    """Every way to choose the evaluation ranks among all is equally likely."""
+    counts = [chosen[j - 1] - (j - 1) for chosen in itertools.combinations(range(n_eval + n_deploy), n_eval)]
+    for r in range(1, n_deploy + 1):
+        assert conformal.exceedance_probability(n_eval, n_deploy, j, r) == pytest.approx(np.mean(np.array(counts) >= r))
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_an_interval_of_a_count_is_the_shortest_that_its_level_allows(level):
+    """Below and above it lies at most (1 - level) / 2 each; one count less on either side would be too much."""
+    m, n, j, alpha = 40, 60, 4, (1 - level) / 2
+    low, high = conformal.exceedance_count_interval(m, n, j, level)
+
+    def at_least(r):
+        return 1.0 if r == 0 else 0.0 if r > n else conformal.exceedance_probability(m, n, j, r)
+
+    assert 1 - at_least(low) <= alpha < 1 - at_least(low + 1)
+    assert at_least(high + 1) <= alpha < at_least(high)
+
+
+def test_the_usual_levels_are_90_percent():
+    scores = np.random.default_rng(0).gumbel(size=300)
+    assert conformal.exceedance_count_interval(40, 60, 4) == conformal.exceedance_count_interval(40, 60, 4, 0.9)
+    assert conformal.upper_bound(scores, 33) == scores.max()
+    assert conformal.lower_bound(scores, 500) == conformal.lower_bound(scores, 500, 0.9)
+
+
+def test_a_count_may_be_none_or_all():
+    assert conformal.exceedance_count_interval(5, 3, 1, 0.9)[0] == 0
+    assert conformal.exceedance_count_interval(5, 3, 5, 0.5)[1] == 3
+    with pytest.raises(ValueError, match="j must be a rank among the 40"):
+        conformal.exceedance_count_interval(40, 60, 41)
+    with pytest.raises(ValueError, match="level must be strictly between"):
+        conformal.exceedance_count_interval(40, 60, 4, 1.0)
+
+
+def test_the_bound_that_does_not_exist_says_how_many_tasks_would_give_it():
+    with pytest.raises(ValueError, match=r"evaluate at least 900 tasks") as caught:
+        conformal.upper_bound(np.arange(50.0), 100, 0.9)
+    assert "n_deploy must be at most 5 for" in str(caught.value)
+    for bound in (conformal.upper_bound, conformal.lower_bound):
+        with pytest.raises(ValueError, match="n_deploy must be at least 1, got 0"):
+            bound(np.arange(50.0), 0)
+        with pytest.raises(ValueError, match="level must be strictly between"):
+            bound(np.arange(50.0), 1, 0.0)
+
+
+def test_the_lower_bound_holds_at_exactly_its_level():
+    """One of two deployment scores exceeds the better of 2 evaluation scores with probability 1/2."""
+    assert conformal.lower_bound(np.array([3.0, 1.0]), 2, 0.5) == 3.0
+    assert conformal.lower_bound(np.array([3.0, 1.0]), 2, 0.5001) == 1.0
+    assert conformal.lower_bound(np.array([3.0, 1.0]), 1e6, 0.9) == 3.0
+
+
+def test_sizes_may_be_written_as_floats():
+    assert conformal.exceedance_probability(1e2, 1e3, 3) == conformal.exceedance_probability(100, 1000, 3)

@@ -145,3 +145,90 @@ def test_tasks_that_are_all_alike_get_an_answer_without_a_forecast():
     found = outlook_of_counts(np.tile([4, 5, 6, 5], 50), np.full(200, 10), 1000)
     assert found["method"] == "counts only"
     assert "Expect about 500 failures in 1,000 tasks" in found["answer"]
+
+
+def worst_of(n, level, a=0.4, b=12.0):
+    """Score that the worst of n tasks stays below with a given probability, if a and b are known."""
+    return float(sf.failure_score(np.log(stats.beta.ppf(level ** (1 / n), a, b))))
+
+
+def test_the_interval_lies_around_the_quantiles_of_the_worst():
+    """With 3000 tasks the distribution is nearly known: what is left is the chance of the deployment."""
+    tail = CountTail.fit(*counts(m=3000))
+    low, high = tail.interval(2000, level=0.8, n_boot=30)
+    assert low == pytest.approx(worst_of(2000, 0.1, tail.a, tail.b), abs=0.2)
+    assert high == pytest.approx(worst_of(2000, 0.9, tail.a, tail.b), abs=0.3)
+    assert low < tail.forecast(2000) < high
+
+
+def test_the_interval_is_wider_at_a_higher_level_and_moves_with_the_deployment():
+    tail = CountTail.fit(*counts(m=300))
+    narrow, wide, larger = (tail.interval(n, level, n_boot=20) for n, level in ((500, 0.5), (500, 0.95), (50_000, 0.5)))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+    assert narrow[0] < larger[0]
+    assert narrow[1] < larger[1]
+
+
+def test_the_interval_comes_again_with_its_seed():
+    tail = CountTail.fit(*counts(m=200))
+    assert tail.interval(500, n_boot=20, seed=1) == tail.interval(500, n_boot=20, seed=1)
+    assert tail.interval(500, n_boot=20, seed=1) != tail.interval(500, n_boot=20, seed=2)
+
+
+def test_the_lower_limit_is_minus_infinity_where_too_many_fits_fail():
+    low, high = CountTail.fit(np.array([5, 4, 3, 2, 1] + [0] * 95), np.full(100, 10)).interval(100, n_boot=20)
+    assert low == -np.inf
+    assert np.isfinite(high)
+
+
+def test_five_tasks_that_failed_are_enough():
+    tail = CountTail.fit(np.array([5.0, 4.0, 3.0, 2.0, 1.0] + [0.0] * 95), np.full(100, 10))
+    assert (tail.n_eval, tail.failures.dtype, tail.trials.dtype) == (100, np.int64, np.int64)
+    assert tail.failures.sum() == 15
+
+
+def test_one_trial_of_a_task_is_allowed_and_none_is_not():
+    failures, trials = counts(m=300)
+    CountTail.fit(np.append(failures, 1), np.append(trials, 1))
+    with pytest.raises(ValueError, match="got 0 failures in 0 trials in row 300"):
+        CountTail.fit(np.append(failures, 0), np.append(trials, 0))
+
+
+def test_two_tasks_are_too_few_for_a_fit_but_no_wrong_shape():
+    with pytest.raises(sf.NoForecastError, match="got 2 of 2"):
+        CountTail.fit(np.array([1, 2]), np.array([5, 5]))
+    for shape in ((1,), (2, 2)):
+        with pytest.raises(ValueError, match="failures and trials must have the same shape"):
+            CountTail.fit(np.ones(shape), np.full(shape, 5))
+
+
+def test_the_fit_is_the_maximum_of_the_likelihood():
+    """No neighbour explains the counts better, by scipy's beta-binomial distribution."""
+    failures, trials = counts(m=500)
+    tail = CountTail.fit(failures, trials)
+    best = stats.betabinom.logpmf(failures, trials, tail.a, tail.b).sum()
+    for a, b in ((0.97, 1.0), (1.03, 1.0), (1.0, 0.97), (1.0, 1.03), (0.97, 0.97), (1.03, 1.03)):
+        assert stats.betabinom.logpmf(failures, trials, a * tail.a, b * tail.b).sum() < best
+
+
+@pytest.mark.parametrize("others", [[], [7], [2, 4, 6, 7]])
+def test_tasks_that_always_fail(others):
+    """The mean of the counts is 1, or close to it."""
+    failures = np.array([8] * 60 + others)
+    tail = CountTail.fit(failures, np.full(len(failures), 8))
+    assert tail.a / (tail.a + tail.b) == pytest.approx(failures.mean() / 8, abs=0.01)
+    assert np.isfinite(tail.forecast(1e6))
+
+
+def test_beyond_the_smallest_number_the_worst_goes_on_as_a_power():
+    """P(survival <= x) is proportional to x^b near 0: 10,000 times as many tasks lower log x by log(10,000) / b."""
+    tail = CountTail(2.0, 0.02, np.array([0, 1]), np.array([5, 5]))
+    seen, beyond = tail.forecast(1e4), tail.forecast(1e8)
+    assert 400 < seen < 700 < beyond  # exp(-745) is the smallest number
+    assert beyond - seen == pytest.approx(np.log(1e4) / 0.02, rel=1e-3)
+
+
+@pytest.mark.parametrize("n_deploy", [1, 40, 1e6])
+def test_the_forecast_is_the_median_of_the_worst(n_deploy):
+    tail = CountTail(0.4, 12.0, np.array([0, 1]), np.array([5, 5]))
+    assert tail.forecast(n_deploy) == pytest.approx(worst_of(n_deploy, 0.5), rel=1e-6)

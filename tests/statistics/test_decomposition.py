@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sb3_forecast as sf
-from sb3_forecast.statistics.bias import expected_ratio
+from sb3_forecast.statistics.bias import expected_ratio, ideal_error
+from sb3_forecast.statistics.estimators import direct_weights, forecast_top, harmonic
 
 
 def test_vectors(vectors):
@@ -87,8 +88,6 @@ def test_table_of_the_method_by_simulation(k, ratio, bias, sd, jones_over, blue_
     top = np.sort(rng.exponential(size=(repeats, k - 1)), axis=1)[:, ::-1] + low[:, None]
     top = np.concatenate([top, low[:, None]], axis=1)
     realised = -np.log(-np.expm1(np.log(rng.random(repeats)) / (m * ratio)))
-    from sb3_forecast.statistics.estimators import forecast_top
-
     jones, blue = (forecast_top(top, m, m * ratio, method) for method in ("jones", "blue"))
     error = jones - realised
     assert error.mean() == pytest.approx(bias, abs=4 * error.std() / np.sqrt(repeats) + 0.006)
@@ -111,8 +110,6 @@ def test_missed_mode_under_predicts(shift, error, under):
     common_max = -np.log(-np.expm1(np.log(rng.random(repeats)) / (n - rare)))
     with np.errstate(divide="ignore"):
         rare_max = np.where(rare > 0, shift - np.log(-np.expm1(np.log(rng.random(repeats)) / np.maximum(rare, 1))), -np.inf)
-    from sb3_forecast.statistics.estimators import forecast_top
-
     errors = forecast_top(top, m, n, "jones") - np.maximum(common_max, rare_max)
     promised = sf.missed_mode(1e-4, shift, k, m, n)
     assert errors.mean() == pytest.approx(
@@ -138,3 +135,90 @@ def test_expected_ratio_against_simulation():
 def test_bad_modes(arguments):
     with pytest.raises(ValueError, match=r"mass must be|shift must be"):
         sf.missed_mode(*arguments, 10, 1000, 10_000)
+
+
+def test_each_term_of_a_batch_is_that_of_its_row():
+    rng = np.random.default_rng(6)
+    scores, observed = rng.gumbel(size=(3, 50)), np.array([3.0, 4.0, 5.0])
+    for method in ("jones", "direct", "blue"):
+        for target in ("max", "quantile"):
+            batch = sf.decompose(scores, 1000, observed, 8, method, target)
+            tensor = sf.decompose(th.from_numpy(scores), 1000, observed, 8, method, target)
+            for i in range(3):
+                one = sf.decompose(scores[i], 1000, observed[i], 8, method, target)
+                for name in ("universal", "curvature", "inflation", "extension", "total", "scale"):
+                    assert getattr(batch, name)[i] == pytest.approx(getattr(one, name), abs=1e-12)
+                    assert float(getattr(tensor, name)[i]) == pytest.approx(getattr(one, name), abs=1e-12)
+
+
+def test_what_is_observed_may_be_of_the_other_kind():
+    scores = np.random.default_rng(0).gumbel(size=50)
+    a = sf.decompose(scores, 1000, th.tensor(4.0, requires_grad=True), k=8)
+    assert isinstance(a.total, np.float64)
+    assert a == sf.decompose(scores, 1000, 4.0, k=8)
+
+
+def test_the_usual_decomposition_is_that_of_jones_and_the_maximum():
+    scores = np.random.default_rng(0).gumbel(size=200)
+    assert sf.decompose(scores, 1000, 4.0) == sf.decompose(scores, 1000, 4.0, sf.GumbelTail.fit(scores).k, "jones", "max")
+
+
+def test_nothing_observed():
+    with pytest.raises(ValueError, match="observed must be a number, got NaN"):
+        sf.decompose(np.arange(50.0), 1000, np.nan)
+
+
+def test_the_terms_of_a_linear_forecast_by_their_formula():
+    """docs/method.md eq. 11 to 13, spacing by spacing."""
+    scores = -np.sort(-np.random.default_rng(7).gumbel(size=40))
+    k, m, n, observed = 5, 40, 300, 2.0
+    terms = sf.decompose(scores, n, observed, k, "direct")
+    top, weights = scores[:k], direct_weights(k, m, n)
+    spacings = [i * (top[i - 1] - top[i]) for i in range(1, k)]
+    sigma = sum(spacings) / (k - 1)
+    cumulative = [sum(weights[:i]) / i for i in range(1, k)]
+    height = harmonic(n) - harmonic(m) + harmonic(k - 1)
+    assert terms.scale == pytest.approx(sigma)
+    assert terms.universal == pytest.approx(sigma * (sum(cumulative) - height))
+    assert terms.curvature == pytest.approx(sum(c * (d - sigma) for c, d in zip(cumulative, spacings, strict=True)))
+    assert terms.inflation == 0.0
+    assert terms.extension == pytest.approx(observed - top[-1] - height * sigma)
+    assert terms.total == pytest.approx(weights @ top - observed)
+
+
+@pytest.mark.parametrize("n", [100, 5000])
+def test_the_bias_of_the_unbiased_forecast(n):
+    """Against the expected maximum none; against the 1/n quantile what lies between the two."""
+    found = sf.bias_constants(10, 200, n, "blue")
+    assert (found.intercept, found.slope, found.maximum) == (pytest.approx(harmonic(200) - np.log(200)), 0.0, 0.0)
+    assert found.quantile == pytest.approx(harmonic(n) - np.log(n))
+
+
+@pytest.mark.parametrize("method", ["jones", "direct"])
+def test_the_biases_differ_by_that_of_the_maximum(method):
+    found = sf.bias_constants(10, 200, 5000, method)
+    assert found.maximum == pytest.approx(found.quantile - (harmonic(5000) - np.log(5000)))
+    assert found.quantile == pytest.approx(found.intercept + found.slope * np.log(25))
+    assert sf.bias_constants(10, 200, 5000) == sf.bias_constants(10, 200, 5000, "jones")
+    with pytest.raises(ValueError, match="method must be one of"):
+        sf.bias_constants(10, 200, 5000, "magic")
+    with pytest.raises(ValueError, match="n_deploy must be at least 1"):
+        sf.bias_constants(10, 200, 0)
+
+
+def test_the_ratio_of_two_scores_in_closed_form():
+    """With k = 2 the regression goes through both points: S_xx / S_xt = (psi_1 - psi_2) / log 2, of mean 1 / log 2."""
+    assert expected_ratio(2, 50) == pytest.approx(1 / np.log(2), rel=1e-8)
+    with pytest.raises(ValueError, match="k must be at least 2"):
+        expected_ratio(1, 50)
+
+
+@pytest.mark.parametrize("method", ["blue", "jones"])
+def test_the_error_of_an_ideal_tail_by_drawing_its_scores(method):
+    """In a small evaluation set, where the distribution of psi_k differs most from its limit."""
+    rng, repeats = np.random.default_rng(8), 100_000
+    psi = -np.sort(-rng.exponential(size=(repeats, 8)), axis=1)[:, :6]
+    scale = (psi[:, :5] - psi[:, 5:]).sum(1) / 5
+    errors = np.abs((forecast_top(psi, 8, 900, method) + np.log(-np.expm1(np.log(rng.random(repeats)) / 900))) / scale)
+    assert ideal_error(6, 8, 900, method) == pytest.approx(errors.mean(), abs=5 * errors.std() / np.sqrt(repeats))
+    assert ideal_error(6, 8, 900) == ideal_error(6, 8, 900, "blue")

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 import sb3_forecast as sf
-from sb3_forecast.statistics.diagnostics import anderson_darling, anderson_darling_p, curvature_score
+from sb3_forecast.statistics.diagnostics import anderson_darling, anderson_darling_p, curvature_score, diagnose
 from sb3_forecast.statistics.tails import default_k
 
 
@@ -80,3 +81,115 @@ def test_stability_scan():
     assert scan.scale[-5:] == pytest.approx(1.0, abs=0.2)
     with pytest.raises(ValueError, match="smallest and largest must be within 2 and 1000"):
         sf.stability_scan(scores, 1e5, smallest=1)
+
+
+def test_the_checks_are_those_of_the_top_scores():
+    scores = -np.sort(-np.random.default_rng(5).gumbel(size=300))
+    found, top = diagnose(scores, 30), scores[:30]
+    z = curvature_score(top)
+    assert (found.k, found.n_eval, found.ties) == (30, 300, 0)
+    assert (found.curvature, found.curvature_p) == (z, pytest.approx(2 * stats.norm.sf(abs(z))))
+    assert found.anderson_darling == anderson_darling(top)
+    assert found.anderson_darling_p == anderson_darling_p(anderson_darling(top))
+
+
+def test_ties_are_the_scores_that_another_one_equals():
+    found = diagnose(np.array([5.0, 4.0, 4.0, 4.0, 3.0, 2.0, 2.0, 1.0, 0.5, 0.2, 0.1]), 10)
+    assert found.ties == 3
+    assert found.warnings[0].startswith("3 of the 10 top scores are tied")
+
+
+def test_anderson_darling_by_its_formula():
+    excess = np.sort(np.random.default_rng(0).exponential(size=19))
+    log_f, log_s = np.log(1 - np.exp(-excess / excess.mean())), -excess / excess.mean()
+    a2 = -19 - sum((2 * i - 1) * (log_f[i - 1] + log_s[19 - i]) for i in range(1, 20)) / 19
+    assert anderson_darling(np.append(excess[::-1], 0.0)) == pytest.approx(a2 * (1 + 0.6 / 19))
+
+
+def test_p_values_end_with_the_table():
+    assert (anderson_darling_p(0.0), anderson_darling_p(100.0)) == pytest.approx((1.0, 1e-4))
+    assert np.isnan(anderson_darling_p(np.nan))
+    # between two points log p is linear
+    assert anderson_darling_p((0.9269 + 1.0733) / 2) == pytest.approx(np.sqrt(0.15 * 0.1))
+
+
+def test_curvature_needs_three_scores():
+    assert np.isnan(curvature_score(np.array([2.0, 1.0])))
+    assert np.isfinite(curvature_score(np.array([2.0, 1.0, 0.5])))
+
+
+@pytest.mark.parametrize(("k", "warned"), [(9, True), (10, False)])
+def test_fewer_than_ten_scores_are_few(k, warned):
+    texts = sf.GumbelTail.fit(np.random.default_rng(2).exponential(size=300), k=k).diagnostics().warnings
+    assert any(f"uses only {k} scores" in text for text in texts) == warned
+
+
+def forward_stop_by_hand(scores, alpha, smallest):
+    """From the largest k on, all are rejected up to the last one whose mean of -log(1 - p) is at most alpha."""
+    ordered = -np.sort(-scores)
+    tried = sorted({round(k) for k in np.geomspace(smallest, len(scores) // 4, 25)}, reverse=True)
+    sums, last = 0.0, 0
+    for count, k in enumerate(tried, 1):
+        sums -= np.log(1 - anderson_darling_p(anderson_darling(ordered[:k])))
+        last = count if sums <= alpha * count else last
+    return tried[last] if last < len(tried) else smallest
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.3, 0.7])
+def test_forward_stop_is_the_rule_of_bader(alpha):
+    found = set()
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        scores = np.concatenate([3 + rng.exponential(size=60 + 20 * seed), rng.uniform(0, 3, size=900)])
+        found.add(sf.forward_stop_k(scores, alpha, 12))
+        assert sf.forward_stop_k(scores, alpha, 12) == forward_stop_by_hand(scores, alpha, 12)
+    assert len(found) > 1
+
+
+def test_forward_stop_returns_the_smallest_where_all_are_rejected():
+    assert sf.forward_stop_k(np.repeat([2.0, 1.0], [5, 995]) + 1e-9 * np.arange(1000), smallest=8) == 8
+
+
+def test_forward_stop_needs_two_scores():
+    with pytest.raises(ValueError, match="smallest must be at least 2, got 1"):
+        sf.forward_stop_k(np.arange(100.0), smallest=1)
+    assert sf.forward_stop_k(np.random.default_rng(0).exponential(size=40), smallest=10) == 10
+
+
+def test_a_scan_goes_from_the_smallest_to_the_largest_k():
+    scores = np.append(np.random.default_rng(0).exponential(size=300), [-np.inf] * 20)
+    usual, asked = sf.stability_scan(scores, 1e4), sf.stability_scan(scores, 1e4, "jones", 7, 90)
+    assert (usual.k[0], usual.k[-1]) == (5, 150)
+    assert (asked.k[0], asked.k[-1]) == (7, 90)
+    assert len(usual.k) <= 60
+    for i, k in enumerate(asked.k):
+        tail = sf.GumbelTail.fit(scores, int(k), "jones")
+        assert (asked.forecast[i], asked.scale[i]) == (pytest.approx(tail.forecast(1e4)), pytest.approx(tail.scale))
+        assert asked.curvature[i] == pytest.approx(tail.diagnostics().curvature)
+    # all finite scores may be used, and no more
+    assert sf.stability_scan(scores, 1e4, largest=300).k[-1] == 300
+    with pytest.raises(ValueError, match="within 2 and 300, the number of finite scores, got 5 and 301"):
+        sf.stability_scan(scores, 1e4, largest=301)
+    assert sf.stability_scan(scores, 1e4, smallest=2, largest=2).k.tolist() == [2]
+
+
+def test_a_missed_mode_in_closed_form():
+    found = sf.missed_mode(1e-3, 5.0, 10, 500, 2000, "jones")
+    bias = sf.bias_constants(10, 500, 2000, "jones").maximum
+    assert found.miss_probability == pytest.approx(0.999**500)
+    assert found.hit_probability == pytest.approx(1 - 0.999**2000)
+    # docs/method.md eq. 23
+    assert found.error_if_missed == pytest.approx(bias - np.log(1 + 1e-3 * (np.exp(5.0) - 1)))
+    assert np.log(1 + 1e-3 * (np.exp(found.tolerable_shift) - 1)) == pytest.approx(bias)
+
+
+def test_an_unbiased_forecast_tolerates_no_missed_mode():
+    found = sf.missed_mode(0.01, 3.0, 10, 500, 2000, "blue")
+    assert found.tolerable_shift == 0.0
+    assert found.error_if_missed == pytest.approx(-np.log(1 + 0.01 * (np.exp(3.0) - 1)))
+
+
+def test_a_mode_that_lies_very_high():
+    """exp(710) is no number; from 700 on the shift itself counts."""
+    below, beyond = (sf.missed_mode(0.01, shift, 10, 500, 2000, "blue").error_if_missed for shift in (699.0, 800.0))
+    assert below - beyond == pytest.approx(101.0)

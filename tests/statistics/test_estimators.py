@@ -8,12 +8,16 @@ from scipy import stats
 import sb3_forecast as sf
 from sb3_forecast.statistics.estimators import (
     blue_weights,
+    check_sizes,
     direct_weights,
     forecast_top,
+    harmonic,
     jones_forecast,
     jones_gradient,
+    linear_weights,
     log_positions,
     mean_spacing,
+    target_height,
 )
 
 METHODS = ("blue", "jones", "direct")
@@ -163,3 +167,77 @@ def test_bootstrap_is_that_of_resampling():
     np.testing.assert_array_equal(ours, tail.bootstrap(5000, n_boot=4000))
     with pytest.raises(ValueError, match="k must be well below the number of finite scores"):
         sf.GumbelTail.fit(np.append(np.full(100, -np.inf), scores[:12]), k=10).bootstrap(100)
+
+
+def test_harmonic_numbers():
+    for n in (0, 1, 2, 10):
+        assert harmonic(n) == pytest.approx(sum(1 / i for i in range(1, n + 1)), abs=1e-12)
+
+
+def test_the_height_of_the_target():
+    """Expected maximum of n exponentials less that of the k-th largest of m; the quantile is lower by Euler's constant."""
+    height = target_height(5, 100, 2000)
+    assert height == pytest.approx(sum(1 / i for i in range(101, 2001)) + 1 + 1 / 2 + 1 / 3 + 1 / 4)
+    assert target_height(5, 100, 2000, "quantile") == pytest.approx(height + np.log(2000) - harmonic(2000))
+    # the second largest is one lower in the mean, the third another half
+    assert target_height(5, 100, 2000, r=2) == pytest.approx(height - 1.0)
+    assert target_height(5, 100, 2000, r=3) == pytest.approx(height - 1.5)
+
+
+def test_weights_of_each_method():
+    assert linear_weights("direct", 5, 100, 2000) == pytest.approx(direct_weights(5, 100, 2000))
+    for target in ("max", "quantile"):
+        height = target_height(5, 100, 2000, target)
+        assert linear_weights("blue", 5, 100, 2000, target) == pytest.approx([height / 4] * 4 + [1 - height])
+    np.testing.assert_array_equal(blue_weights(5, 100, 2000), blue_weights(5, 100, 2000, "max"))
+    np.testing.assert_array_equal(linear_weights("blue", 5, 100, 2000), blue_weights(5, 100, 2000, "max"))
+    with pytest.raises(ValueError, match="method must be linear in the scores, got 'jones'"):
+        linear_weights("jones", 5, 100, 2000)
+
+
+def test_a_common_shift_costs_no_precision():
+    """Differences of 1e-6 on scores of 1e8: what is fitted depends on the differences only."""
+    small = np.array([3.0, 2.0, 1.0, 0.0]) * 2.0**-20
+    for method in ("blue", "direct", "jones"):
+        shifted = forecast_top(small + 2.0**27, 50, 1000, method) - 2.0**27
+        assert shifted == pytest.approx(forecast_top(small, 50, 1000, method), rel=0.01)
+    assert mean_spacing(small + 2.0**27) == mean_spacing(small)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_usual_for_a_forecast(method):
+    top = np.array([3.0, 1.0, 0.5])
+    assert forecast_top(top, 50, 1000) == forecast_top(top, 50, 1000, "blue", "max")
+    assert forecast_top(top, 50, 1000, method) == forecast_top(top, 50, 1000, method, "max")
+    if method != "blue":
+        assert forecast_top(top, 50, 1000, method, "quantile") == forecast_top(top, 50, 1000, method)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1, 50, 1000), "k must be at least 2, got 1"),
+        ((51, 50, 1000), "k must be at most the evaluation set size n_eval=50, got 51"),
+        ((2, 0, 1000), "n_eval must be at least 1, got 0"),
+        ((2, 50, 0.5), r"n_deploy must be at least 1, got 0\.5"),
+        ((2, 50, np.nan), "n_deploy must be at least 1, got nan"),
+        ((2, 50, np.inf), "n_deploy must be finite, got inf"),
+    ],
+)
+def test_sizes_without_a_forecast(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        check_sizes(*arguments)
+
+
+def test_the_smallest_sizes_with_a_forecast():
+    check_sizes(2, 2, 1)
+    assert forecast_top(np.array([1.0, 0.0]), 2, 1, "jones") == pytest.approx(0.5 + (0 - np.log(2) / 2) / np.log(2))
+
+
+def test_tied_rows_of_a_batch_leave_the_others_alone():
+    top = np.array([[2.0, 1.0, 0.0], [0.5, 0.5, 0.5]])
+    assert jones_forecast(top, 50, 1000)[1] == 0.5
+    assert jones_forecast(top, 50, 1000)[0] == pytest.approx(jones_forecast(top[0], 50, 1000))
+    gradient = jones_gradient(top, 50, 1000)
+    np.testing.assert_allclose(gradient[1], 1 / 3)
+    np.testing.assert_allclose(gradient[0], jones_gradient(top[:1], 50, 1000)[0])

@@ -7,6 +7,7 @@ import torch as th
 import sb3_forecast as sf
 from sb3_forecast.statistics.bias import bias_constants
 from sb3_forecast.statistics.estimators import linear_weights
+from sb3_forecast.statistics.exact_partitions import block_ends
 
 
 def brute_force(x, m, k, weights):
@@ -163,3 +164,109 @@ def test_too_few_finite_scores_for_the_expectation():
         ValueError, match=r"largest scores must be finite for n_partitions='exact', got 300 finite ones of 2000; use a number"
     ):
         sf.ForecastLoss(100, 10, "exact", method="blue").draw(scores, np.random.default_rng(0))
+
+
+def test_the_prefix_is_what_was_asked_for_within_its_bounds():
+    sizes = (2000, 100, 10)
+    assert sf.ExpectedSquaredError(*sizes, prefix=300).prefix == 300
+    assert sf.ExpectedSquaredError(*sizes, prefix=3).prefix == 11  # k + 1 ranks at least
+    assert sf.ExpectedSquaredError(*sizes, prefix=5000).prefix == 2000
+    assert sf.ExpectedSquaredError(*sizes).prefix == np.ceil((10 + 8 * np.sqrt(10)) * 20)
+
+
+def test_blocks_are_single_and_then_grow():
+    assert block_ends(100, 12, 4, 1.5).tolist() == [1, 2, 3, 4, 6, 9, 12]
+    assert block_ends(100, 3, 4, 1.5).tolist() == [1, 2, 3]
+    assert block_ends(100, 8, 2, 1.01).tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_block_reads_evenly_spread_ranks():
+    loss = sf.ExpectedSquaredError(1000, 500, 2, prefix=40, single=4, ratio=3.0, per_block=5)
+    assert loss.ends.tolist() == [1, 2, 3, 4, 12, 36, 40]
+    assert loss.members.tolist() == [0, 1, 2, 3, 4, 6, 8, 9, 11, 12, 18, 24, 29, 35, 36, 37, 38, 39]
+    x = -(np.arange(40.0) ** 2)
+    means = [0, -1, -4, -9, *(x[r].mean() for r in ([4, 6, 8, 9, 11], [12, 18, 24, 29, 35], [36, 37, 38, 39]))]
+    np.testing.assert_allclose(loss.block_means(x), means)
+
+
+def test_the_relative_error_compares_with_a_finer_setting():
+    x = -np.sort(-np.random.default_rng(3).gumbel(size=3000))
+    coarse = sf.ExpectedSquaredError(3000, 100, 5, "blue", "quantile", prefix=301, single=20, ratio=1.5, per_block=3)
+    finer = sf.ExpectedSquaredError(3000, 100, 5, "blue", "quantile", prefix=452, single=20, ratio=1.5**0.25, per_block=12)
+    expected = abs(coarse(x) - finer(x)) / finer(x)
+    assert expected > 0.0
+    assert coarse.relative_error(x) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("target", ["max", "quantile"])
+def test_nothing_is_averaged_or_cut_with_a_whole_prefix(target):
+    x = -np.sort(-np.random.default_rng(3).gumbel(size=300))
+    loss = sf.ExpectedSquaredError(300, 100, 5, "blue", target, prefix=300)
+    assert loss.relative_error(x) == 0.0
+    assert loss.relative_error(np.zeros(300)) == 0.0
+    assert loss(x) > 0.0
+
+
+def test_both_sides_add_up_to_the_gradient():
+    x = -np.sort(-np.random.default_rng(4).gumbel(size=60))
+    loss = sf.ExpectedSquaredError(60, 20, 4, "blue")
+    evaluation, deployment = loss.gradient_sides(x)
+    np.testing.assert_allclose(evaluation + deployment, loss.value_and_gradient(x)[1], atol=1e-12)
+    # the deployment maximum lowers an error that it raises: its side is that of the second term of the error
+    step = np.zeros(60)
+    step[0] = 1e-6
+    value, moved = (loss(each) for each in (x, x + step))
+    assert (moved - value) / 1e-6 == pytest.approx(evaluation[0] + deployment[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["direct", "blue"])
+def test_the_deployment_side_over_all_subsets(method):
+    """-2 E[error; deployment maximum at each rank], by enumeration."""
+    x = -np.sort(-np.random.default_rng(5).normal(size=10))
+    loss = sf.ExpectedSquaredError(10, 4, 3, method=method)
+    weights, sides, count = linear_weights(method, 3, 4, 6), np.zeros(10), 0
+    for chosen in itertools.combinations(range(10), 4):
+        best = min(set(range(10)) - set(chosen))
+        sides[best] -= 2 * (weights @ x[list(chosen[:3])] - x[best])
+        count += 1
+    np.testing.assert_allclose(loss.gradient_sides(x)[1], sides / count, atol=1e-12)
+
+
+def test_scores_beyond_the_prefix_need_not_be_passed_and_those_within_must():
+    loss = sf.ExpectedSquaredError(4000, 2000, 5)
+    x = -np.sort(-np.random.default_rng(0).gumbel(size=4000))
+    assert loss(x[: loss.prefix]) == loss(x)
+    for wrong in (x[: loss.prefix - 1], np.append(x, -9.0), x[None]):
+        with pytest.raises(ValueError, match="or at least the"):
+            loss(wrong)
+    for bad in (np.nan, np.inf):
+        broken = x.copy()
+        broken[0] = bad
+        with pytest.raises(ValueError, match="sorted_scores must be finite"):
+            loss(broken)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"per_block": 0}, "per_block must be at least 1, got 0"),
+        ({"single": 10}, "single must be at least k [+] 1 = 11, got 10"),
+    ],
+)
+def test_bad_settings(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sf.ExpectedSquaredError(100, 50, 10, **arguments)
+
+
+def test_smallest_settings():
+    x = -np.sort(-np.random.default_rng(0).gumbel(size=100))
+    smallest = sf.ExpectedSquaredError(100, 50, 10, single=11, per_block=1, ratio=1.5)
+    assert smallest(x) == pytest.approx(sf.ExpectedSquaredError(100, 50, 10)(x), rel=0.2)
+
+
+def test_the_gradient_of_a_tensor_keeps_its_type():
+    x = th.from_numpy(-np.sort(-np.random.default_rng(0).gumbel(size=100))).float().requires_grad_()
+    value = sf.ExpectedSquaredError(100, 50, 10)(x)
+    value.backward()
+    assert (value.dtype, x.grad.dtype) == (th.float64, th.float32)
+    assert x.grad.abs().sum() > 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sb3_forecast.statistics.expected import expected_failures
+from sb3_forecast.statistics.expected import ExpectedFailures, expected_failures
 
 
 @pytest.mark.parametrize("m", [60, 300])
@@ -65,3 +65,60 @@ def test_probabilities_of_any_size_have_an_interval():
     usual, tiny = expected_failures(p), expected_failures(p * 1e-180)
     assert tiny.low == pytest.approx(usual.low * 1e-180)
     assert tiny.high == pytest.approx(usual.high * 1e-180)
+
+
+@pytest.mark.parametrize("p", [np.zeros(7), np.full(7, 0.2), np.linspace(0, 1, 7), np.r_[np.ones(3), np.zeros(10_000)]])
+def test_the_number_of_tasks_is_told(p):
+    found = expected_failures(p)
+    assert found.n_eval == len(p)
+    assert 0.0 <= found.low <= found.mean <= found.high <= 1.0
+
+
+def test_limits_of_many_tasks_are_shares():
+    high = expected_failures(np.r_[np.ones(10_000), [0.0]])
+    low = expected_failures(np.r_[np.zeros(10_000), [1.0]])
+    assert (high.high, low.low) == (1.0, 0.0)
+    assert high.low < high.mean < 1.0
+    assert 0.0 < low.mean < low.high
+
+
+def test_equal_values_have_no_spread():
+    found = expected_failures(np.full(5, 0.3))
+    assert (found.low, found.high) == (found.mean, found.mean) == (pytest.approx(0.3),) * 2
+
+
+def test_the_bootstrap_is_that_of_a_skewed_mean():
+    """One failure in 20 tasks: BCa puts more above the mean than below it, and a higher level widens both."""
+    p = np.r_[1.0, np.zeros(19)]
+    usual, wide = expected_failures(p), expected_failures(p, 0.99)
+    assert usual == expected_failures(p, 0.9, 0)
+    assert usual.mean == 0.05
+    assert usual.high - 0.05 > 0.05 - usual.low
+    assert wide.high > usual.high
+
+
+def test_another_seed_gives_another_interval():
+    p = np.random.default_rng(1).beta(0.5, 5, size=50)
+    assert expected_failures(p, seed=3) != expected_failures(p, seed=4)
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        expected_failures(p, seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (9.99, "about 10 failures"),
+        (9.5, "about 9.5 failures"),
+        (10.0, "about 10 failures"),
+        (123_456, "about 120,000 failures"),
+    ],
+)
+def test_numbers_have_two_digits(count, text):
+    assert text in ExpectedFailures(count / 1e6, 0.0, 1.0, 5).sentence(1e6, 0.9)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_shares_only(value):
+    with pytest.raises(ValueError, match=rf"p must be in \[0, 1\], got {value}"):
+        expected_failures(np.array([0.0, value, 1.0]))
+    assert expected_failures(np.array([0.0, 1.0])).mean == 0.5

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy.special import gammaln
 
 import sb3_forecast as sf
-from sb3_forecast.statistics.intervals import pivot_cdf, pivot_quantile, pivot_survival
+from sb3_forecast.statistics.intervals import beta_nodes, gamma_nodes, pivot_cdf, pivot_quantile, pivot_survival
 
 
 def test_vectors(vectors):
@@ -68,3 +69,44 @@ def test_any_level(level):
     assert low <= high
     c = (high - float(tail.location)) / float(tail.scale)
     assert pivot_survival(c, 10, 200, 3800) == pytest.approx((1 - level) / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [0.5, 1.0, 9.0, 200.0])
+def test_gamma_nodes_integrate(shape):
+    g, weights = gamma_nodes(shape)
+    for power in (0, 1, 2):
+        assert weights @ g**power == pytest.approx(np.exp(gammaln(shape + power) - gammaln(shape)), rel=1e-8)
+
+
+@pytest.mark.parametrize(("k", "m"), [(1, 1), (1, 50), (50, 50), (10, 200), (1, 10**12)])
+def test_beta_nodes_integrate(k, m):
+    u, weights = beta_nodes(k, m)
+    assert weights @ u == pytest.approx(k / (m + 1), rel=1e-8)
+    assert weights @ u**2 == pytest.approx(k * (k + 1) / (m + 1) / (m + 2), rel=1e-8)
+
+
+@pytest.mark.parametrize("p", [1e-6, 0.3, 0.98, 0.9999, 1 - 1e-13])
+def test_a_quantile_inverts_the_distribution(p):
+    for sizes in ((2, 20, 5000), (10, 200, 20_000), (10, 200, 2e9)):
+        c = pivot_quantile(p, *sizes)
+        if c > 0.0:
+            assert pivot_survival(c, *sizes) / (1 - p) == pytest.approx(1.0, rel=1e-6)
+        else:
+            assert pivot_cdf(0.0, *sizes) > p
+
+
+@pytest.mark.parametrize("function", [pivot_cdf, pivot_survival])
+def test_bad_arguments_of_the_pivot(function):
+    with pytest.raises(ValueError, match="k must be at least 2, got 1"):
+        function(1.0, 1, 200, 2000)
+    with pytest.raises(ValueError, match=r"c must be at least 0, got -0\.5"):
+        function(-0.5, 10, 200, 2000)
+    assert 0.0 < function(0.0, 10, 200, 20) < 1.0
+
+
+def test_bad_arguments_of_the_quantile():
+    for p in (0.0, 1.0):
+        with pytest.raises(ValueError, match="p must be strictly between 0 and 1"):
+            pivot_quantile(p, 10, 200, 2000)
+    with pytest.raises(ValueError, match="n_deploy must be at least 1, got 0"):
+        pivot_quantile(0.5, 10, 200, 0)

@@ -56,3 +56,21 @@ def test_same_seed_same_partitions():
 def test_bad_sizes(arguments, message):
     with pytest.raises(ValueError, match=message):
         sf.sample_partitions(*arguments, np.random.default_rng(0))
+
+
+def test_touched_ranks_are_those_of_either_side():
+    ranks = sf.PartitionRanks(np.array([[0, 2], [2, 5]]), np.array([1, 0]))
+    assert ranks.touched().tolist() == [0, 1, 2, 5]
+
+
+def test_a_deployment_of_one_task_may_come_last():
+    """Then its rank is the evaluation set size."""
+    ranks = sf.sample_partitions(4, 3, 3, 400, np.random.default_rng(0))
+    assert sorted(set(ranks.deployment.tolist())) == [0, 1, 2, 3]
+    for evaluation, deployment in zip(ranks.evaluation, ranks.deployment, strict=True):
+        assert sorted([*evaluation, deployment]) == [0, 1, 2, 3]
+    assert ranks.evaluation.dtype == ranks.deployment.dtype == np.int64
+
+
+def test_the_smallest_sizes():
+    assert sf.sample_partitions(3, 2, 2, 1, np.random.default_rng(0)).evaluation.shape == (1, 2)

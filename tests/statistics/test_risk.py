@@ -1,10 +1,19 @@
 import numpy as np
 import pytest
 import torch as th
-from scipy import integrate
+from scipy import integrate, stats
 
 import sb3_forecast as sf
-from sb3_forecast.statistics.risk import clopper_pearson, log_aggregate_risk, log_mean_beyond, umvu_frequency
+from sb3_forecast.statistics.risk import (
+    clopper_pearson,
+    frequency_upper_limit,
+    jones_log_frequency,
+    log_aggregate_risk,
+    log_frequency,
+    log_mean_beyond,
+    log_mean_failure,
+    umvu_frequency,
+)
 
 
 def p_of(x):
@@ -141,3 +150,93 @@ def test_batches_are_refused_where_one_sample_is_meant():
 def test_certain_failure_is_no_nan():
     tail = sf.GumbelTail.fit(np.random.default_rng(0).exponential(size=200) + 34, k=20)
     assert tail.aggregate_risk(1) == pytest.approx(1.0)
+
+
+def test_rows_that_lie_far_apart_do_not_underflow():
+    """The log of a mean is taken row by row: p of one row may be 1e-1300 of that of another."""
+    both = log_mean_beyond(np.array([-8.0, 2.0]), np.array([0.1, 0.5]))
+    np.testing.assert_allclose(both, [log_mean_beyond(-8.0, 0.1), log_mean_beyond(2.0, 0.5)])
+    as_tensor = log_mean_beyond(th.tensor([-8.0, 2.0]), th.tensor([0.1, 0.5]))
+    np.testing.assert_allclose(as_tensor.numpy(), both, rtol=1e-6)
+
+
+def test_the_mean_failure_adds_the_sample_and_the_tail():
+    scores = np.array([[1.0, 0.5, 0.2, -0.5, -1.0, -9.0], [0.0, -1.0, -1.5, -2.0, -4.0, -np.inf]])
+    found = log_mean_failure(scores, 3, np.array([0.4, 0.7]))
+    for row, scale, value in zip(scores, (0.4, 0.7), found, strict=True):
+        expected = 0.5 * np.exp(log_mean_beyond(row[2], scale)) + sf.failure_probability(row[3:]).sum() / 6
+        assert np.exp(value) == pytest.approx(expected)
+    assert log_mean_failure(np.array([1.0, 0.0, -np.inf]), 2, 0.5) == pytest.approx(np.log(2 / 3) + log_mean_beyond(0.0, 0.5))
+
+
+@pytest.mark.parametrize("log_mean", [-1e-3, -1.0, -10.0, -690.0, -720.0, -1e5])
+def test_aggregate_risk_against_many_digits(log_mean):
+    import mpmath
+
+    mpmath.mp.dps = 400
+    for n in (1, 7, 10**6):
+        p = mpmath.exp(mpmath.mpf(log_mean))
+        exact = mpmath.log(1 - (1 - p) ** n) if log_mean > -800 else mpmath.mpf(log_mean) + mpmath.log(n)
+        assert log_aggregate_risk(log_mean, n) == pytest.approx(float(exact), rel=1e-9, abs=1e-12)
+
+
+def test_a_mean_above_1_by_rounding_is_certain_failure():
+    assert log_aggregate_risk(1e-15, 5) == 0.0
+    assert log_aggregate_risk(np.array([1e-15, -np.inf]), 5).tolist() == [0.0, -np.inf]
+
+
+@pytest.mark.parametrize(("count", "m"), [(0, 1), (1, 5), (3, 20), (19, 20)])
+def test_the_limit_of_a_count_is_that_of_the_binomial(count, m):
+    """At the limit, so few or fewer are seen with probability 1 - level."""
+    for level in (0.5, 0.95):
+        assert stats.binom.cdf(count, m, clopper_pearson(count, m, level)) == pytest.approx(1 - level)
+    assert clopper_pearson(count, m) == clopper_pearson(count, m, 0.95)
+
+
+def test_all_of_them_is_no_limit():
+    assert clopper_pearson(20, 20) == 1.0
+    with pytest.raises(ValueError, match="which must be at least 1, got 0"):
+        clopper_pearson(0, 0)
+
+
+def test_an_unbiased_share_needs_three_scores_and_is_unbiased():
+    rng, repeats = np.random.default_rng(0), 40_000
+    psi = -np.sort(-rng.exponential(size=(repeats, 20)), axis=1)
+    location, scale = psi[:, 4], (psi[:, :4] - psi[:, 4:5]).sum(1) / 4
+    found = umvu_frequency(5.0, location, scale, 5, 20)
+    assert found.mean() == pytest.approx(np.exp(-5.0), abs=4 * found.std() / np.sqrt(repeats))
+    assert (found == 0.0).any()
+    with pytest.raises(ValueError, match="k must be at least 3 for an unbiased frequency, got 2"):
+        umvu_frequency(5.0, 0.0, 1.0, 2, 20)
+    assert umvu_frequency(1.0, 0.0, 1.0, 3, 20) == pytest.approx(2 / 20 * 0.5)
+
+
+@pytest.mark.parametrize(("k", "m", "height"), [(2, 10, 0.0), (10, 200, 3.0), (10, 200, 30.0), (5, 5, 1.0)])
+def test_the_limit_of_a_share_is_held_as_often_as_it_says(k, m, height):
+    """By simulation of exact tails: the share beyond psi_k + height sigma_bar lies below the limit that the level promises."""
+    rng, repeats = np.random.default_rng(1), 20_000
+    share = rng.beta(k, m - k + 1, size=repeats)  # of the tasks beyond psi_k
+    scale = rng.gamma(k - 1, size=repeats) / (k - 1)
+    for level in (0.5, 0.95):
+        limit = frequency_upper_limit(height, k, m, level)
+        # psi_k + height sigma_bar <= q_f, the score that a share f of the tasks exceeds
+        held = (np.log(share) - height * scale <= np.log(limit)).mean()
+        assert held == pytest.approx(level, abs=4 * np.sqrt(level * (1 - level) / repeats))
+    assert frequency_upper_limit(height, k, m) == frequency_upper_limit(height, k, m, 0.95)
+
+
+def test_no_limit_below_the_tail():
+    with pytest.raises(ValueError, match="height must be at least 0, got -1"):
+        frequency_upper_limit(-1, 5, 20)
+    with pytest.raises(ValueError, match="level must be strictly between 0 and 1, got 0"):
+        frequency_upper_limit(1, 5, 20, 0)
+    with pytest.raises(ValueError, match="k must be at most"):
+        frequency_upper_limit(1, 50, 20)
+
+
+def test_frequencies_of_rows():
+    rows = -np.sort(-np.random.default_rng(3).gumbel(size=(2, 50)), axis=1)[:, :10]
+    for i, value in enumerate(jones_log_frequency(4.0, rows, 50)):
+        fit = stats.linregress(rows[i], np.log(np.arange(1, 11) / 50))
+        assert value == pytest.approx(fit.intercept + 4.0 * fit.slope)
+    np.testing.assert_allclose(log_frequency(3.0, np.array([1.0, 2.0]), np.array([0.5, 2.0]), 5, 50), np.log(0.1) - [4.0, 0.5])

@@ -64,3 +64,30 @@ def test_own_parameters_can_be_given_back(pool):
     for decay in (-0.1, 1.0):
         with pytest.raises(ValueError, match=r"decay must be in \[0, 1\)"):
             PolicyAverage(decay)
+
+
+def test_what_is_usual_for_an_average():
+    average = PolicyAverage()
+    assert (average.decay, average.verbose, average.average) == (0.9, 0, None)
+    assert PolicyAverage(0.5, verbose=1).verbose == 1
+
+
+def test_a_second_training_begins_a_new_average(pool):
+    average, policies = PolicyAverage(0.5), Policies()
+    model = PPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=3), seed=1, **SMALL_PPO)
+    model.learn(128, callback=average)
+    model.learn(128, callback=[policies, average])
+    np.testing.assert_allclose(flat(average.average), 0.5 * (policies.seen[0] + policies.seen[1]), rtol=1e-6, atol=1e-9)
+    assert all(value.dtype == th.float64 for value in average.average.values())
+
+
+def test_the_parameters_that_are_given_back_are_those_from_before(pool):
+    average = PolicyAverage(0.9)
+    PPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=3), seed=1, **SMALL_PPO).learn(128, callback=average)
+    other = PPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=3), seed=2, **SMALL_PPO).policy
+    before = flat(other.state_dict()).clone()
+    own = average.apply(other)
+    assert th.equal(flat(own), before)
+    assert not th.equal(flat(other.state_dict()), before)
+    other.load_state_dict(own)
+    assert th.equal(flat(other.state_dict()), before)

@@ -1,9 +1,10 @@
 """What an injector adds to the gradients of a step."""
 
+import numpy as np
 import pytest
 import torch as th
 
-from sb3_forecast.training.injection import add_clipped
+from sb3_forecast.training.injection import GradientInjector, add_clipped, attach, detach
 
 
 def added(gradients, coef, max_grad_norm, own=0.0):
@@ -34,3 +35,86 @@ def test_a_parameter_that_the_loss_does_not_use():
 def test_a_gradient_that_is_not_finite():
     with pytest.raises(FloatingPointError, match="must be finite, got norm nan"):
         added([float("nan"), 1.0], coef=1.0, max_grad_norm=0.5)
+
+
+def test_a_parameter_without_a_gradient_gets_one():
+    parameter = th.nn.Parameter(th.zeros(2))
+    add_clipped([parameter], [th.tensor([0.3, 0.4])], 2.0, 1.0)
+    np.testing.assert_allclose(parameter.grad.numpy(), [0.6, 0.8], rtol=1e-5)
+    none = th.nn.Parameter(th.zeros(2))
+    add_clipped([none], [None], 2.0, 1.0)
+    assert none.grad is None
+
+
+class Counted:
+    """A loss of one parameter, whose gradient is 1, and how often it was asked for."""
+
+    def __init__(self, value=1.0):
+        self.parameter = th.nn.Parameter(th.zeros(1))
+        self.frozen = th.nn.Parameter(th.zeros(1), requires_grad=False)
+        self.optimizer = th.optim.SGD([self.parameter, self.frozen], lr=1.0)
+        self.coef, self.asked = value, 0
+
+    def loss(self):
+        self.asked += 1
+        return self.parameter.sum()
+
+    def steps(self, count):
+        """The parameter after each of some steps whose own gradient is 0."""
+        seen = []
+        for _ in range(count):
+            self.parameter.grad = th.zeros(1)
+            self.optimizer.step()
+            seen.append(-self.parameter.item())
+        return seen
+
+
+def injector(counted, every, max_grad_norm=10.0):
+    return GradientInjector(counted.loss, lambda: counted.coef, max_grad_norm, every)
+
+
+def test_every_third_step_gets_the_gradient_beginning_with_the_first():
+    counted = Counted()
+    attach(injector(counted, 3), counted.optimizer)
+    assert counted.steps(7) == pytest.approx([1, 1, 1, 2, 2, 2, 3], rel=1e-5)
+
+
+def test_a_restart_counts_anew():
+    counted = Counted()
+    mine = injector(counted, 3)
+    attach(mine, counted.optimizer)
+    counted.steps(2)
+    mine.restart()
+    assert counted.steps(3) == pytest.approx([2, 2, 2], rel=1e-5)
+
+
+def test_coefficient_and_norm():
+    counted = Counted(0.5)
+    attach(injector(counted, 1, max_grad_norm=0.2), counted.optimizer)
+    assert counted.steps(2) == pytest.approx([0.1, 0.2], rel=1e-4)
+    counted.coef, counted.asked = 0.0, 0
+    assert counted.steps(1) == pytest.approx([0.2], rel=1e-4)
+    assert counted.asked == 0
+
+
+def test_the_gradient_is_taken_where_none_is_recorded():
+    counted = Counted()
+    attach(injector(counted, 1), counted.optimizer)
+    with th.no_grad():
+        assert counted.steps(1) == pytest.approx([1.0], rel=1e-5)
+
+
+def test_a_loss_without_a_gradient_adds_nothing():
+    counted = Counted()
+    attach(GradientInjector(lambda: th.tensor(1.0), lambda: 1.0, 1.0, 1), counted.optimizer)
+    assert counted.steps(2) == [0.0, 0.0]
+
+
+def test_a_second_injector_replaces_the_first_and_detaching_ends_it():
+    counted = Counted()
+    for _ in range(2):
+        attach(injector(counted, 1), counted.optimizer)
+    assert counted.steps(1) == pytest.approx([1.0], rel=1e-5)
+    for _ in range(2):  # a second time is no error
+        detach(counted.optimizer)
+    assert counted.steps(1) == pytest.approx([1.0], rel=1e-5)

@@ -11,8 +11,8 @@ from sb3_forecast.descriptors import Descriptors
 
 
 def describe_layouts(layouts: NDArray[np.uint8], starts: NDArray[np.int64], kinds: Sequence[str]) -> Descriptors:
-    """For each kind of cell how many there are and how far the nearest is from the start; for each pair of kinds how often they lie side by side,
-    and how often two squares apart in a row or column.
+    """For each kind of cell how many there are and how far the nearest is from the start; for each pair of kinds how often they lie side
+    by side, and how often two squares apart in a row or column.
 
     Nothing of this knows what a family is about.
 

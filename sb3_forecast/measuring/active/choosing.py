@@ -66,7 +66,7 @@ class Chooser:
         """
         left = np.ones(len(self.table), dtype=np.bool_)
         left[scored] = False
-        uniform = left / left.sum()
+        uniform: NDArray[np.float64] = left / left.sum()
         if len(scored) == 0:
             return uniform
         possible, predicted = self._predict(scored, scores, generator)
@@ -74,9 +74,10 @@ class Chooser:
         near = -self._distance(scored[np.argsort(-scores, kind="stable")[:_WORST]])
         ties = generator.random(len(left)) * 1e-6
         reasons = [by_rank(values + ties, left) for values in (possible, self._nearest, near)]
-        mass = predicted * left
+        mass: NDArray[np.float64] = predicted * left
         reasons.append(mass / mass.sum() if mass.sum() > 0.0 else uniform)
-        return np.asarray(self.uniform_share * uniform + (1.0 - self.uniform_share) * np.mean(reasons, axis=0))
+        mixed: NDArray[np.float64] = self.uniform_share * uniform + (1.0 - self.uniform_share) * np.mean(reasons, axis=0)
+        return mixed
 
     def _predict(
         self, scored: NDArray[np.int64], scores: NDArray[np.float64], generator: np.random.Generator
@@ -119,4 +120,5 @@ def by_rank(values: NDArray[Any], left: NDArray[np.bool_]) -> NDArray[np.float64
     order = tasks[np.argsort(-values[tasks], kind="stable")]
     weights = np.zeros(len(values))
     weights[order] = (np.arange(len(order)) + _RANK_OFFSET) ** -_RANK_POWER
-    return weights / weights.sum()
+    shares: NDArray[np.float64] = weights / weights.sum()
+    return shares

@@ -35,13 +35,13 @@ class ActiveEvaluation:
     fail, look like nothing that was scored, or look like the worst that was found. Every choice has a known probability, so the estimates are
     unbiased however wrong the predictions are (docs/active.md).
 
-    :param scorer: ``"auto"``, ``"exact"``, ``"survival"`` or ``"frequency"``, made anew for the chosen tasks, or a scorer of the whole pool that can
-        score some of its tasks. The scores of an object are taken for exact; to count episodes, use ``"frequency"``
+    :param scorer: ``"auto"``, ``"exact"``, ``"survival"`` or ``"frequency"``, made anew for the chosen tasks, or a scorer of the whole pool
+        that can score some of its tasks. The scores of an object are taken for exact; to count episodes, use ``"frequency"``
     :param pool: the deployment: a pool, or a stream such as ``sb3_forecast_envs.TaskStream``
     :param budget: number of tasks to score
     :param n_rounds: number of rounds
-    :param uniform_share: share of each later round in which every task has the same chance. A larger one gives more certainty about kinds of task
-        that look like all others, a smaller one finds more of what looks different
+    :param uniform_share: share of each later round in which every task has the same chance. A larger one gives more certainty about kinds
+        of task that look like all others, a smaller one finds more of what looks different
     :param descriptors: one row of numbers per task, or an array; ``None`` for the pool's own
     :param level: confidence of all limits
     :param seed: seed of the choice and of a scorer that samples
@@ -162,7 +162,7 @@ class ActiveEvaluation:
         if self.given is None and isinstance(part, Described):
             again = part.descriptors().values[:, table.kept]
             if not np.array_equal(again, table.raw(tasks)):
-                raise ValueError(f"pool must give the same tasks each time, got other descriptors the second time for some of tasks {tasks[:5]}...; "
+                raise ValueError("pool must give the same tasks each time, got other descriptors the second time; "
                                  "draw tasks from their index and a fixed seed")  # fmt: skip
         rare = np.asarray(part.rare, dtype=np.bool_)
         if self._scorer is not None:
@@ -189,9 +189,7 @@ class ActiveEvaluation:
             write_json(path, content)
         elif (found := read_json(path)) != content:
             other = {key: found.get(key) for key in content if found.get(key) != content[key]}
-            raise ValueError(
-                f"folder must hold this evaluation, got {str(folder)!r} with another: {other}; use another folder, or delete this one"
-            )
+            raise ValueError(f"folder must hold this evaluation, got {str(folder)!r} with {other}; use another folder")
 
 
 def _checksum(model: Any) -> str:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from sb3_forecast.statistics.design import Estimate, Round, estimate_total
 
-#: the most modes that a report names, and the fewest scored tasks of one
-_MODES, _FEWEST = 6, 3
+#: the most modes that a report names, the most conditions of a rule, and the fewest scored tasks of a mode
+_MODES, _CONDITIONS, _FEWEST = 4, 2, 5
 #: a mode fails at least this many times as often as the whole
 _WORSE = 3.0
 
@@ -44,8 +44,8 @@ def find_modes(
 ) -> tuple[Mode, ...]:
     """Kinds of task that fail much more often than the whole, the largest contribution to the mean failure first.
 
-    A regression tree splits the scored tasks by their descriptors; its leaves with a high mean failure are the modes. Shares and means come
-    from the design, so they are right although failing tasks were looked for.
+    A small regression tree of log10 p splits the scored tasks by their descriptors; its leaves with a high mean failure are the modes. Shares
+    and means come from the design, so they are right although failing tasks were looked for.
 
     :param rows: descriptors of the scored tasks, round by round, shape (scored, columns)
     :param names: names of the columns
@@ -59,7 +59,10 @@ def find_modes(
 
     if failure.max() <= 0.0:
         return ()
-    tree = DecisionTreeRegressor(max_leaf_nodes=_MODES + 2, min_samples_leaf=_FEWEST, random_state=0).fit(rows, failure)
+    # differences among tasks that hardly ever fail are of no interest
+    floor = max(float(np.median(failure)), float(failure.max()) * 1e-6)
+    tree = DecisionTreeRegressor(max_depth=_CONDITIONS, min_samples_leaf=_FEWEST, random_state=0)
+    tree.fit(rows, np.log10(np.maximum(failure, floor)))
     leaves = tree.apply(rows)
     ends = np.cumsum([len(chosen.tasks) for chosen in rounds])[:-1]
     tasks = np.concatenate([chosen.tasks for chosen in rounds])

@@ -158,10 +158,9 @@ class ActiveReport:
         def say(text: str) -> None:
             console.print(text, markup=False, highlight=False)
 
-        mean, million = self.mean_failure, 1e6
         say(
-            f"Expect about {_short(mean.value * million)} failures per million tasks ({self.level:.0%} interval: {_short(mean.low * million)} to "
-            f"{_short(mean.high * million)}), from {len(self.scores):,} of {self.n_tasks:,} tasks."
+            f"Expect {_told(self.mean_failure, 1e6)} failures per million tasks ({self.level:.0%} interval), from {len(self.scores):,} of "
+            f"{self.n_tasks:,} tasks."
         )
         say(f"The worst task found is {self.worst.task}: it fails with probability {self.worst.failure:.3g}.")
         table = Table(title="Kinds of task that fail, found among the scored ones")
@@ -175,18 +174,22 @@ class ActiveReport:
         if self.found:
             console.print(table)
         for p in THRESHOLDS:
-            count = self.worse_than(p)
-            say(
-                f"Tasks that fail with probability above {p:g}: about {_short(count.value)} [{_short(count.low)}, {_short(count.high)}]."
-            )
+            say(f"Tasks that fail with probability above {p:g}: {_told(self.worse_than(p))}.")
         say(
-            f"What cannot be seen: a kind of task that makes up less than {self.unseen_share:.2%} of all and looks like the others may be missing."
+            f"What cannot be seen: a kind of task that is less than {self.unseen_share:.2%} of all and looks like the others may be missing."
         )
         return out.getvalue()
 
 
 #: failure probabilities whose exceedances a report counts
 THRESHOLDS = (0.001, 0.01, 0.1, 0.5)
+
+
+def _told(estimate: Estimate, factor: float = 1.0) -> str:
+    """An estimate in words. The unbiased value can be below what was found for certain; then that is said."""
+    low, high = estimate.low * factor, estimate.high * factor
+    value = estimate.value * factor
+    return f"about {_short(max(value, low))} [{_short(low)}, {_short(high)}]"
 
 
 def _short(value: float) -> str:

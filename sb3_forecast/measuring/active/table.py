@@ -52,7 +52,7 @@ class Table:
         if folder is None:
             values: NDArray[np.float32] = np.empty((n, len(first.names)), dtype=np.float32)
         else:
-            values = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]  # numpy's own
+            values = np.lib.format.open_memmap(
                 folder / "descriptors.npy", mode="w+", dtype=np.float32, shape=(n, len(first.names))
             )
         filled, block = 0, first
@@ -66,7 +66,7 @@ class Table:
         self.kept = np.flatnonzero(spread > 1e-6 * np.maximum(np.abs(mean), 1e-30))
         if len(self.kept) == 0:
             raise ValueError(
-                f"descriptors must differ between tasks, got the same {len(first.names)} numbers for all {n}; use descriptors that tell tasks apart"
+                f"descriptors must differ between tasks, got the same numbers for all {n}; use descriptors that tell tasks apart"
             )
         #: names of the columns that differ between tasks
         self.names = tuple(first.names[i] for i in self.kept)
