@@ -106,17 +106,23 @@ def round_weights(sizes: Sequence[int]) -> NDArray[np.float64]:
 
 
 def estimate_total(
-    rounds: Sequence[Round], values: Sequence[NDArray[np.float64]], n_tasks: int, level: float = 0.95
+    rounds: Sequence[Round],
+    values: Sequence[NDArray[np.float64]],
+    n_tasks: int,
+    level: float = 0.95,
+    like_seen: bool = False,
 ) -> Estimate:
     """Total of a value in [0, 1] over all tasks, for example the number of tasks that fail more than half of the time.
 
-    The interval is that of Fay and Feuer (1997) for weighted sums: it stays honest where the sample holds few tasks with a value, or none,
-    because one unseen task would have the largest weight.
+    The interval is that of Fay and Feuer (1997) for weighted sums: its upper limit allows for one more task that was not seen, with the
+    value 1 and the largest weight. So it stays honest where the sample holds few tasks with a value, or none. That is a wide limit for a
+    mean of small probabilities; ``like_seen`` allows for one more contribution as large as the largest that was seen.
 
     :param rounds: the rounds
     :param values: values of the tasks of each round, each in [0, 1]
     :param n_tasks: number of tasks N of the population
     :param level: confidence of the interval
+    :param like_seen: whether unseen tasks contribute at most as much as the largest contribution of the sample
     :return: the estimate; its limits lie between what was found and what is possible
     :raises ValueError: if the level is out of range
     """
@@ -131,7 +137,9 @@ def estimate_total(
         part = value[~sure] / chosen.inclusion[~sure]
         uncertain += weight * float(part.sum())
         variance += weight**2 * _variance(part, chosen.inclusion[~sure])
-        if chosen.smallest < 1.0:
+        if like_seen:
+            largest = max(largest, weight * float(part.max(initial=0.0)))
+        elif chosen.smallest < 1.0:
             largest = max(largest, weight / chosen.smallest)
         found, n_found = found + float(value.sum()), n_found + len(value)
     low, high = _gamma_limits(uncertain, variance, largest, (1.0 - level) / 2.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class ActiveEvaluation:
     :param counting: arguments of the scorer ``"frequency"``, for example ``{"episodes": 50}``
     :param folder: folder for the rounds that are done, so that a run that was stopped goes on; ``None`` to keep nothing
     :param progress_bar: whether to show progress
+    :param on_round: called in each round with the inclusion probabilities of all tasks, shape (N,), to study the design
     :raises TypeError: if an argument has the wrong type
     :raises ValueError: if an argument is out of range
     :raises ImportError: if scikit-learn is not installed
@@ -66,6 +67,7 @@ class ActiveEvaluation:
         counting: Mapping[str, Any] | None = None,
         folder: str | pathlib.Path | None = None,
         progress_bar: bool = False,
+        on_round: Callable[[NDArray[np.float64]], None] | None = None,
     ) -> None:
         need_sklearn()
         whole("n_rounds", n_rounds, low=1, use="6")
@@ -90,7 +92,7 @@ class ActiveEvaluation:
                 )
         self.pool, self.budget, self.n_rounds = pool, budget, n_rounds
         self.uniform_share, self.level, self.seed = uniform_share, level, seed
-        self.counting, self.progress_bar = counting, progress_bar
+        self.counting, self.progress_bar, self.on_round = counting, progress_bar, on_round
         self.given = (
             descriptors if descriptors is None or isinstance(descriptors, Descriptors) else Descriptors.of(descriptors)
         )
@@ -122,6 +124,8 @@ class ActiveEvaluation:
             inclusion = inclusion_probabilities(weights, size)
             left = np.ones(len(table), dtype=np.bool_)
             left[scored] = False
+            if self.on_round is not None:
+                self.on_round(inclusion)
             latest = draw(inclusion, generator)
             chosen = Round(latest, inclusion[latest], float(inclusion[left].min()))
             before = time.perf_counter()

@@ -77,8 +77,13 @@ class ActiveReport:
 
     @property
     def mean_failure(self) -> Estimate:
-        """Mean failure probability of all tasks of the deployment, unbiased, with its interval."""
-        return self._share(self.failure)
+        """Mean failure probability of all tasks of the deployment, unbiased, with its interval.
+
+        The interval takes for granted that no kind of task is hidden which is worse than what chance has shown; :attr:`unseen_share` says
+        how large such a kind can be.
+        """
+        total = self._total(self.failure, like_seen=True)
+        return Estimate(total.value / self.n_tasks, total.low / self.n_tasks, total.high / self.n_tasks)
 
     def worse_than(self, p: float) -> Estimate:
         """Number of tasks of the deployment that fail with a probability above p, unbiased, with its interval.
@@ -118,13 +123,9 @@ class ActiveReport:
         chance = sum(chosen.smallest for chosen in self.rounds) * self.n_tasks
         return -math.expm1(math.log1p(-self.level) / chance)
 
-    def _total(self, values: NDArray[np.float64]) -> Estimate:
+    def _total(self, values: NDArray[np.float64], like_seen: bool = False) -> Estimate:
         ends = np.cumsum([len(chosen.tasks) for chosen in self.rounds])[:-1]
-        return estimate_total(self.rounds, np.split(values, ends), self.n_tasks, self.level)
-
-    def _share(self, values: NDArray[np.float64]) -> Estimate:
-        total = self._total(values)
-        return Estimate(total.value / self.n_tasks, total.low / self.n_tasks, total.high / self.n_tasks)
+        return estimate_total(self.rounds, np.split(values, ends), self.n_tasks, self.level, like_seen)
 
     def to_dict(self) -> dict[str, Any]:
         """The report without its arrays, as a dictionary for JSON."""
