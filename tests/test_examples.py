@@ -55,6 +55,45 @@ def test_train_cart_pole(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_find_and_fix(tmp_path):
+    small = {"FIND_AND_FIX_STEPS": "8192", "FIND_AND_FIX_TASKS": "1500"}
+    out = subprocess.run(
+        [sys.executable, str(EXAMPLES / "find_and_fix.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **small},
+    ).stdout
+    assert out.count("failures per million tasks") == 2
+    assert "ForecastPPO, 2: of 1,500 fresh tasks the worst fails" in out
+
+
+def test_the_study_of_active_evaluation(tmp_path):
+    script = str(EXAMPLES / "active_study.py")
+    tiny = [
+        "--total-timesteps",
+        "8192",
+        "--pool-size",
+        "300",
+        "--deploy-size",
+        "1200",
+        "--repeats",
+        "2",
+        "--budgets",
+        "300",
+        "1000",
+    ]
+    run(script, *tiny, "--no-progress-bar", "--output", str(tmp_path / "out"))
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert all(
+        f"| {name} |" in table for name in ("random, 300", "chosen, 1,000", "chosen, descriptors of other tasks, 1,000")
+    )
+    (chosen,) = (r for r in read_records(tmp_path / "out" / "records") if r.method == "active_300")
+    assert 0.0 < chosen.result["variance_ratio"] < 10.0
+    wrong = run(script, "--deploy-size", "500", "--output", str(tmp_path / "none"), check=False)
+    assert "deploy_size must be at least 3000, got 500; use more tasks than the largest budget" in wrong.stderr
+
+
 @pytest.mark.slow
 def test_steps_of_scoring_are_part_of_the_budget(tmp_path):
     script = str(EXAMPLES / "train_cart_pole.py")

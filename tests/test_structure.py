@@ -99,7 +99,8 @@ ALLOWED = {
         "sb3_forecast.statistics", "sb3_forecast.training",
     },
     "sb3_forecast.lm": {
-        "sb3_forecast.checks", "sb3_forecast.files", "sb3_forecast.scorers", "sb3_forecast.statistics", "sb3_forecast.training",
+        "sb3_forecast.checks", "sb3_forecast.descriptors", "sb3_forecast.files", "sb3_forecast.scorers", "sb3_forecast.statistics",
+        "sb3_forecast.training",
     },
     "sb3_forecast_envs": {"sb3_forecast.checks", "sb3_forecast.descriptors", "sb3_forecast.files", "sb3_forecast.jit"},
 }  # fmt: skip

@@ -91,6 +91,20 @@ class Pool(ABC):
             setattr(pool, name, getattr(self, name)[chosen])
         return pool
 
+    def joined(self, other: Self) -> Self:
+        """A pool that holds the tasks of this one, and then those of another of the same kind.
+
+        :param other: a pool of the same kind; what is not stored per task, such as a family's settings, is taken from this pool
+        :return: the larger pool
+        :raises TypeError: if the other pool is of another kind
+        """
+        if type(other) is not type(self):
+            raise TypeError(f"other must be a {type(self).__name__}, got {other!r}; use a pool of the same kind")
+        pool = copy.copy(self)
+        for name in self.per_task:
+            setattr(pool, name, np.concatenate([getattr(self, name), getattr(other, name)]))
+        return pool
+
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Make one environment that plays these tasks.
 

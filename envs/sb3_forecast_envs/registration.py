@@ -11,7 +11,7 @@ from minigrid.core.world_object import WorldObj
 
 from sb3_forecast_envs.cart_pole.pool import CartPoleTasks
 from sb3_forecast_envs.gridworld.family import REGISTERED, TaskFamily
-from sb3_forecast_envs.gridworld.pool import TaskPool
+from sb3_forecast_envs.gridworld.pool import TaskPool, TaskStream
 from sb3_forecast_envs.gridworld.replay import check_same_game
 from sb3_forecast_envs.gridworld.rules import make_rules
 from sb3_forecast_envs.pool import Pool
@@ -56,7 +56,8 @@ def make_pool(
     failed: Callable[[Any], bool] | None = None,
     timeout_fails: bool = False,
     wrappers: Sequence[Wrapper] = (),
-) -> Pool | None:
+    stream: bool = False,
+) -> Pool | TaskStream | None:
     """Make the tasks of an environment; the command line and RL Zoo use it.
 
     The id of a family gives a :class:`TaskPool`, ``SB3Forecast/CartPole-v0`` gives :class:`CartPoleTasks`, and any other registered id gives
@@ -68,6 +69,7 @@ def make_pool(
     :param failed: what counts as failure, see :class:`SeededTasks`; ``None`` for the environment's own definition
     :param timeout_fails: whether an episode that reaches its time limit has failed
     :param wrappers: wrappers around the environment, the innermost first
+    :param stream: whether gridworld tasks are to be a :class:`TaskStream`, for numbers of tasks that do not fit into the memory
     :return: the pool; ``None`` if the id is not registered
     """
     if env_id not in gym.registry and not env_id.startswith(f"{NAMESPACE}/"):
@@ -76,7 +78,7 @@ def make_pool(
     if own and env_id == f"{NAMESPACE}/CartPole-v0":
         return CartPoleTasks(n_tasks, seed)
     if own and env_id.startswith(f"{NAMESPACE}/"):
-        return TaskPool(env_id, n_tasks, seed)
+        return TaskStream(env_id, n_tasks, seed) if stream else TaskPool(env_id, n_tasks, seed)
     env = MakeFromId(env_id, wrappers) if wrappers else env_id
     return SeededTasks(env, n_tasks, failed, first_seed=seed * 1_000_000, timeout_fails=timeout_fails)
 

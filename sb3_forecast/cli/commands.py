@@ -74,6 +74,10 @@ class Evaluate:
     "none": there is such a file beside the model, but it belongs to another one."""
     held_out: int = 0
     """Number of further tasks on which forecasts are compared with what really happens. 0: only forecast."""
+    active: bool = False
+    """Look at all --deploy-size tasks, choose --budget of them to score, and say which kinds of task fail (extra `active`)."""
+    budget: int = 1000
+    """Number of tasks to score with --active."""
     method: OutlookMethod = "blue"
     """Point forecast, as in `forecast`."""
     k: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +16,7 @@ from sb3_forecast.cli.forecast import FIGURES, draw, refuse_for_counts, show
 from sb3_forecast.cli.models import load_model, statistics_file
 from sb3_forecast.cli.pools import make_pool
 from sb3_forecast.files import check_output
+from sb3_forecast.measuring.active.evaluation import ActiveEvaluation
 from sb3_forecast.measuring.evaluate import evaluate_forecast
 from sb3_forecast.measuring.recording import record_worst
 from sb3_forecast.scorers.make import make_measuring_scorer
@@ -42,14 +44,13 @@ def run(args: Evaluate, console: Console) -> None:
         raise ValueError(f"deploy_size must be from 1 to 1e15, got {args.deploy_size}; use another --deploy-size")
     normalize = statistics_file(args.model, args.vec_normalize)
     model = load_model(args.model, args.algo)
+    if args.active:
+        run_active(args, model, normalize, console)
+        return
     pool = make_pool(args.env_id, args.eval_size + args.held_out, args.seed, args.failed, args.timeout_fails, args.wrapper)
     evaluated = pool.subset(np.arange(args.eval_size))
-    _check_spaces(model, evaluated, args)
-    if normalize is not None:
-        # scorers take the statistics from the environment of the model
-        statistics = VecNormalize.load(str(normalize), pool.make_vec_env(model.n_envs))
-        statistics.training = False
-        model.set_env(statistics)
+    check_spaces(model, evaluated, args)
+    _use_statistics(model, pool, normalize)
     scorer = _scorer(args, evaluated, model)
     if scorer.counts_failures:
         refuse_for_counts(args.plot, args.k, args.method)
@@ -107,7 +108,56 @@ def _measure(args: Evaluate, scorer: Scorer, model: BaseAlgorithm) -> Measuremen
         ) from error
 
 
-def _check_spaces(model: BaseAlgorithm, pool: Any, args: Evaluate) -> None:
+def _use_statistics(model: BaseAlgorithm, pool: Any, file: Path | None) -> None:
+    """Give the model an environment with the statistics of VecNormalize, where scorers look for them."""
+    if file is not None:
+        statistics = VecNormalize.load(str(file), pool.make_vec_env(model.n_envs))
+        statistics.training = False
+        model.set_env(statistics)
+
+
+def run_active(args: Evaluate, model: BaseAlgorithm, statistics: Path | None, console: Console) -> None:
+    """Choose tasks of the deployment, score them, and print what was found.
+
+    :param args: the options of the command
+    :param model: the model
+    :param statistics: file of VecNormalize, or ``None``
+    :param console: where to print
+    :raises ValueError: if an option does nothing here, or the input cannot be used
+    """
+    for name, value, usual in (("plot", args.plot, None), ("record", args.record, None), ("held_out", args.held_out, 0), ("k", args.k, None),
+                               ("method", args.method, "blue"), ("eval_size", args.eval_size, 200)):  # fmt: skip
+        if value != usual:
+            raise ValueError(
+                f"{name} must be left out with active, got {value}; leave out --{name.replace('_', '-')}, or --active"
+            )
+    tasks = make_pool(
+        args.env_id, int(args.deploy_size), args.seed, args.failed, args.timeout_fails, args.wrapper, stream=True
+    )
+    few = tasks.subset(np.arange(min(len(tasks), 10)))
+    check_spaces(model, few, args)
+    _use_statistics(model, few, statistics)
+    counting: dict[str, Any] = {"episodes": args.episodes}
+    if args.deterministic:
+        counting["deterministic"] = True
+    report = ActiveEvaluation(
+        "frequency" if args.deterministic else args.scorer, tasks, args.budget, seed=args.seed, counting=counting,
+        progress_bar=args.progress_bar and not args.json,
+    ).run(model)  # fmt: skip
+    if args.json:
+        console.print_json(report.to_json())
+    else:
+        console.print(report.summary(console.width), markup=False, highlight=False, soft_wrap=True)
+
+
+def check_spaces(model: BaseAlgorithm, pool: Any, args: Evaluate) -> None:
+    """See that a model and the environment of some tasks fit.
+
+    :param model: the model
+    :param pool: some tasks
+    :param args: the options of the command
+    :raises ValueError: if they do not
+    """
     env = pool.make_vec_env(1)
     for name, mine, theirs in (
         ("observation_space", model.observation_space, env.observation_space),

@@ -1,8 +1,8 @@
 """Make a pool of tasks for the id of an environment.
 
 The pool comes from an installed package. A package offers pools with an entry point in the group ``sb3_forecast.pools``: a function
-with the arguments (env_id, n_tasks, seed, failed), and timeout_fails=True or wrappers=[...] where they are asked for. It returns a pool,
-or ``None`` if it does not know the id. ``sb3_forecast_envs`` offers pools for its families and for every id of Gymnasium.
+with the arguments (env_id, n_tasks, seed, failed), and timeout_fails=True, wrappers=[...] or stream=True where they are asked for. It
+returns a pool, or ``None`` if it does not know the id. ``sb3_forecast_envs`` offers pools for its families and for every id of Gymnasium.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ def pool_makers() -> list[MakePool]:
 
 
 def make_pool(
-    env_id: str, n_tasks: int, seed: int, failed: str | None = None, timeout_fails: bool = False, wrappers: Sequence[str] = ()
+    env_id: str,
+    n_tasks: int,
+    seed: int,
+    failed: str | None = None,
+    timeout_fails: bool = False,
+    wrappers: Sequence[str] = (),
+    stream: bool = False,
 ) -> SupportsEpisodes:
     """Make a pool of tasks of an environment.
 
@@ -44,6 +50,7 @@ def make_pool(
     :param failed: ``module:function`` that decides from a step if it failed; ``None`` if the environment reports failures itself
     :param timeout_fails: whether an episode that reaches its time limit has failed
     :param wrappers: ``module:class`` of each wrapper around the environment, the innermost first
+    :param stream: whether the tasks may be a stream, which draws them block by block
     :return: the pool
     :raises ValueError: if the environment, the function or a wrapper does not exist
     """
@@ -60,6 +67,8 @@ def make_pool(
     asked: dict[str, Any] = {"timeout_fails": True} if timeout_fails else {}
     if wrappers:
         asked["wrappers"] = [_imported("wrapper", wrapper) for wrapper in wrappers]
+    if stream:
+        asked["stream"] = True
     for make in pool_makers():
         pool = make(name, n_tasks, seed, predicate, **asked)
         if pool is not None:

@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 from sb3_forecast.checks import inside_unit, real
 from sb3_forecast.statistics.intervals import pivot_quantile
 from sb3_forecast.statistics.names import NoForecastError
-from sb3_forecast.statistics.tails import default_k
+
+#: the tail starts where the scores above it are worth this number of equal weights, or a quarter of all if that is fewer. Chosen samples
+#: hold many scores far out, and the population behind them is a mixture: a tail that starts further in is that of its ordinary part
+_EQUAL_SCORES = 10
 
 
 def weighted_limit(scores: NDArray[np.float64], weights: NDArray[np.float64], n_deploy: float, level: float = 0.95) -> float:
@@ -16,7 +19,8 @@ def weighted_limit(scores: NDArray[np.float64], weights: NDArray[np.float64], n_
 
     It is the limit of docs/method.md eq. 29 with weighted sums: the scale is the weighted mean of the excesses over the k-th largest score,
     and the share of tasks above it is the share of the weights. As Kish's effective sample size, (sum w)^2 / sum w^2 scores take the place of
-    k. With equal weights it is the limit of ``GumbelTail``, which is exact for an exponential tail; with others it is an approximation.
+    k. With equal weights it is the limit of ``GumbelTail`` with k = 10, which is exact for an exponential tail; with others it is an
+    approximation.
 
     :param scores: failure scores, shape (m,), float64
     :param weights: number of tasks that each stands for, shape (m,), float64, at least 0
@@ -33,7 +37,7 @@ def weighted_limit(scores: NDArray[np.float64], weights: NDArray[np.float64], n_
     x, w = scores[used][order], weights[used][order]
     total, square = np.cumsum(w), np.cumsum(w**2)
     effective = total**2 / square
-    target = default_k(max(int(effective[-1]), 4)) if len(w) else 0
+    target = max(min(_EQUAL_SCORES, int(effective[-1]) // 4), 2) if len(w) else 2
     enough = np.flatnonzero((effective >= target) & np.isfinite(x))
     if not len(enough):
         raise NoForecastError(

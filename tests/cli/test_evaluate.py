@@ -237,6 +237,44 @@ def test_a_model_that_only_counting_fits_is_told_why(capsys, tmp_path, pool):
     assert json.loads(out)["caveats"][0].startswith("failures were counted, because no stronger scorer fits: exact: ")
 
 
+def test_active_evaluation(clumsy, capsys, tmp_path):
+    clumsy.save(tmp_path / "model.zip")
+    given = (tmp_path / "model.zip", "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--active", "--deploy-size", 2000, "--seed", 4)
+    status, out, _ = evaluate(capsys, *given, "--budget", 120, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert (found["scored"], found["n_tasks"], found["scorer"]) == (120, 2000, "ExactScorer")
+    stream = sfe.TaskStream("ThinIce-8x8", 2000, seed=4)
+    expected = sf.ActiveEvaluation("auto", stream, 120, seed=4).run(clumsy)
+    assert found["mean_failure"]["value"] == pytest.approx(expected.mean_failure.value)
+    status, out, _ = evaluate(capsys, *given, "--budget", 120, "--no-progress-bar")
+    assert "failures per million tasks (95% interval), from 120 of 2,000 tasks" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--plot", "tail.png"], "plot must be left out with active, got tail.png; leave out --plot, or --active"),
+        (["--held-out", 100], "held_out must be left out with active, got 100; leave out --held-out, or --active"),
+        (["--budget", 50], "budget must be at least 120, got 50"),
+    ],
+)
+def test_options_that_do_nothing_in_active_evaluation(saved, capsys, options, message):
+    status, _, error = evaluate(
+        capsys,
+        saved,
+        "--env-id",
+        "SB3Forecast/ThinIce-8x8-v0",
+        "--active",
+        "--deploy-size",
+        2000,
+        "--no-progress-bar",
+        *options,
+    )
+    assert status == 2
+    assert message in " ".join(error.split())
+
+
 def test_cart_poles_have_scores_by_their_physics(capsys, tmp_path):
     tasks = sfe.CartPoleTasks(20, seed=4)
     PPO("MlpPolicy", tasks.make_vec_env(8), seed=0, **SMALL_PPO).save(tmp_path / "model.zip")

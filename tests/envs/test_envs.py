@@ -307,6 +307,15 @@ def test_a_pool_that_shares_nothing_with_another():
     np.testing.assert_array_equal(fresh.layouts[-1], again.layout)
 
 
+def test_pools_are_joined():
+    first, second = sfe.TaskPool("Decoy-8x8", 20, seed=1), sfe.TaskPool("Decoy-8x8", 5, seed=2)
+    both = first.joined(second)
+    assert both.task_keys() == first.task_keys() + second.task_keys()
+    assert len(first) == 20
+    with pytest.raises(TypeError, match="other must be a TaskPool, got CartPoleTasks"):
+        first.joined(sfe.CartPoleTasks(3, seed=0))
+
+
 def test_a_family_with_too_few_tasks_says_so():
     training = sfe.TaskPool("Bridge-8x8", 300, seed=1, rare_fraction=0.0)
     with pytest.raises(

@@ -13,6 +13,7 @@ import transformers
 from transformers import Trainer, TrainingArguments
 
 import sb3_forecast as sf
+from sb3_forecast.files import write_whole
 from sb3_forecast.lm import (
     ForecastPenalty,
     ForecastTrainer,
@@ -205,16 +206,14 @@ def test_old_checkpoints_go_only_when_the_new_one_is_whole(tmp_path, tokenizer, 
     settings = arguments(tmp_path, save_strategy="steps", save_steps=2, save_total_limit=1)
     trainer = ForecastTrainer(model, settings, rows, PadOnTheRight(0), scorer=scorer_of(model, tokenizer, game), **SMALL)
     states = []
-    save = th.save
 
-    def full_disk(value, path, *args, **kwargs):
-        if str(path).endswith("forecast_state.pt.partial"):
-            states.append(sorted(folder.name for folder in tmp_path.glob("checkpoint-*")))
-            if len(states) == 3:
-                raise OSError("no space left on device")
-        return save(value, path, *args, **kwargs)
+    def full_disk(path, write):
+        states.append(sorted(folder.name for folder in tmp_path.glob("checkpoint-*")))
+        if len(states) == 3:
+            raise OSError("no space left on device")
+        write_whole(path, write)
 
-    monkeypatch.setattr(th, "save", full_disk)
+    monkeypatch.setattr("sb3_forecast.lm.trainer.write_whole", full_disk)
     with pytest.raises(OSError, match="no space left"):
         trainer.train()
     assert states == [["checkpoint-2"], ["checkpoint-2", "checkpoint-4"], ["checkpoint-4", "checkpoint-6"]]

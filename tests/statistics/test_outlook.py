@@ -7,6 +7,7 @@ import pytest
 
 import sb3_forecast as sf
 from sb3_forecast.statistics.alternatives import ParetoTail, lognormal_forecast
+from sb3_forecast.statistics.count_checks import goodness_of_fit
 from sb3_forecast.statistics.counts import CountTail
 from sb3_forecast.statistics.expected import expected_failures
 from sb3_forecast.statistics.outlook import gumbel_tail, outlook_of_counts, outlook_of_scores
@@ -174,6 +175,8 @@ def test_the_entries_of_counts_are_those_of_the_beta_distribution(counts, quick)
         "observed_worst_probability": (failures / trials).max(),
         "any_failure": pytest.approx(1.0 - (1.0 - mean) ** N),
         "mean_failure": mean,
+        "fit_p": goodness_of_fit(tail),
+        "exceeds_observed_worst": sf.exceedance_probability(M, int(N), 1),
     }
     assert f"({(failures == 0).sum()} of {M} are 0)" in caveats[0]
     assert f"(a = {tail.a:.3g}, b = {tail.b:.3g})" in caveats[0]

@@ -57,7 +57,7 @@ def test_another_holder_keeps_it_and_is_not_disturbed(tmp_path):
     fcntl.flock(file, fcntl.LOCK_EX)
     lock = FolderLock(tmp_path)
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"folder must not be used by another run, got .*where one trains") as caught:
+        with pytest.raises(ValueError, match=r"folder must not be used by another run, got .*where one is at work") as caught:
             lock.take()
         assert str(tmp_path) in str(caught.value)
     lock.release()

@@ -94,6 +94,15 @@ class ActiveReport:
             raise ValueError(f"p must be in [0, 1), got {p}; use a failure probability such as 0.01")
         return self._total((self.failure > p).astype(np.float64))
 
+    def failing(self, p: float) -> NDArray[np.int64]:
+        """The scored tasks that fail with a probability above p, worst first: for example, to train on them.
+
+        :param p: a failure probability
+        :return: indices into the deployment, int64
+        """
+        order = np.argsort(-self.scores, kind="stable")
+        return self.tasks[order][self.failure[order] > p]
+
     def limit(self, n_deploy: int | None = None, level: float | None = None) -> float:
         """Upper limit of the worst score among tasks that were not scored, if their tail is exponential.
 
@@ -148,13 +157,16 @@ class ActiveReport:
             write_text(path, text + "\n")
         return text
 
-    def summary(self) -> str:
-        """The report as text: the answer, the modes, and what remains unseen."""
+    def summary(self, width: int = 100) -> str:
+        """The report as text: the answer, the modes, and what remains unseen.
+
+        :param width: number of characters in a line
+        """
         from rich.console import Console
         from rich.table import Table
 
         out = io.StringIO()
-        console = Console(width=100, file=out)
+        console = Console(width=width, file=out)
 
         def say(text: str) -> None:
             console.print(text, markup=False, highlight=False)

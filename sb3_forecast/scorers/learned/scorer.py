@@ -147,12 +147,8 @@ class EpisodeScorer(Scorer):
     def waits_for(self) -> str:
         """See :attr:`Scorer.waits_for`."""
         failures, needed = len(self.cost_model.transitions.failing[1]), max(self.warm_up_failures, 1)
-        missing = []
-        if self.rounds < self.warm_up_rounds:
-            missing.append(f"{self.warm_up_rounds} rollouts, of which it has seen {self.rounds}")
-        if failures < needed:
-            missing.append(f"{needed} failures, of which it has seen {failures}")
-        return " and ".join(missing)
+        wants = ((self.rounds, self.warm_up_rounds, "rollouts"), (failures, needed, "failures"))
+        return " and ".join(f"{least} {what}, of which it has seen {seen}" for seen, least, what in wants if seen < least)
 
     @property
     def trusted(self) -> bool:

@@ -1,0 +1,25 @@
+"""Descriptors of prompts."""
+
+import numpy as np
+import pytest
+
+from sb3_forecast.lm import describe_prompts
+
+
+def test_words_that_tell_prompts_apart_are_counted():
+    found = describe_prompts(["Tell me a joke", [{"role": "user", "content": "tell me, TELL me"}], "tell"])
+    rows = {name: found.values[:, i].tolist() for i, name in enumerate(found.names)}
+    assert rows["'me' in the prompt"] == [1, 2, 0]
+    assert rows["words"] == [4, 4, 1]
+    assert "'tell' in the prompt" not in rows  # every prompt holds it
+
+
+def test_the_commonest_words_are_kept_whatever_the_order():
+    prompts = ["a b", "a c", "d", "a"]
+    assert describe_prompts(prompts, n_words=1).names == ("'a' in the prompt", "words")
+    np.testing.assert_array_equal(describe_prompts(prompts).values[::-1], describe_prompts(prompts[::-1]).values)
+
+
+def test_no_prompts():
+    with pytest.raises(ValueError, match="prompts must hold at least one prompt, got none"):
+        describe_prompts([])
