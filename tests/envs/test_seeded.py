@@ -18,6 +18,7 @@ import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.scorers.make import make_measuring_scorer, make_scorer
 from sb3_forecast.scorers.tasks_of import tasks_of
+from sb3_forecast_envs.seeded.exploration import Step
 from sb3_forecast_envs.seeded.identity import fingerprint
 from sb3_forecast_envs.seeded.model import _checksum
 
@@ -71,6 +72,23 @@ def test_wrappers_with_a_state_of_their_own_allow_counting_only(make):
         tasks.finite_model()
     model = PPO("MlpPolicy", tasks.make_vec_env(2), n_steps=8, batch_size=8, device="cpu", seed=0)
     assert isinstance(make_measuring_scorer("auto", tasks, model, counting={"episodes": 2}), sf.FrequencyScorer)
+
+
+def test_success_is_what_the_user_says_or_unknown():
+    def last_info(**arguments):
+        env = sfe.SeededTasks("CartPole-v1", 2, failed=sfe.ended_early, **arguments).make_env()
+        env.reset(seed=0)
+        ended = False
+        while not ended:
+            *_, terminated, truncated, info = env.step(0)
+            ended = terminated or truncated
+        return info
+
+    assert "is_success" not in last_info()
+    assert last_info(succeeded=lambda step: True)["is_success"] is False  # a failed episode is none
+    tasks = sfe.SeededTasks("CartPole-v1", 2, failed=lambda step: False, succeeded=lambda step: step.terminated)
+    again = pickle.loads(pickle.dumps(tasks))
+    assert again.succeeded(Step(None, 1.0, True, False, {}))
 
 
 def test_steps_at_random_are_counted_and_the_reason_is_told(make):

@@ -35,9 +35,8 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
     """Play the tasks of a pool: ``reset(options={"task": i})`` starts task i, other resets draw a task.
 
     The seed of the task decides how an episode starts. Later random events of the environment are different in each episode. The ``info`` of
-    every step has ``task`` and ``cost`` (1.0 if the step failed, else 0.0). The ``info`` of the last step also has ``is_success``. It is what
-    the environment itself reports; without a report it is true if the last step terminated the episode with a positive reward. A failed last
-    step is never a success.
+    every step has ``task`` and ``cost`` (1.0 if the step failed, else 0.0). The ``info`` of the last step also has ``is_success``, if it is
+    known: by the pool's ``succeeded``, or by the environment's own report. A failed last step is never a success.
 
     :param tasks: the pool
     :param render_mode: see :meth:`SeededTasks.make_env`; ignored if the pool was made from a function
@@ -79,8 +78,9 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
         failed = self.pool.failed(step) or late
         info = {**info, "task": self.task, "cost": float(failed)}
         if terminated or truncated:
-            reached = info.get("is_success", terminated and step.reward > 0)
-            info["is_success"] = bool(reached and not failed)
+            reached = info.get("is_success") if self.pool.succeeded is None else self.pool.succeeded(step)
+            if reached is not None:
+                info["is_success"] = bool(reached and not failed)
         return observation, float(reward), terminated, truncated, info
 
     def set_next_task(self, task: int | None) -> None:

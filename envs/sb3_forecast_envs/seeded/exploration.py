@@ -47,6 +47,11 @@ def ended_without_reward(step: Step) -> bool:
     return step.terminated and step.reward <= 0.0
 
 
+def ended_with_reward(step: Step) -> bool:
+    """Success of MiniGrid's environments: the episode ended by the rules of the task, with a reward; or what the environment reports."""
+    return bool(step.info.get("is_success", step.terminated and step.reward > 0.0))
+
+
 def ended_early(step: Step) -> bool:
     """Failure for environments in which only a failure ends an episode before its time limit, such as a falling pole or walker."""
     return step.terminated

@@ -18,7 +18,7 @@ from sb3_forecast.checks import whole
 from sb3_forecast.descriptors import Descriptors
 from sb3_forecast.files import cache_folder
 from sb3_forecast_envs.pool import Pool, check_pool
-from sb3_forecast_envs.seeded.exploration import Failed, ended_without_reward, observer, reported_cost
+from sb3_forecast_envs.seeded.exploration import Failed, ended_with_reward, ended_without_reward, observer, reported_cost
 from sb3_forecast_envs.seeded.identity import UnknownIdentityError, environment_text, fingerprint
 
 Wrapper = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
@@ -44,6 +44,10 @@ class MakeFromId:
         return ImgObsWrapper(env) if wrapped else env
 
 
+#: attributes that only cloudpickle can pickle
+_FUNCTIONS = ("make", "failed", "succeeded")
+
+
 class SeededTasks(Pool):
     """N episodes of a Gymnasium environment as a pool of tasks. Each task has a reset seed of its own.
 
@@ -65,6 +69,8 @@ class SeededTasks(Pool):
     :param progress_bar: whether to show progress while finite models are made
     :param identity: a text that says what the tasks are, instead of a checksum of the environment's source, of ``env`` and of ``failed``
         with all that they close over. It is needed where that cannot be told; change it whenever the tasks change
+    :param succeeded: what counts as success at the end of an episode, a function of a :class:`Step`. ``None`` for ``info["is_success"]``, or
+        in a MiniGrid environment that does not report it, an end with a positive reward. Where neither is known, success is unknown
     :raises ValueError: if an argument is out of range, or ``identity`` is needed and missing
     """
 
@@ -82,6 +88,7 @@ class SeededTasks(Pool):
         cache_dir: str | pathlib.Path | None = None,
         progress_bar: bool = False,
         identity: str | None = None,
+        succeeded: Failed | None = None,
     ) -> None:
         check_pool(n_tasks, 0)
         whole("first_seed", first_seed, low=0, use="a whole number such as 0")
@@ -103,6 +110,8 @@ class SeededTasks(Pool):
                 f"identity must be given, because env or failed holds an object that does not say what it is, {error}, got None; use "
                 "identity='a name that you change whenever the tasks change'"
             ) from error
+        minigrid = isinstance(sample.unwrapped, MiniGridEnv)
+        self.succeeded = succeeded or (ended_with_reward if minigrid else None)
         self.timeout_fails = timeout_fails
         self.seeds = first_seed + np.arange(n_tasks, dtype=np.int64)
         self.rare = np.zeros(n_tasks, dtype=np.bool_) if rare is None else np.asarray(rare, dtype=np.bool_)
@@ -133,10 +142,10 @@ class SeededTasks(Pool):
 
     def __getstate__(self) -> dict[str, Any]:
         # cloudpickle, because lambdas must also come back from the worker of a SubprocVecEnv
-        return {**vars(self), "make": cloudpickle.dumps(self.make), "failed": cloudpickle.dumps(self.failed)}
+        return {**vars(self), **{name: cloudpickle.dumps(getattr(self, name)) for name in _FUNCTIONS}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({**state, "make": cloudpickle.loads(state["make"]), "failed": cloudpickle.loads(state["failed"])})
+        vars(self).update({**state, **{name: cloudpickle.loads(state[name]) for name in _FUNCTIONS}})
 
     def __repr__(self) -> str:
         return f"SeededTasks({self.name!r}, n_tasks={len(self)}, seeds {self.seeds[0]} to {self.seeds[-1]})"
