@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies import cart_pole, gridworld
+from studies import active, cart_pole, gridworld
 from studies.gridworld_methods import LABELS as GRIDWORLD
 from studies.statistics import Column
 from studies.tables import Row, Table
@@ -11,6 +11,7 @@ from studies.tables import Row, Table
 SOURCES = {
     "gridworld": gridworld.STUDY.sources,
     "cart_pole": cart_pole.STUDY.sources,
+    "active": active.STUDY.sources,
     "password_game": ("studies/password_game.py", "studies/password_methods.py"),
 }
 
@@ -68,7 +69,18 @@ def _family(name: str, earlier: str) -> Table:
     )
 
 
+#: samples of the study of active evaluation, a row each
+_SAMPLES = tuple(
+    Row(f"{active.KINDS[kind]}, {budget:,}", f"{kind}_{budget}")
+    for kind, budgets in (("random", (300, 1000, 3000)), ("active", (300, 1000, 3000)), ("noise", (1000,)))
+    for budget in budgets
+)
+
 TABLES = {
+    **{
+        f"active-{family}": Table(f"active_{family.replace('-', '_')}", _SAMPLES, list(active.COLUMNS.values()))
+        for family in ("thin-ice", "decoy", "wind", "bridge", "vault")
+    },
     **{name: _family(name, earlier) for name, earlier in _FAMILIES.items()},
     "gridworld": Table(
         "gridworld",
