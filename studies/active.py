@@ -6,7 +6,6 @@ that belong to other tasks, so that they tell nothing.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +15,6 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 from rich.console import Console
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecMonitor
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
@@ -26,12 +23,11 @@ from sb3_forecast.files import write_text, write_whole
 from sb3_forecast.measuring.active.report import ActiveReport
 from sb3_forecast.scorers.protocols import Scorer
 from sb3_forecast.statistics.design import round_weights
-from studies.gridworld_methods import PPO_SETTINGS
+from studies.active_domains import CART_POLE, PASSWORD_GAME, deployment_of, describe, train_and_score
 from studies.records import Record
 from studies.runner import Run, Study
 from studies.statistics import Column
 from studies.tables import markdown_of
-from studies.tools import save_model
 
 #: kinds of sample
 KINDS = {"random": "random", "active": "chosen", "noise": "chosen, descriptors of other tasks"}
@@ -61,7 +57,7 @@ class Settings:
     first_seed: int = 1
     """The first of them."""
     family: str = "ThinIce-8x8"
-    """Task family, '<Name>-<S>x<S>'."""
+    """Task family, '<Name>-<S>x<S>'; 'CartPole', whose truth is 16 survival episodes per task; or 'PasswordGame', with the tiny model."""
     rare_fraction: float = 0.002
     """Mass of the rare mode."""
     budgets: tuple[int, ...] = field(default=(300, 1000, 3000))
@@ -85,7 +81,8 @@ class Settings:
 
     def check(self) -> None:
         """Reject settings that cannot be run, before any work starts."""
-        sfe.make_family(self.family, self.rare_fraction)
+        if self.family not in (CART_POLE, PASSWORD_GAME):
+            sfe.make_family(self.family, self.rare_fraction)
         for name in ("seeds", "repeats", "pool_size", "n_envs", "jobs"):
             whole(name, getattr(self, name), low=1)
         whole("deploy_size", self.deploy_size, low=max(self.budgets), use="more tasks than the largest budget")
@@ -131,29 +128,22 @@ def run(job: Run) -> dict[str, Any]:
     :param job: what to run
     """
     args: Settings = job.settings
-    deployment = sfe.TaskPool(args.family, args.deploy_size, 1_000_000 + job.seed, args.rare_fraction)
-    truth = job.folder / "truth.npz"
+    deployment = deployment_of(args.family, args.deploy_size, args.rare_fraction, job.seed)
+    path = job.folder / "truth.npz"
     if job.method == "base":
-        pool = sfe.TaskPool(args.family, args.pool_size, job.seed, args.rare_fraction)
-        env = VecMonitor(sfe.GridVecEnv(pool, args.n_envs, seed=10_000 * job.seed))
-        model = PPO("MlpPolicy", env, seed=job.seed, device="cpu", **PPO_SETTINGS)
-        model.learn(args.total_timesteps, progress_bar=args.progress_bar and args.jobs == 1)
-        save_model(model, job.folder / "base.zip")
-        start = time.perf_counter()
-        outcomes = sf.ExactScorer(deployment, cache_tasks=0).outcomes(model)
-        seconds = time.perf_counter() - start
-        write_whole(truth, lambda file: np.savez(file, psi=outcomes.psi, seconds=seconds))
-        p, rare = outcomes.failure, deployment.rare
+        truth = train_and_score(job, deployment)
+        write_whole(path, lambda file: np.savez(file, psi=truth.scores, seconds=truth.seconds))
+        p, rare = sf.failure_probability(truth.scores), deployment.rare
         return {"mean_failure": p.mean(), "worst_failure": p.max(), "rare": int(rare.sum()), "rare_mean_failure": p[rare].mean(),
-                "worse_than_0.01": int((p > 0.01).sum()), "worse_than_0.1": int((p > 0.1).sum()), "scoring_seconds": seconds}  # fmt: skip
+                "worse_than_0.01": int((p > 0.01).sum()), "worse_than_0.1": int((p > 0.1).sum()), "scoring_seconds": truth.seconds}  # fmt: skip
     kind, budget = job.method.split("_")
-    with np.load(truth) as file:
+    with np.load(path) as file:
         scores, seconds = file["psi"], float(file["seconds"])
     return measure(deployment, scores, seconds, kind, int(budget), args.repeats, job.seed)
 
 
 def measure(
-    deployment: sfe.TaskPool, scores: NDArray[np.float64], seconds: float, kind: str, budget: int, repeats: int, seed: int
+    deployment: Any, scores: NDArray[np.float64], seconds: float, kind: str, budget: int, repeats: int, seed: int
 ) -> dict[str, Any]:
     """What samples of one kind and size find and estimate.
 
@@ -166,7 +156,7 @@ def measure(
     :param seed: of the run
     """
     p = sf.failure_probability(scores)
-    described = deployment.descriptors()
+    described = describe(deployment)
     reports, variances = [], []
     for repeat in range(repeats):
         if kind == "noise":
@@ -235,4 +225,10 @@ def report(args: Settings, records: list[Record], console: Console) -> None:
     write_text(args.output / "table.md", text)
 
 
-STUDY = Study("active", run, methods, report, ("studies/active.py", "studies/gridworld_methods.py", "studies/tools.py"))
+STUDY = Study(
+    "active",
+    run,
+    methods,
+    report,
+    ("studies/active.py", "studies/active_domains.py", "studies/gridworld_methods.py", "studies/tools.py"),
+)
