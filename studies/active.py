@@ -225,10 +225,5 @@ def report(args: Settings, records: list[Record], console: Console) -> None:
     write_text(args.output / "table.md", text)
 
 
-STUDY = Study(
-    "active",
-    run,
-    methods,
-    report,
-    ("studies/active.py", "studies/active_domains.py", "studies/gridworld_methods.py", "studies/tools.py"),
-)
+_SOURCES = ("studies/active.py", "studies/active_domains.py", "studies/gridworld_methods.py", "studies/tools.py")
+STUDY = Study("active", run, methods, report, _SOURCES)
