@@ -20,6 +20,7 @@ import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.checks import whole
 from sb3_forecast.files import write_text, write_whole
+from sb3_forecast.measuring.active.plots import samples_plot
 from sb3_forecast.measuring.active.report import ActiveReport
 from sb3_forecast.scorers.protocols import Scorer
 from sb3_forecast.statistics.design import round_weights
@@ -213,7 +214,7 @@ def share(held: Any) -> float:
 
 
 def report(args: Settings, records: list[Record], console: Console) -> None:
-    """Print and write the table.
+    """Print and write the table, and draw the first seed's first samples of the middle size.
 
     :param args: the options
     :param records: what was run
@@ -223,6 +224,18 @@ def report(args: Settings, records: list[Record], console: Console) -> None:
     text = markdown_of(records, labels, list(COLUMNS.values()))
     console.print(text, markup=False, highlight=False)
     write_text(args.output / "table.md", text)
+    seed, budget = args.first_seed, sorted(args.budgets)[len(args.budgets) // 2]
+    deployment = deployment_of(args.family, args.deploy_size, args.rare_fraction, seed)
+    with np.load(args.output / f"seed{seed}" / "truth.npz") as file:
+        scores = file["psi"]
+    described = describe(deployment)
+    shown = {
+        title: sf.ActiveEvaluation(
+            Known(scores), deployment, budget, n_rounds=rounds, descriptors=described, seed=1000 * seed
+        ).run(None)
+        for title, rounds in (("a random sample", 1), ("active evaluation", 6))
+    }
+    samples_plot(shown, scores, args.output / "samples.png")
 
 
 _SOURCES = ("studies/active.py", "studies/active_domains.py", "studies/gridworld_methods.py", "studies/tools.py")

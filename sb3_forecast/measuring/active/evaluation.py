@@ -22,7 +22,7 @@ from sb3_forecast.measuring.active.report import ActiveReport, scores_to_failure
 from sb3_forecast.measuring.active.table import Described, Table
 from sb3_forecast.scorers.make import complete, make_measuring_scorer
 from sb3_forecast.scorers.protocols import FailureScorer, Scorer
-from sb3_forecast.statistics.design import Round, draw, inclusion_probabilities
+from sb3_forecast.statistics.design import Round, draw, estimate_total, inclusion_probabilities
 
 #: fewest tasks of a round
 _FEWEST = 20
@@ -47,6 +47,8 @@ class ActiveEvaluation:
     :param seed: seed of the choice and of a scorer that samples
     :param counting: arguments of the scorer ``"frequency"``, for example ``{"episodes": 50}``
     :param folder: folder for the rounds that are done, so that a run that was stopped goes on; ``None`` to keep nothing
+    :param precision: stop before the budget is used up once the interval of the mean failure reaches no further than this share of the mean
+        above it, for example 0.3; ``None`` to use the whole budget. A run that stops for this reason is a little too sure of itself
     :param progress_bar: whether to show progress
     :param on_round: called in each round with the inclusion probabilities of all tasks, shape (N,), to study the design
     :raises TypeError: if an argument has the wrong type
@@ -66,6 +68,7 @@ class ActiveEvaluation:
         seed: int = 0,
         counting: Mapping[str, Any] | None = None,
         folder: str | pathlib.Path | None = None,
+        precision: float | None = None,
         progress_bar: bool = False,
         on_round: Callable[[NDArray[np.float64]], None] | None = None,
     ) -> None:
@@ -78,6 +81,8 @@ class ActiveEvaluation:
             )
         real("uniform_share", uniform_share, low=0.05, high=1.0, use="the default 2/3; 1 for a random sample")
         inside_unit("level", level)
+        if precision is not None:
+            real("precision", precision, low=0.01, use="a share of the mean such as 0.3, or None")
         check_seed(seed)
         self._named = scorer if isinstance(scorer, str) else None
         self._scorer = None if isinstance(scorer, str) else complete(scorer)
@@ -92,6 +97,7 @@ class ActiveEvaluation:
                 )
         self.pool, self.budget, self.n_rounds = pool, budget, n_rounds
         self.uniform_share, self.level, self.seed = uniform_share, level, seed
+        self.precision = precision
         self.counting, self.progress_bar, self.on_round = counting, progress_bar, on_round
         self.given = (
             descriptors if descriptors is None or isinstance(descriptors, Descriptors) else Descriptors.of(descriptors)
@@ -137,11 +143,21 @@ class ActiveEvaluation:
             scores, failure, rare = (
                 np.concatenate([old, found[key]]) for old, key in ((scores, "scores"), (failure, "failure"), (rare, "rare"))
             )
+            if self._precise_enough(rounds, failure, len(table)):
+                break
         modes = find_modes(table.raw(scored), table.names, failure, rounds, len(table), self.level)
         return ActiveReport(
             len(table), tuple(rounds), scores, failure, rare, self.level, self.seed, name, modes, scoring,
             time.perf_counter() - choosing - scoring,
         )  # fmt: skip
+
+    def _precise_enough(self, rounds: list[Round], failure: NDArray[np.float64], n_tasks: int) -> bool:
+        # the first round is random, and must not decide alone
+        if self.precision is None or len(rounds) < 2:
+            return False
+        ends = np.cumsum([len(chosen.tasks) for chosen in rounds])[:-1]
+        mean = estimate_total(rounds, np.split(failure, ends), n_tasks, self.level, like_seen=True)
+        return mean.value > 0.0 and mean.high - mean.value <= self.precision * mean.value
 
     def _round(self, number: int, chosen: Round, table: Table, model: Any) -> dict[str, NDArray[Any]]:
         """Scores of one round, from the folder if they are there."""

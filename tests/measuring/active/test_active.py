@@ -10,6 +10,7 @@ import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.measuring.active.choosing import Chooser, by_rank
 from sb3_forecast.measuring.active.modes import find_modes
+from sb3_forecast.measuring.active.plots import samples_plot
 from sb3_forecast.measuring.active.table import Table
 from sb3_forecast.statistics.design import Round
 from studies.active import Known
@@ -197,6 +198,24 @@ def test_the_limit_of_the_unseen_grows_with_their_number(report):
     assert report.limit(level=0.5) < report.limit(level=0.99)
 
 
+def test_it_stops_when_it_is_precise_enough(game):
+    whole = sf.ActiveEvaluation(Known(game.scores), game, 1200, seed=1).run(None)
+    early = sf.ActiveEvaluation(Known(game.scores), game, 1200, seed=1, precision=5.0).run(None)
+    never = sf.ActiveEvaluation(Known(game.scores), game, 1200, seed=1, precision=0.01).run(None)
+    assert len(early.tasks) == 400  # two rounds: the first one must not decide alone
+    assert early.mean_failure.high <= 6.0 * early.mean_failure.value
+    assert len(never.tasks) == len(whole.tasks) == 1200
+    np.testing.assert_array_equal(early.tasks, whole.tasks[:400])
+
+
+def test_a_picture_of_what_was_seen(game, report, tmp_path):
+    figure = samples_plot({"chosen": report}, game.scores, tmp_path / "seen.png")
+    assert (tmp_path / "seen.png").stat().st_size > 10_000
+    assert f"{report.rare.sum()} of the rare mode among them" in [
+        text.get_text() for text in figure.axes[0].get_legend().texts
+    ]
+
+
 def test_no_failure_at_all_has_no_mode():
     rows = np.random.default_rng(0).random((40, 2)).astype(np.float32)
     rounds = [Round(np.arange(40), np.full(40, 0.1), 0.1)]
@@ -246,6 +265,7 @@ class Whole(Known):
         ({"scorer": Whole(np.zeros(N))}, "scorer must be able to score single tasks, got Whole"),
         ({"scorer": Known(np.zeros(7))}, f"scorer must score the {N} tasks of the pool, got one that scores 7"),
         ({"pool": Forgetful()}, "pool must give the same tasks each time, got other descriptors the second time"),
+        ({"precision": 0.0}, "precision must be at least 0.01, got 0.0; use a share of the mean such as 0.3, or None"),
         ({"uniform_share": 0.0}, r"uniform_share must be in \[0.05, 1\], got 0"),
     ],
 )
