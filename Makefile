@@ -44,13 +44,15 @@ test-kernels: .venv/ready  ## the tests with other kernels and numbers of thread
 	done; done
 
 PYTHONS := 3.10 3.11 3.12 3.13
+# the shims of pyenv run only the versions that are chosen: choose all, so that uv finds them
+ALL_PYENV = PYENV_VERSION=$$(pyenv versions --bare 2>/dev/null | paste -sd:)
 
 test-matrix: .venv/ready  ## the tests on every Python of 3.10 to 3.13 that is found, and with the lowest declared versions
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	for python in $(PYTHONS); do \
-		found=$$($(BIN)/uv python find --no-python-downloads $$python 2>/dev/null) || { echo "Python $$python: not found, left out"; continue; }; \
+		found=$$($(ALL_PYENV) $(BIN)/uv python find --no-python-downloads $$python 2>/dev/null) || { echo "Python $$python: not found, left out"; continue; }; \
 		echo "Python $$python: $$found"; \
-		[ -d .venvs/$$python ] || $(BIN)/uv venv -q --python $$found .venvs/$$python; \
+		[ -d .venvs/$$python ] || $(ALL_PYENV) $(BIN)/uv venv -q --python $$found .venvs/$$python; \
 		$(BIN)/uv pip install -q --python .venvs/$$python/bin/python -e ".[dev,lm]" || exit 1; \
 		.venvs/$$python/bin/python -m pytest -q -n $(TEST_PROCESSES) || exit 1; \
 	done
@@ -61,7 +63,7 @@ LOWEST ?= 3.10
 # old packages warn about each other: here warnings are no errors
 test-lowest:  ## the tests with the lowest versions that pyproject.toml declares
 	uv=$$([ -x $(BIN)/uv ] && echo $(BIN)/uv || echo uv); \
-	[ -d .venvs/lowest ] || $$uv venv -q --python $$($$uv python find --no-python-downloads $(LOWEST)) .venvs/lowest; \
+	[ -d .venvs/lowest ] || $(ALL_PYENV) $$uv venv -q --python $$($(ALL_PYENV) $$uv python find --no-python-downloads $(LOWEST)) .venvs/lowest; \
 	$$uv pip install -q --python .venvs/lowest/bin/python --resolution lowest-direct -e ".[dev,lm]" && \
 	.venvs/lowest/bin/python -m pytest -W default -q -n $(TEST_PROCESSES)
 

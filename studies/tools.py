@@ -34,7 +34,7 @@ def load_as_ppo(path: Path) -> PPO:
 
 
 class Budget(BaseCallback):
-    """Ends the training when its own steps and those of a scorer that plays episodes have used up a budget.
+    """Ends the training when its own steps and those of a scorer or a validation that plays episodes have used up a budget.
 
     The last rollout is cut short and not trained on, as in SB3, for every method alike.
 
@@ -48,9 +48,11 @@ class Budget(BaseCallback):
 
     @property
     def played(self) -> int:
-        """Environment steps of the scorer so far."""
-        objective = self.model.objective if isinstance(self.model, sf.ForecastPPO) else None
-        return 0 if objective is None else objective.scorer.steps_played
+        """Environment steps of the scorer and of the validation so far."""
+        if not isinstance(self.model, sf.ForecastPPO) or self.model.objective is None:
+            return 0
+        validation = self.model.validation
+        return self.model.objective.scorer.steps_played + (0 if validation is None else validation.steps_played)
 
     def _on_step(self) -> bool:
         return self.num_timesteps + (self.played if self.count_scoring else 0) < self.steps

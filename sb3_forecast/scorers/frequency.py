@@ -63,6 +63,12 @@ class FrequencyScorer(Scorer):
         self.progress_bar = progress_bar
         #: the episodes of the last :meth:`score` or :meth:`failures`; those of one task are neighbours
         self.last: Episodes | None = None
+        self._steps_played = 0
+
+    @property
+    def steps_played(self) -> int:
+        """Number of environment steps that counting has taken so far."""
+        return self._steps_played
 
     @property
     def key(self) -> str:
@@ -86,6 +92,7 @@ class FrequencyScorer(Scorer):
         chosen = task_indices(tasks, self.n_tasks)
         repeated = np.repeat(chosen, self.episodes)
         self.last = play(model, self.env, repeated, self.seed, self.deterministic, self.progress_bar)
+        self._steps_played += int(self.last.lengths.sum())
         counts: NDArray[np.int64] = self.last.failed.reshape(len(chosen), self.episodes).sum(axis=1)
         return counts
 

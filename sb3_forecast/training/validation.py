@@ -107,6 +107,8 @@ class Validation:
         #: rollouts so far, also those of earlier calls of ``learn``
         self.rollouts = 0
         self._scorer: Scorer | None = None
+        #: steps of a run that this one goes on from
+        self._steps_before = 0
 
     def scorer(self, model: Any) -> Scorer:
         """The scorer of the looks: exact where it can be, otherwise episodes."""
@@ -116,6 +118,11 @@ class Validation:
                 "auto", self.pool, model, self.seed, {"episodes": episodes, "progress_bar": False}
             )
         return self._scorer
+
+    @property
+    def steps_played(self) -> int:
+        """Number of environment steps that the looks have taken so far; a comparison at equal steps counts them."""
+        return self._steps_before + (0 if self._scorer is None else self._scorer.steps_played)
 
     def look(self, model: Any) -> tuple[Look, list[str]]:
         """Measure the present policy.
@@ -207,6 +214,7 @@ class Validation:
             "factor": self.factor,
             "times_harmed": self.times_harmed,
             "rollouts": self.rollouts,
+            "steps_played": self.steps_played,
             **{
                 name: None
                 if kept is None
@@ -221,6 +229,7 @@ class Validation:
         :param state: as returned there
         """
         self.factor, self.times_harmed, self.rollouts = state["factor"], state["times_harmed"], state["rollouts"]
+        self._steps_before = state["steps_played"]
         self.start, self.best, self.unharmed = (
             None
             if kept is None

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import A2C
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
@@ -237,3 +237,20 @@ def test_only_a_ppo_becomes_a_forecast_ppo(pool, tmp_path):
         ValueError, match=r"model_or_path must be a file of a PPO, got .*a2c\.zip, which another algorithm saved"
     ):
         sf.ForecastPPO.from_ppo(tmp_path / "a2c.zip", sfe.GridVecEnv(pool, 4))
+
+
+def test_steps_of_counted_looks_are_counted_and_kept(pool, clumsy):
+    """A model that only counting fits plays episodes in every look; a resumed run goes on counting."""
+    poles = sfe.SeededTasks("CartPole-v1", 12, failed=sfe.ended_early)
+    model = PPO("MlpPolicy", poles.make_vec_env(2), n_steps=8, batch_size=8, device="cpu", seed=0)
+    counted = Validation(poles, 4, 2)
+    assert counted.steps_played == 0
+    counted.look(model)
+    once = counted.steps_played
+    assert once >= 12 * 8  # a pole does not fall sooner
+    again = Validation(poles, 4, 2)
+    again.load_state_dict(counted.state_dict())
+    assert again.steps_played == once
+    exact = Validation(pool, 20, 4)
+    exact.look(clumsy)
+    assert exact.steps_played == 0
