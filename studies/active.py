@@ -198,7 +198,7 @@ def design_variance(report: ActiveReport, inclusions: Sequence[NDArray[np.float6
     :param inclusions: inclusion probabilities of all tasks in each round
     :param p: true failure probabilities
     """
-    weights = round_weights([len(chosen.tasks) for chosen in report.rounds])
+    weights = round_weights([len(chosen.tasks) for chosen in report.rounds], report.n_tasks)
     total = 0.0
     for weight, inclusion in zip(weights, inclusions, strict=True):
         open_ = (inclusion > 0.0) & (inclusion < 1.0)

@@ -42,6 +42,8 @@ def run(args: Evaluate, console: Console) -> None:
         raise ValueError(f"eval_size must be at least 10 to fit a tail, got {args.eval_size}; use --eval-size 10 or more")
     if not 1 <= args.deploy_size <= 1e15:
         raise ValueError(f"deploy_size must be from 1 to 1e15, got {args.deploy_size}; use another --deploy-size")
+    if not args.active and args.budget != 1000:
+        raise ValueError(f"budget must be left out without active, got {args.budget}; use --active, or --eval-size")
     normalize = statistics_file(args.model, args.vec_normalize)
     model = load_model(args.model, args.algo)
     if args.active:
@@ -131,6 +133,10 @@ def run_active(args: Evaluate, model: BaseAlgorithm, statistics: Path | None, co
             raise ValueError(
                 f"{name} must be left out with active, got {value}; leave out --{name.replace('_', '-')}, or --active"
             )
+    if args.deploy_size > 1e8:
+        raise ValueError(
+            f"deploy_size must be at most 1e8 with active, which looks at every task, got {args.deploy_size:g}; use a smaller one"
+        )
     tasks = make_pool(
         args.env_id, int(args.deploy_size), args.seed, args.failed, args.timeout_fails, args.wrapper, stream=True
     )
@@ -141,7 +147,7 @@ def run_active(args: Evaluate, model: BaseAlgorithm, statistics: Path | None, co
     if args.deterministic:
         counting["deterministic"] = True
     report = ActiveEvaluation(
-        "frequency" if args.deterministic else args.scorer, tasks, args.budget, seed=args.seed, counting=counting,
+        "frequency" if args.deterministic else args.scorer, tasks, args.budget, level=args.level, seed=args.seed, counting=counting,
         progress_bar=args.progress_bar and not args.json,
     ).run(model)  # fmt: skip
     if args.json:

@@ -65,9 +65,9 @@ def record_worst(
     :raises ImportError: for ``.mp4`` without the extra ``video``
     """
     target = pathlib.Path(path)
-    if target.suffix not in (".gif", ".mp4"):
+    if target.suffix.lower() not in (".gif", ".mp4"):
         raise ValueError(f"path must end in .gif or .mp4, got {str(path)!r}; use worst.gif")
-    if target.suffix == ".mp4":
+    if target.suffix.lower() == ".mp4":
         _video_writer()
     for name, value, most in (
         ("n", n, len(pool)),
@@ -95,7 +95,7 @@ def record_worst(
         frames += [*captioned, *[captioned[-1]] * fps]
     target.parent.mkdir(parents=True, exist_ok=True)
     frames = _same_size(frames)
-    if target.suffix == ".mp4":
+    if target.suffix.lower() == ".mp4":
         write_by_name(target, lambda name: _film(frames, name, fps))
     else:
         first, *others = [Image.fromarray(frame) for frame in frames]

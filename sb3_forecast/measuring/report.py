@@ -157,7 +157,7 @@ class ForecastReport:
     def to_dict(self) -> dict[str, Any]:
         """The report without its arrays, as a dictionary for JSON. NaN and infinity become ``None``."""
         kept = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in _ARRAYS}
-        content: dict[str, Any] = _without_nan(
+        content: dict[str, Any] = without_nan(
             {name: asdict(value) if isinstance(value, ErrorSummary) else value for name, value in kept.items()}
         )
         return content
@@ -299,7 +299,13 @@ def _count(n: int) -> str:
     return "one independent split" if n == 1 else f"{n} independent ones"
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """A value for JSON, which has neither NaN nor infinity: they become ``None``.
+
+    :param value: numbers, texts, dictionaries and lists of them
+    """
     if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,13 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecNormalize
 from tqdm.auto import tqdm
 
 from sb3_forecast.files import read_json, set_aside, write_json, write_whole
+from sb3_forecast.scorers.checksum import model_checksum
 from sb3_forecast.scorers.exact import ExactScorer
-from sb3_forecast.scorers.playing import normalisation_of
 from sb3_forecast.scorers.protocols import SupportsExact
 
 _FIELDS = ("psi", "failure", "success", "rare")
@@ -84,7 +82,7 @@ def score_large_pool(
         raise ValueError(f"block_size must be at least 1, got {block_size}; use for example 8192")
     target = pathlib.Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    claim = {"tasks": tasks.key, "model": _checksum(model), "block_size": block_size}
+    claim = {"tasks": tasks.key, "model": model_checksum(model), "block_size": block_size}
     _claim(target, claim)
     parts = []
     with tqdm(total=len(tasks), unit="task", desc="scoring", disable=not progress_bar) as bar:
@@ -128,24 +126,6 @@ def _stored(path: pathlib.Path, claim: dict[str, Any]) -> dict[str, NDArray[Any]
         )
         return None
     return block
-
-
-def _checksum(model: Any) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(model.policy.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().numpy().tobytes())
-    normalisation = normalisation_of(model)
-    if normalisation is not None:
-        # the same policy sees other observations when the statistics have moved
-        for name, statistics in sorted(_statistics(normalisation).items()):
-            digest.update(name.encode() + statistics.mean.tobytes() + statistics.var.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _statistics(normalisation: VecNormalize) -> dict[str, RunningMeanStd]:
-    """Running statistics of the observations, by key; one key if they are no dictionary."""
-    return normalisation.obs_rms if isinstance(normalisation.obs_rms, dict) else {"": normalisation.obs_rms}
 
 
 def _claim(folder: pathlib.Path, content: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ class Round:
 class Estimate:
     """An estimate with its confidence interval.
 
-    :param value: unbiased estimate
+    :param value: unbiased estimate; now and then it lies outside of the interval, whose ends respect what was found for certain
     :param low: lower limit
     :param high: upper limit
     """
@@ -90,15 +90,21 @@ def draw(inclusion: NDArray[np.float64], generator: np.random.Generator) -> NDAr
     return drawn
 
 
-def round_weights(sizes: Sequence[int]) -> NDArray[np.float64]:
+def round_weights(sizes: Sequence[int], n_tasks: int) -> NDArray[np.float64]:
     """Weights of the rounds' estimates, fixed before anything is seen.
 
-    Later rounds know better where to look, and the first knows nothing: it gets half of the weight of its size.
+    In proportion to the precision of a random sample of each round's size from the tasks that are left to it. Later rounds know better where
+    to look, and the first knows nothing: it gets half of that. A round that takes all that is left knows the total exactly.
 
     :param sizes: number of tasks of each round
+    :param n_tasks: number of tasks N of the population
     :return: shape (rounds,), float64, with sum 1
     """
-    weights = np.array(sizes, dtype=np.float64)
+    n = np.array(sizes, dtype=np.float64)
+    left = n_tasks - np.concatenate([[0.0], np.cumsum(n)[:-1]])
+    if (left == n).any():
+        return np.asarray(left == n, dtype=np.float64)
+    weights = n / (left * (left - n))
     if len(weights) > 1:
         weights[0] *= 0.5
     shares: NDArray[np.float64] = weights / weights.sum()
@@ -127,7 +133,10 @@ def estimate_total(
     :raises ValueError: if the level is out of range
     """
     inside_unit("level", level)
-    weights = round_weights([len(r.tasks) for r in rounds])
+    weights = round_weights([len(r.tasks) for r in rounds], n_tasks)
+    # squares of probabilities below 1e-160 are 0 in float64
+    unit = (max(float(value.max(initial=0.0)) for value in values) if like_seen else 1.0) or 1.0
+    values = [value / unit for value in values]
     known = found = n_found = 0.0
     uncertain = variance = largest = 0.0
     for weight, chosen, value in zip(weights, rounds, values, strict=True):
@@ -143,8 +152,9 @@ def estimate_total(
             largest = max(largest, weight / chosen.smallest)
         found, n_found = found + float(value.sum()), n_found + len(value)
     low, high = _gamma_limits(uncertain, variance, largest, (1.0 - level) / 2.0)
-    most = n_tasks - n_found + found
-    return Estimate(known + uncertain, float(np.clip(known + low, found, most)), float(np.clip(known + high, found, most)))
+    most = (n_tasks - n_found) / unit + found
+    limits = (float(np.clip(known + end, found, most)) for end in (low, high))
+    return Estimate(unit * (known + uncertain), *(unit * end for end in limits))
 
 
 def _variance(part: NDArray[np.float64], inclusion: NDArray[np.float64]) -> float:

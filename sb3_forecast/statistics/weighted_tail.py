@@ -28,7 +28,7 @@ def weighted_limit(scores: NDArray[np.float64], weights: NDArray[np.float64], n_
     :param level: confidence
     :return: score
     :raises ValueError: if an argument is out of range
-    :raises NoForecastError: if fewer than four scores' worth of weight is finite
+    :raises NoForecastError: if too few scores are finite, or the top scores are all equal
     """
     inside_unit("level", level)
     n = real("n_deploy", n_deploy, low=1, use="the number of tasks that were not scored")
@@ -46,6 +46,10 @@ def weighted_limit(scores: NDArray[np.float64], weights: NDArray[np.float64], n_
     k = int(enough[0]) + 1
     top, mass = x[:k], w[:k]
     excess = float(mass[:-1] @ (top[:-1] - top[-1])) / float(mass[:-1].sum())
+    if excess == 0.0:
+        raise NoForecastError(
+            f"scores must differ for a tail, got {k} equal ones at the top; score more tasks, or use a scorer that tells probabilities"
+        )
     k_effective = max(round(float(effective[k - 1])), 2)
     m_effective = max(round(k_effective * float(total[-1] / total[k - 1])), k_effective)
     return float(top[-1] + pivot_quantile(level, k_effective, m_effective, n) * excess)

@@ -136,6 +136,7 @@ def test_a_picture_of_the_worst(clumsy, capsys, tmp_path):
         (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--eval-size", "5"], "eval_size must be at least 10 to fit a tail, got 5"),
         (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--algo", "ppoo"], "got 'ppoo'; use the algorithm that saved the model"),
         (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--deploy-size", "0"], "deploy_size must be from 1 to 1e15, got 0.0"),
+        (["--env-id", "SB3Forecast/ThinIce-8x8-v0", "--budget", "500"], "budget must be left out without active, got 500"),
         (["--env-id", "CartPole-v1", "--failed", "os:nothing"], "failed must name a function or class, got"),
     ],
 )
@@ -247,8 +248,9 @@ def test_active_evaluation(clumsy, capsys, tmp_path):
     stream = sfe.TaskStream("ThinIce-8x8", 2000, seed=4)
     expected = sf.ActiveEvaluation("auto", stream, 120, seed=4).run(clumsy)
     assert found["mean_failure"]["value"] == pytest.approx(expected.mean_failure.value)
+    assert found["level"] == 0.9  # that of the command
     status, out, _ = evaluate(capsys, *given, "--budget", 120, "--no-progress-bar")
-    assert "failures per million tasks (95% interval), from 120 of 2,000 tasks" in " ".join(out.split())
+    assert "failures per million tasks (90% interval), from 120 of 2,000 tasks" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
@@ -257,6 +259,7 @@ def test_active_evaluation(clumsy, capsys, tmp_path):
         (["--plot", "tail.png"], "plot must be left out with active, got tail.png; leave out --plot, or --active"),
         (["--held-out", 100], "held_out must be left out with active, got 100; leave out --held-out, or --active"),
         (["--budget", 50], "budget must be at least 120, got 50"),
+        (["--deploy-size", "1e14"], "deploy_size must be at most 1e8 with active, which looks at every task, got 1e+14"),
     ],
 )
 def test_options_that_do_nothing_in_active_evaluation(saved, capsys, options, message):

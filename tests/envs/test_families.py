@@ -1,9 +1,11 @@
 """Every family, three ways: MiniGrid's own rules are the reference for the batched environment and for the finite model."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
-from minigrid.core.world_object import Ball, Floor
+from minigrid.core.world_object import Ball, Door, Floor
 from stable_baselines3 import PPO
 from stable_baselines3.common.utils import set_random_seed
 
@@ -274,6 +276,21 @@ class Levered(Cave):
     actions = ("left", "right", "forward", "toggle")
 
 
+class Thief(Door):
+    """A door that takes the key."""
+
+    def toggle(self, env, pos):
+        env.carrying = None
+        return super().toggle(env, pos)
+
+
+class Robbed(sfe.Vault):
+    """Its closed door changes what the agent carries."""
+
+    name = "Robbed"
+    cells = tuple(replace(c, make=lambda: Thief("yellow")) if c.name == "closed door" else c for c in sfe.Vault.cells)
+
+
 class Crumbling(Floor):
     """A floor that carries nobody once it has been asked: its behaviour depends on more than its cell."""
 
@@ -302,6 +319,7 @@ class Worn(sfe.ThinIce):
             Levered,
             "toggling 'lever' must read and change only its own cell .*, got another cell; play your environment through Seeded",
         ),
+        (Robbed, r"toggling 'closed door' must not change what the agent carries, got \(1, 0, 0\) in place of"),
         (Worn, r"must play the same game, got a difference in the .* step \d+ \((left|right|forward)\) of task \d+"),
         (Boxed, "toggling 'closed door' must give a cell of the family, got an object with encoding"),
         (Dropper, r"actions must be among .*, got \['drop'\]; .*a dropped object could lie anywhere"),

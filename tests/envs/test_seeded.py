@@ -115,6 +115,10 @@ def test_an_environment_that_another_tool_made_plays_tasks():
         ended = terminated or truncated
     assert info["cost"] == float(terminated)
     assert info["episode"]["l"] > 0
+    shorter = sfe.PlayTasks(gym.make("Pendulum-v1", g=2.0, max_episode_steps=7), n_tasks=2, failed=sfe.ended_early)
+    assert (shorter.unwrapped.g, shorter.spec.max_episode_steps) == (2.0, 7)
+    with pytest.raises(ValueError, match=r"env must have no wrappers, which are made anew, got \['ImgObsWrapper'\]"):
+        sfe.PlayTasks(ImgObsWrapper(gym.make("MiniGrid-LavaGapS5-v0")))
     with pytest.raises(ValueError, match="failed must name a function or class, got 'os:nothing'"):
         sfe.PlayTasks(gym.make("CartPole-v1"), failed="os:nothing")
 

@@ -41,9 +41,36 @@ def test_draws_have_the_size_and_the_frequencies_that_were_asked_for():
 
 
 def test_the_first_round_counts_half_and_the_weights_sum_to_one():
-    weights = round_weights([10, 10, 20])
-    np.testing.assert_allclose(weights, [1 / 7, 2 / 7, 4 / 7])
-    np.testing.assert_allclose(round_weights([5]), [1.0])
+    weights = round_weights([10, 10, 20], 10**9)
+    np.testing.assert_allclose(weights, [1 / 7, 2 / 7, 4 / 7], rtol=1e-6)
+    np.testing.assert_allclose(round_weights([5], 100), [1.0])
+
+
+def test_a_round_that_takes_the_rest_knows_the_total():
+    np.testing.assert_allclose(round_weights([5, 5, 10], 20), [0.0, 0.0, 1.0])
+    values = np.arange(20) / 20
+    rounds = [Round(np.arange(10), np.full(10, 0.5), 0.5), Round(np.arange(10, 20), np.ones(10), 1.0)]
+    found = estimate_total(rounds, [values[:10], values[10:]], 20)
+    assert (found.value, found.low, found.high) == pytest.approx((values.sum(),) * 3)
+
+
+def test_a_later_round_of_a_small_population_knows_more():
+    """Half of the 40 tasks are left to the second round: 10 of 20 say more than 10 of 40."""
+    weights = round_weights([20, 10], 40)
+    assert weights[1] / weights[0] == pytest.approx((10 / (20 * 10)) / (0.5 * 20 / (40 * 20)))
+
+
+def test_probabilities_below_1e_160_have_limits():
+    """Their squares are 0 in float64."""
+    n, size = 1000, 100
+    tasks = np.arange(size)
+    rounds = [Round(tasks, np.full(size, size / n), size / n)]
+    values = np.random.default_rng(0).random(size)
+    for like_seen in (False, True):
+        usual, tiny = (estimate_total(rounds, [values * scale], n, like_seen=like_seen) for scale in (1e-3, 1e-200))
+        assert tiny.value == pytest.approx(usual.value * 1e-197)
+        assert np.isfinite(tiny.high)
+    assert (tiny.low, tiny.high) == pytest.approx((usual.low * 1e-197, usual.high * 1e-197))
 
 
 def two_rounds(generator, values):

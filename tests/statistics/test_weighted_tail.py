@@ -45,3 +45,8 @@ def test_the_limit_grows_with_the_deployment_and_the_level():
 def test_too_few_finite_scores():
     with pytest.raises(sf.NoForecastError, match=r"scores must have finite values for a tail of .* got 2 finite ones"):
         weighted_limit(np.array([1.0, 2.0, *[-np.inf] * 30]), np.ones(32), 100)
+
+
+def test_equal_scores_have_no_tail():
+    with pytest.raises(sf.NoForecastError, match="scores must differ for a tail, got 10 equal ones at the top"):
+        weighted_limit(np.full(100, -3.0), np.ones(100), 1e6)

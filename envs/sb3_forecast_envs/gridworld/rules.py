@@ -143,13 +143,19 @@ def _toggle_table(name: str, cells: Sequence[Cell], can_toggle: bool, loads: U8)
             thing = cell.make()
             square = _Square(thing)
             # a MiniGrid object that is toggled uses only these two attributes of the environment
+            env = SimpleNamespace(carrying=None if carried is None else carried(), grid=square)
             try:
-                thing.toggle(SimpleNamespace(carrying=None if carried is None else carried(), grid=square), _PLACE)
+                thing.toggle(env, _PLACE)
             except (_RemoteError, AttributeError) as error:
                 raise ValueError(
                     f"{name}: toggling {cell.name!r} must read and change only its own cell and what the agent carries, got "
                     f"{str(error) or 'another cell'}; play your environment through SeededTasks instead"
                 ) from error
+            if encoding_of(env.carrying) != cells[load].encoding:
+                raise ValueError(
+                    f"{name}: toggling {cell.name!r} must not change what the agent carries, got {encoding_of(env.carrying)} in place of "
+                    f"{cells[load].encoding}; play your environment through SeededTasks instead"
+                )
             became = encoding_of(square.content)
             if became not in codes:
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -129,8 +130,12 @@ class PlayTasks(SeededEnv):
             raise ValueError(
                 f"env must have an id of Gymnasium, got {env}; make it with gymnasium.make, or use SeededTasks(make_env, ...)"
             )
-        make = MakeFromId(env.spec.id, [_named("wrappers", wrapper) for wrapper in wrappers])
-        mode = env.render_mode
+        if env.spec.additional_wrappers:
+            names = [wrapper.name for wrapper in env.spec.additional_wrappers]
+            raise ValueError(f"env must have no wrappers, which are made anew, got {names}; name them in wrappers")
+        mode, spec = env.render_mode, copy.deepcopy(env.spec)
+        spec.kwargs.pop("render_mode", None)
+        make = MakeFromId(spec.id, [_named("wrappers", wrapper) for wrapper in wrappers], spec.to_json())
         env.close()
         tasks = SeededTasks(
             make, n_tasks, None if failed is None else _named("failed", failed), first_seed, timeout_fails=timeout_fails

@@ -51,7 +51,7 @@ def environment_text(env: gym.Env[Any, Any]) -> str:
     spec = env.unwrapped.spec
     if spec is not None:
         parts.append(
-            f"{spec.id} {sorted((name, repr(value)) for name, value in spec.kwargs.items() if name != 'render_mode')}"
+            f"{spec.id} {spec.max_episode_steps} {sorted((name, repr(value)) for name, value in spec.kwargs.items() if name != 'render_mode')}"
         )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

@@ -10,6 +10,7 @@ from typing import Any
 import cloudpickle
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from minigrid.minigrid_env import MiniGridEnv
 from minigrid.wrappers import ImgObsWrapper
 from numpy.typing import ArrayLike
@@ -29,14 +30,16 @@ class MakeFromId:
 
     :param id_: Gymnasium id
     :param wrappers: wrappers around it, the innermost first
+    :param spec: what it is made from, as ``EnvSpec.to_json`` gives it, with arguments and time limit; ``None`` for what is registered
     """
 
-    def __init__(self, id_: str, wrappers: Sequence[Wrapper] = ()) -> None:
+    def __init__(self, id_: str, wrappers: Sequence[Wrapper] = (), spec: str | None = None) -> None:
         self.id = id_
         self.wrappers = tuple(wrappers)
+        self.spec = spec
 
     def __call__(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        env = gym.make(self.id, render_mode=render_mode)
+        env = gym.make(self.id if self.spec is None else EnvSpec.from_json(self.spec), render_mode=render_mode)
         for wrapper in self.wrappers:
             env = wrapper(env)
         # agents cannot read the text of a mission; environments without one are left as they are

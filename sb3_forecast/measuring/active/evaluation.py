@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 import time
+import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch as th
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from sb3_forecast.checks import check_seed, inside_unit, real, whole
+from sb3_forecast.checks import check_seed, inside_unit, one_of, real, whole
 from sb3_forecast.descriptors import Descriptors
-from sb3_forecast.files import read_json, write_json, write_whole
 from sb3_forecast.measuring.active.choosing import Chooser, need_sklearn
 from sb3_forecast.measuring.active.modes import find_modes
 from sb3_forecast.measuring.active.report import ActiveReport, scores_to_failure
+from sb3_forecast.measuring.active.storage import RoundStore
 from sb3_forecast.measuring.active.table import Described, Table
+from sb3_forecast.scorers.checksum import model_checksum
 from sb3_forecast.scorers.make import complete, make_measuring_scorer
 from sb3_forecast.scorers.protocols import FailureScorer, Scorer
 from sb3_forecast.statistics.design import Round, draw, estimate_total, inclusion_probabilities
 
 #: fewest tasks of a round
 _FEWEST = 20
+#: rounds before ``precision`` can stop a run
+_ROUNDS_TO_STOP = 4
+#: scorers that can be made for chosen tasks
+NAMES = ("auto", "exact", "survival", "frequency")
+
+
+@runtime_checkable
+class KnowsRare(Protocol):
+    """Tasks of which it is known which are rare."""
+
+    @property
+    def rare(self) -> NDArray[np.bool_]:
+        """Shape (tasks,), bool."""
 
 
 class ActiveEvaluation:
@@ -47,8 +60,10 @@ class ActiveEvaluation:
     :param seed: seed of the choice and of a scorer that samples
     :param counting: arguments of the scorer ``"frequency"``, for example ``{"episodes": 50}``
     :param folder: folder for the rounds that are done, so that a run that was stopped goes on; ``None`` to keep nothing
-    :param precision: stop before the budget is used up once the interval of the mean failure reaches no further than this share of the mean
-        above it, for example 0.3; ``None`` to use the whole budget. A run that stops for this reason is a little too sure of itself
+    :param identity: a name of the scorer's settings, needed for ``folder`` with a scorer object
+    :param precision: stop after four rounds or more, once the interval of the mean failure reaches no further than this share of the mean
+        above it, for example 0.3; ``None`` to use the whole budget. A run that has not found a rare mode yet looks precise, so the interval of
+        a run that stopped early holds less often than it says
     :param progress_bar: whether to show progress
     :param on_round: called in each round with the inclusion probabilities of all tasks, shape (N,), to study the design
     :raises TypeError: if an argument has the wrong type
@@ -68,41 +83,43 @@ class ActiveEvaluation:
         seed: int = 0,
         counting: Mapping[str, Any] | None = None,
         folder: str | pathlib.Path | None = None,
+        identity: str | None = None,
         precision: float | None = None,
         progress_bar: bool = False,
         on_round: Callable[[NDArray[np.float64]], None] | None = None,
     ) -> None:
         need_sklearn()
-        whole("n_rounds", n_rounds, low=1, use="6")
-        whole("budget", budget, low=_FEWEST * n_rounds, use=f"at least {_FEWEST} tasks per round, or fewer rounds")
-        if budget > len(pool):
+        self.n_rounds = whole("n_rounds", n_rounds, low=1, use="6")
+        self.budget = whole(
+            "budget", budget, low=_FEWEST * self.n_rounds, use=f"at least {_FEWEST} tasks per round, or fewer rounds"
+        )
+        if self.budget > len(pool):
             raise ValueError(
                 f"budget must be at most the number of tasks {len(pool)}, got {budget}; score the whole pool instead"
             )
-        real("uniform_share", uniform_share, low=0.05, high=1.0, use="the default 2/3; 1 for a random sample")
-        inside_unit("level", level)
+        self.uniform_share = real(
+            "uniform_share", uniform_share, low=0.05, high=1.0, use="the default 2/3; 1 for a random sample"
+        )
+        self.level = inside_unit("level", level)
+        self.precision = precision
         if precision is not None:
             real("precision", precision, low=0.01, use="a share of the mean such as 0.3, or None")
-        check_seed(seed)
+        self.seed = check_seed(seed)
         self._named = scorer if isinstance(scorer, str) else None
         self._scorer = None if isinstance(scorer, str) else complete(scorer)
-        if self._scorer is not None:
-            if not self._scorer.supports_partial:
-                raise ValueError(
-                    f"scorer must be able to score single tasks, got {type(scorer).__name__}, which scores the whole pool; use its name"
-                )
-            if self._scorer.n_tasks != len(pool):
-                raise ValueError(
-                    f"scorer must score the {len(pool)} tasks of the pool, got one that scores {self._scorer.n_tasks}; build it from this pool"
-                )
-        self.pool, self.budget, self.n_rounds = pool, budget, n_rounds
-        self.uniform_share, self.level, self.seed = uniform_share, level, seed
-        self.precision = precision
-        self.counting, self.progress_bar, self.on_round = counting, progress_bar, on_round
+        if self._scorer is None:
+            one_of("scorer", scorer, NAMES)
+        else:
+            _check_scorer(self._scorer, pool)
+        self.pool, self.counting, self.progress_bar, self.on_round = pool, dict(counting or {}), progress_bar, on_round
         self.given = (
             descriptors if descriptors is None or isinstance(descriptors, Descriptors) else Descriptors.of(descriptors)
         )
         self.folder = None if folder is None else pathlib.Path(folder)
+        if self.folder is not None and self._scorer is not None and identity is None:
+            raise ValueError("identity must be given where folder and a scorer object are, got None; use a name that you change whenever the "
+                             "scorer's settings change")  # fmt: skip
+        self.identity = identity
 
     def run(self, model: Any) -> ActiveReport:
         """Choose and score tasks, round by round.
@@ -112,9 +129,7 @@ class ActiveEvaluation:
         :raises ValueError: if the folder holds another evaluation, the descriptors tell nothing apart, or the pool gives other tasks the second
             time
         """
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._claim(self.folder, model)
+        store = None if self.folder is None else RoundStore(self.folder, self._about(model))
         choosing, scoring = time.perf_counter(), 0.0
         table = Table(self.pool, self.given, self.folder)
         chooser = Chooser(table, self.uniform_share)
@@ -122,7 +137,7 @@ class ActiveEvaluation:
         rounds: list[Round] = []
         scores, failure, rare = np.empty(0), np.empty(0), np.empty(0, dtype=np.bool_)
         scored = latest = np.empty(0, dtype=np.int64)
-        name = ""
+        name, counted = "", False
         for number, size in enumerate(tqdm(sizes, "rounds", disable=not self.progress_bar)):
             # each round has a generator of its own, so a run that goes on draws as one that was not stopped
             generator = np.random.default_rng([self.seed, number])
@@ -135,9 +150,13 @@ class ActiveEvaluation:
             latest = draw(inclusion, generator)
             chosen = Round(latest, inclusion[latest], float(inclusion[left].min()))
             before = time.perf_counter()
-            found = self._round(number, chosen, table, model)
+            found = None if store is None else store.load(number, latest)
+            if found is None:
+                found = {**self._score(latest, table, model, self.seed + number), "tasks": latest}
+                if store is not None:
+                    store.save(number, found)
             scoring += time.perf_counter() - before
-            name = str(found["scorer"])
+            name, counted = str(found["scorer"]), bool(found["counted"])
             rounds.append(chosen)
             scored = np.concatenate([scored, latest])
             scores, failure, rare = (
@@ -145,37 +164,19 @@ class ActiveEvaluation:
             )
             if self._precise_enough(rounds, failure, len(table)):
                 break
-        modes = find_modes(table.raw(scored), table.names, failure, rounds, len(table), self.level)
+        modes = find_modes(table, failure, rounds, self.level)
         return ActiveReport(
-            len(table), tuple(rounds), scores, failure, rare, self.level, self.seed, name, modes, scoring,
+            len(table), tuple(rounds), scores, failure, rare, self.level, self.seed, name, counted, modes, scoring,
             time.perf_counter() - choosing - scoring,
         )  # fmt: skip
 
     def _precise_enough(self, rounds: list[Round], failure: NDArray[np.float64], n_tasks: int) -> bool:
-        # the first round is random, and must not decide alone
-        if self.precision is None or len(rounds) < 2:
+        # the first rounds have not seen enough to know how wide the interval should be
+        if self.precision is None or len(rounds) < _ROUNDS_TO_STOP:
             return False
         ends = np.cumsum([len(chosen.tasks) for chosen in rounds])[:-1]
         mean = estimate_total(rounds, np.split(failure, ends), n_tasks, self.level, like_seen=True)
         return mean.value > 0.0 and mean.high - mean.value <= self.precision * mean.value
-
-    def _round(self, number: int, chosen: Round, table: Table, model: Any) -> dict[str, NDArray[Any]]:
-        """Scores of one round, from the folder if they are there."""
-        path = None if self.folder is None else self.folder / f"round-{number}.npz"
-        if path is not None and path.exists():
-            with np.load(path) as file:
-                found = dict(file)
-            if np.array_equal(found["tasks"], chosen.tasks):
-                return found
-            raise ValueError(
-                f"folder must hold rounds of this evaluation, got other tasks in {path}; the pool, the model or a package changed: use another "
-                "folder, or delete this one"
-            )
-        found = self._score(chosen.tasks, table, model, self.seed + number)
-        found["tasks"] = chosen.tasks
-        if path is not None:
-            write_whole(path, lambda file: np.savez(file, **found))
-        return found
 
     def _score(self, tasks: NDArray[np.int64], table: Table, model: Any, seed: int) -> dict[str, Any]:
         part = self.pool.subset(tasks)
@@ -184,38 +185,43 @@ class ActiveEvaluation:
             if not np.array_equal(again, table.raw(tasks)):
                 raise ValueError("pool must give the same tasks each time, got other descriptors the second time; "
                                  "draw tasks from their index and a fixed seed")  # fmt: skip
-        rare = np.asarray(part.rare, dtype=np.bool_)
+        rare = np.asarray(part.rare, dtype=np.bool_) if isinstance(part, KnowsRare) else np.zeros(len(tasks), dtype=np.bool_)
         if self._scorer is not None:
-            scores = self._scorer.score(model, tasks).numpy()
-            return {
-                "scores": scores,
-                "failure": scores_to_failure(scores),
-                "rare": rare,
-                "scorer": np.array(type(self._scorer).__name__),
-            }
+            scores = np.asarray(self._scorer.score(model, tasks).detach().cpu().double().numpy())
+            if scores.shape != tasks.shape or np.isnan(scores).any():
+                raise ValueError(
+                    f"scorer must give one score per task and no NaN, got shape {scores.shape} for {len(tasks)} tasks, "
+                    f"{int(np.isnan(scores).sum())} of them NaN; correct its score(model, tasks)"
+                )
+            return {"scores": scores, "failure": scores_to_failure(scores), "rare": rare, "scorer": type(self._scorer).__name__,
+                    "counted": False}  # fmt: skip
         assert self._named is not None
         scorer = make_measuring_scorer(self._named, part, model, seed, self.counting)
         found = scorer.measure(model, seed=seed)
-        return {"scores": found.scores, "failure": found.frequencies, "rare": rare, "scorer": np.array(type(scorer).__name__)}
+        return {"scores": found.scores, "failure": found.frequencies, "rare": rare, "scorer": type(scorer).__name__,
+                "counted": scorer.counts_failures}  # fmt: skip
 
-    def _claim(self, folder: pathlib.Path, model: Any) -> None:
-        """Write into the folder which evaluation it holds, or refuse a folder that holds another."""
-        path = folder / "about.json"
-        content = {
-            "pool": self.pool.key, "model": _checksum(model), "budget": self.budget, "n_rounds": self.n_rounds, "seed": self.seed,
-            "uniform_share": self.uniform_share, "scorer": self._named or type(self._scorer).__name__,
+    def _about(self, model: Any) -> dict[str, Any]:
+        """Everything that choices and scores depend on."""
+        given = None if self.given is None else zlib.crc32(np.ascontiguousarray(self.given.values).tobytes())
+        return {
+            "pool": self.pool.key, "model": model_checksum(model), "budget": self.budget, "n_rounds": self.n_rounds, "seed": self.seed,
+            "uniform_share": self.uniform_share, "scorer": self._named or self.identity, "counting": self.counting, "descriptors": given,
         }  # fmt: skip
-        if not path.exists():
-            write_json(path, content)
-        elif (found := read_json(path)) != content:
-            other = {key: found.get(key) for key in content if found.get(key) != content[key]}
-            raise ValueError(f"folder must hold this evaluation, got {str(folder)!r} with {other}; use another folder")
 
 
-def _checksum(model: Any) -> str:
-    """A digest of the parameters of an agent or a network."""
-    network = model if isinstance(model, th.nn.Module) else model.policy
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _check_scorer(scorer: Scorer, pool: Any) -> None:
+    """Refuse a scorer object that does not score single tasks of the pool."""
+    if not scorer.supports_partial:
+        raise ValueError(
+            f"scorer must be able to score single tasks, got {type(scorer).__name__}, which scores the whole pool; use its name"
+        )
+    if scorer.counts_failures:
+        raise ValueError(
+            f"scorer must give probabilities if it is an object, got {type(scorer).__name__}; use scorer='frequency' and counting="
+        )
+    if scorer.n_tasks != len(pool) or (scorer.key is not None and scorer.key != pool.key):
+        raise ValueError(
+            f"scorer must score the {len(pool)} tasks of the pool, got one that scores {scorer.n_tasks} tasks ({scorer.key}); "
+            "build it from this pool, or use its name"
+        )

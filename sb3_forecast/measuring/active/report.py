@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from sb3_forecast.files import write_text
 from sb3_forecast.measuring.active.modes import Mode
+from sb3_forecast.measuring.report import without_nan
 from sb3_forecast.statistics.design import Estimate, Round, estimate_total, round_weights
+from sb3_forecast.statistics.names import NoForecastError
 from sb3_forecast.statistics.scores import failure_probability
 from sb3_forecast.statistics.weighted_tail import weighted_limit
 
@@ -47,6 +49,7 @@ class ActiveReport:
     :param level: confidence of all limits
     :param seed: seed of the choice
     :param scorer: name of the scorer
+    :param counted: whether failures were counted in episodes, so that only their mean is known, not the probability of each task
     :param found: kinds of task that fail, the largest contribution to the mean failure first
     :param seconds_scoring: time spent on scoring
     :param seconds_choosing: time spent on descriptors, surrogate and choice
@@ -60,6 +63,7 @@ class ActiveReport:
     level: float
     seed: int
     scorer: str
+    counted: bool
     found: tuple[Mode, ...]
     seconds_scoring: float
     seconds_choosing: float
@@ -89,7 +93,10 @@ class ActiveReport:
         """Number of tasks of the deployment that fail with a probability above p, unbiased, with its interval.
 
         :param p: a failure probability in [0, 1)
+        :raises ValueError: if p is out of range
+        :raises NoForecastError: if failures were counted: 2 failures in 5 episodes do not say that p is above 0.3
         """
+        self._need_probabilities("worse_than")
         if not 0.0 <= p < 1.0:
             raise ValueError(f"p must be in [0, 1), got {p}; use a failure probability such as 0.01")
         return self._total((self.failure > p).astype(np.float64))
@@ -111,9 +118,14 @@ class ActiveReport:
         :param n_deploy: number of such tasks; ``None`` for all that the deployment holds
         :param level: confidence; ``None`` for that of the report
         :return: score
-        :raises NoForecastError: if too few scores are finite
+        :raises NoForecastError: if too few scores are finite, all tasks were scored, or failures were counted
         """
-        shares = round_weights([len(chosen.tasks) for chosen in self.rounds])
+        self._need_probabilities("limit")
+        if len(self.scores) == self.n_tasks and n_deploy is None:
+            raise NoForecastError(
+                f"n_deploy must be given where all {self.n_tasks} tasks were scored, got None; the worst is report.worst"
+            )
+        shares = round_weights([len(chosen.tasks) for chosen in self.rounds], self.n_tasks)
         weights = np.concatenate(
             [share * (1.0 - chosen.inclusion) / chosen.inclusion for share, chosen in zip(shares, self.rounds, strict=True)]
         )
@@ -129,19 +141,29 @@ class ActiveReport:
         It is 1 - (1 - level)^(1/u), where u is the number of tasks that pure chance would have scored: of each round the smallest inclusion
         probability times the number of tasks.
         """
+        if len(self.scores) == self.n_tasks:
+            return 0.0
         chance = sum(chosen.smallest for chosen in self.rounds) * self.n_tasks
         return -math.expm1(math.log1p(-self.level) / chance)
+
+    def _need_probabilities(self, name: str) -> None:
+        if self.counted:
+            raise NoForecastError(
+                f"{name} must have the failure probability of each task, got counts of episodes; use a scorer that gives probabilities, or "
+                "mean_failure, which counts do tell"
+            )
 
     def _total(self, values: NDArray[np.float64], like_seen: bool = False) -> Estimate:
         ends = np.cumsum([len(chosen.tasks) for chosen in self.rounds])[:-1]
         return estimate_total(self.rounds, np.split(values, ends), self.n_tasks, self.level, like_seen)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report without its arrays, as a dictionary for JSON."""
+        """The report without its arrays, as a dictionary; :meth:`to_json` writes infinite numbers as null."""
+        worse = None if self.counted else {str(p): asdict(self.worse_than(p)) for p in THRESHOLDS}
         return {
             "n_tasks": self.n_tasks, "scored": len(self.scores), "rounds": len(self.rounds), "seed": self.seed, "level": self.level,
-            "scorer": self.scorer, "mean_failure": asdict(self.mean_failure), "worst": asdict(self.worst),
-            "worse_than": {str(p): asdict(self.worse_than(p)) for p in THRESHOLDS}, "rare_scored": int(self.rare.sum()),
+            "scorer": self.scorer, "counted": self.counted, "mean_failure": asdict(self.mean_failure), "worst": asdict(self.worst),
+            "worse_than": worse, "rare_scored": int(self.rare.sum()),
             "unseen_share": self.unseen_share, "found": [asdict(mode) for mode in self.found],
             "seconds_scoring": self.seconds_scoring, "seconds_choosing": self.seconds_choosing,
         }  # fmt: skip
@@ -152,7 +174,7 @@ class ActiveReport:
         :param path: also write the text to this file
         :return: the text
         """
-        text = json.dumps(self.to_dict(), indent=2, default=lambda value: None)
+        text = json.dumps(without_nan(self.to_dict()), indent=2, allow_nan=False)
         if path is not None:
             write_text(path, text + "\n")
         return text
@@ -181,12 +203,12 @@ class ActiveReport:
             table.add_column(name, justify="left" if name == "what they look like" else "right")
         for mode in self.found:
             table.add_row(
-                mode.rule, f"{mode.share.value:.2%} [{mode.share.low:.2%}, {mode.share.high:.2%}]", f"{mode.failure:.2g}", str(mode.scored),
+                mode.rule, f"{mode.share:.2%}", f"{mode.failure:.2g}", str(mode.scored),
                 ", ".join(map(str, mode.worst)),
             )  # fmt: skip
         if self.found:
             console.print(table)
-        for p in THRESHOLDS:
+        for p in () if self.counted else THRESHOLDS:
             say(f"Tasks that fail with probability above {p:g}: {_told(self.worse_than(p))}.")
         say(
             f"What cannot be seen: a kind of task that is less than {self.unseen_share:.2%} of all and looks like the others may be missing."
@@ -201,8 +223,8 @@ THRESHOLDS = (0.001, 0.01, 0.1, 0.5)
 def _told(estimate: Estimate, factor: float = 1.0) -> str:
     """An estimate in words. The unbiased value can be below what was found for certain; then that is said."""
     low, high = estimate.low * factor, estimate.high * factor
-    value = estimate.value * factor
-    return f"about {_short(max(value, low))} [{_short(low)}, {_short(high)}]"
+    value = min(max(estimate.value * factor, low), high)
+    return f"about {_short(value)} [{_short(low)}, {_short(high)}]"
 
 
 def _short(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -55,13 +56,16 @@ class Table:
             values = np.lib.format.open_memmap(
                 folder / "descriptors.npy", mode="w+", dtype=np.float32, shape=(n, len(first.names))
             )
-        filled, block = 0, first
-        while True:
-            values[filled : filled + len(block.values)] = block.values
-            filled += len(block.values)
-            if filled == n:
+        filled = 0
+        for block in chain([first], blocks):
+            end = filled + len(block.values)
+            if end > n or block.names != first.names:
                 break
-            block = next(blocks)
+            values[filled:end] = block.values
+            filled = end
+        if filled != n:
+            raise ValueError(f"descriptors must have one row per task ({n}) and the same columns in every block, got {filled} such rows; "
+                             "correct the pool's descriptors()")  # fmt: skip
         mean, spread = _moments(values)
         self.kept = np.flatnonzero(spread > 1e-6 * np.maximum(np.abs(mean), 1e-30))
         if len(self.kept) == 0:

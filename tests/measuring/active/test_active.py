@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
@@ -77,9 +79,11 @@ def test_it_scores_each_task_once_and_no_more_than_the_budget(report):
 def test_the_mode_is_named_with_its_share(game, report):
     mode = report.found[0]
     assert "mark" in mode.rule
-    assert mode.share.low <= game.rare.mean() <= mode.share.high
+    # the tree may split the marked tasks once more; shares are counted, not estimated
+    assert sum(each.share for each in report.found if "mark" in each.rule) == pytest.approx(game.rare.mean())
     assert set(mode.worst) <= set(np.flatnonzero(game.rare))
     assert mode.failure == pytest.approx(sf.failure_probability(game.scores)[game.rare].mean(), rel=0.5)
+    assert mode.share <= game.rare.mean()
 
 
 def test_estimates_are_unbiased_with_less_variance_than_a_random_sample(game):
@@ -143,19 +147,51 @@ def network():
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(game, report, tmp_path):
+    stored = {"seed": 1, "folder": tmp_path, "identity": "known"}
     with pytest.raises(KeyboardInterrupt):
-        sf.ActiveEvaluation(Stopping(game.scores, 3), game, 240, seed=1, folder=tmp_path).run(network())
+        sf.ActiveEvaluation(Stopping(game.scores, 3), game, 240, **stored).run(network())
     rest = Stopping(game.scores, 3)
-    resumed = sf.ActiveEvaluation(rest, game, 240, seed=1, folder=tmp_path).run(network())
+    resumed = sf.ActiveEvaluation(rest, game, 240, **stored).run(network())
     assert rest.left == 0
     np.testing.assert_array_equal(resumed.tasks, report.tasks)
     np.testing.assert_array_equal(resumed.scores, report.scores)
 
 
-def test_a_folder_of_another_evaluation_is_refused(game, tmp_path):
-    sf.ActiveEvaluation(Known(game.scores), game, 240, folder=tmp_path).run(network())
-    with pytest.raises(ValueError, match=r"folder must hold this evaluation, got .* with .*'budget': 240"):
-        sf.ActiveEvaluation(Known(game.scores), game, 300, folder=tmp_path).run(network())
+@pytest.mark.parametrize(
+    "change", [{"budget": 300}, {"identity": "other"}, {"descriptors": np.random.default_rng(0).random((N, 2))}, {"uniform_share": 0.5}], ids=str
+)  # fmt: skip
+def test_a_folder_of_another_evaluation_is_refused(game, tmp_path, change):
+    usual = {"budget": 240, "folder": tmp_path, "identity": "known"}
+    sf.ActiveEvaluation(Known(game.scores), game, **usual).run(network())
+    with pytest.raises(ValueError, match=r"folder must hold this evaluation, got .* with .*; use another folder"):
+        sf.ActiveEvaluation(Known(game.scores), game, **{**usual, **change}).run(network())
+
+
+def test_other_counts_and_other_statistics_are_another_evaluation(pool, tmp_path):
+    env = VecNormalize(sfe.GridVecEnv(pool, 2), norm_reward=False)
+    model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu", seed=0)
+    usual = {"budget": 120, "folder": tmp_path, "counting": {"episodes": 1}}
+    sf.ActiveEvaluation("frequency", pool, **usual).run(model)
+    with pytest.raises(ValueError, match="folder must hold this evaluation"):
+        sf.ActiveEvaluation("frequency", pool, **{**usual, "counting": {"episodes": 2}}).run(model)
+    env.obs_rms.mean += 1.0
+    with pytest.raises(ValueError, match="folder must hold this evaluation"):
+        sf.ActiveEvaluation("frequency", pool, **usual).run(model)
+
+
+def test_damaged_rounds_are_set_aside_and_scored_again(game, report, tmp_path):
+    stored = {"seed": 1, "folder": tmp_path, "identity": "known"}
+    sf.ActiveEvaluation(Known(game.scores), game, 240, **stored).run(network())
+    path = tmp_path / "round-2.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.warns(
+        UserWarning, match=r"round-2.npz is damaged .*; it is kept as round-2.damaged, and the round is scored again"
+    ):
+        again = sf.ActiveEvaluation(Known(game.scores), game, 240, **stored).run(network())
+    np.testing.assert_array_equal(again.scores, report.scores)
+    (tmp_path / "about.json").write_text("{")
+    with pytest.raises(ValueError, match=r"whose about.json is damaged; use another folder"):
+        sf.ActiveEvaluation(Known(game.scores), game, 240, **stored).run(network())
 
 
 def test_an_agent_on_gridworlds_by_the_name_of_its_scorer(clumsy, tmp_path):
@@ -168,10 +204,54 @@ def test_an_agent_on_gridworlds_by_the_name_of_its_scorer(clumsy, tmp_path):
     np.testing.assert_array_equal(again.tasks, found.tasks)
 
 
-def test_counted_episodes_are_not_smoothed(clumsy):
+def test_counts_tell_the_mean_and_no_more(clumsy):
     pool = sfe.TaskPool("ThinIce-8x8", 300, seed=4)
     found = sf.ActiveEvaluation("frequency", pool, 120, counting={"episodes": 2}).run(clumsy)
     assert set(found.failure.tolist()) <= {0.0, 0.5, 1.0}
+    assert 0.0 < found.mean_failure.value < 1.0
+    for ask in (lambda: found.worse_than(0.5), found.limit):
+        with pytest.raises(sf.NoForecastError, match="must have the failure probability of each task, got counts of episodes"):
+            ask()
+    assert json.loads(found.to_json())["worse_than"] is None
+    assert "with probability above" not in found.summary()
+
+
+@pytest.mark.parametrize("scores", [np.full(N, -np.inf), np.full(N, np.inf), np.full(N, 2.0), -6.3 - 0.01 * np.arange(N) / N])
+def test_scores_at_the_ends_of_their_range(game, scores):
+    """Never, always, all equal, and probabilities of 1e-236: valid JSON, and limits that are numbers."""
+    found = sf.ActiveEvaluation(Known(scores), game, 240).run(None)
+    p = sf.failure_probability(scores)
+    mean = found.mean_failure
+    assert mean.low <= p.mean() * (1 + 1e-9)
+    assert p.mean() <= mean.high * (1 + 1e-9)
+    json.loads(found.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert "nan" not in found.summary()
+
+
+def test_everything_scored_is_known_exactly(game):
+    part = game.subset(np.arange(300))
+    found = sf.ActiveEvaluation(Known(part.scores), part, 300).run(None)
+    p = sf.failure_probability(part.scores)
+    mean = found.mean_failure
+    assert (mean.value, mean.low, mean.high) == pytest.approx((p.mean(),) * 3)
+    assert found.unseen_share == 0.0
+    assert found.worse_than(0.1).value == (p > 0.1).sum()
+    with pytest.raises(sf.NoForecastError, match="n_deploy must be given where all 300 tasks were scored"):
+        found.limit()
+
+
+class Bad(Known):
+    """Gives NaN."""
+
+    def score(self, model, tasks=None):
+        return super().score(model, tasks) * np.nan
+
+
+def test_scores_that_are_no_numbers_spoil_no_folder(game, tmp_path):
+    stored = {"seed": 1, "folder": tmp_path, "identity": "known"}
+    with pytest.raises(ValueError, match=r"scorer must give one score per task and no NaN, got shape .* 40 of them NaN"):
+        sf.ActiveEvaluation(Bad(game.scores), game, 240, **stored).run(network())
+    assert len(sf.ActiveEvaluation(Known(game.scores), game, 240, **stored).run(network()).scores) == 240
 
 
 def test_the_report_as_text_and_as_json(report, tmp_path):
@@ -202,10 +282,10 @@ def test_it_stops_when_it_is_precise_enough(game):
     whole = sf.ActiveEvaluation(Known(game.scores), game, 1200, seed=1).run(None)
     early = sf.ActiveEvaluation(Known(game.scores), game, 1200, seed=1, precision=5.0).run(None)
     never = sf.ActiveEvaluation(Known(game.scores), game, 1200, seed=1, precision=0.01).run(None)
-    assert len(early.tasks) == 400  # two rounds: the first one must not decide alone
+    assert len(early.tasks) == 800  # four rounds: the first ones must not decide
     assert early.mean_failure.high <= 6.0 * early.mean_failure.value
     assert len(never.tasks) == len(whole.tasks) == 1200
-    np.testing.assert_array_equal(early.tasks, whole.tasks[:400])
+    np.testing.assert_array_equal(early.tasks, whole.tasks[:800])
 
 
 def test_a_picture_of_what_was_seen(game, report, tmp_path):
@@ -217,9 +297,8 @@ def test_a_picture_of_what_was_seen(game, report, tmp_path):
 
 
 def test_no_failure_at_all_has_no_mode():
-    rows = np.random.default_rng(0).random((40, 2)).astype(np.float32)
-    rounds = [Round(np.arange(40), np.full(40, 0.1), 0.1)]
-    assert find_modes(rows, ("a", "b"), np.zeros(40), rounds, 400, 0.95) == ()
+    rounds = [Round(np.arange(40), np.full(40, 0.01), 0.01)]
+    assert find_modes(Table(Game()), np.zeros(40), rounds, 0.95) == ()
 
 
 def test_ranks_decide_and_scored_tasks_get_nothing():
@@ -254,6 +333,18 @@ class Whole(Known):
     supports_partial = False
 
 
+class Counting(Known):
+    """Counts failures."""
+
+    counts_failures = True
+
+
+class Foreign(Known):
+    """Scores another pool of the same size."""
+
+    key = "another pool"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -264,6 +355,13 @@ class Whole(Known):
         ({"descriptors": np.arange(10.0)[:, None]}, f"descriptors must have one row per task \\({N}\\), got 10"),
         ({"scorer": Whole(np.zeros(N))}, "scorer must be able to score single tasks, got Whole"),
         ({"scorer": Known(np.zeros(7))}, f"scorer must score the {N} tasks of the pool, got one that scores 7"),
+        ({"scorer": "episodes"}, r"scorer must be one of \('auto', 'exact', 'survival', 'frequency'\), got 'episodes'"),
+        (
+            {"scorer": Counting(np.zeros(N))},
+            "scorer must give probabilities if it is an object, got Counting; use scorer='frequency'",
+        ),
+        ({"scorer": Foreign(np.zeros(N))}, r"got one that scores 4000 tasks \(another pool\); build it from this pool"),
+        ({"folder": "anywhere"}, "identity must be given where folder and a scorer object are, got None"),
         ({"pool": Forgetful()}, "pool must give the same tasks each time, got other descriptors the second time"),
         ({"precision": 0.0}, "precision must be at least 0.01, got 0.0; use a share of the mean such as 0.3, or None"),
         ({"uniform_share": 0.0}, r"uniform_share must be in \[0.05, 1\], got 0"),
