@@ -79,7 +79,7 @@ _SAMPLES = tuple(
 TABLES = {
     **{
         f"active-{family}": Table(f"active_{family.replace('-', '_')}", _SAMPLES, list(active.COLUMNS.values()))
-        for family in ("thin-ice", "decoy", "wind", "bridge", "vault", "cart-pole", "password-game")
+        for family in ("thin-ice", "decoy")
     },
     **{name: _family(name, earlier) for name, earlier in _FAMILIES.items()},
     "gridworld": Table(
