@@ -40,9 +40,15 @@ class Descriptors:
 
         :param values: shape (tasks, columns)
         :param names: name of each column; ``None`` for "column 0", "column 1" and so on
+        :raises TypeError: if the values are no numbers, or rows differ in length
         :raises ValueError: as the class
         """
-        array = np.asarray(values, dtype=np.float32)
+        try:
+            array = np.asarray(values, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"descriptors must be numbers of shape (tasks, columns), got {type(values).__name__} ({error}); use an array of floats"
+            ) from error
         if names is None and array.ndim == 2:
             names = tuple(f"column {i}" for i in range(array.shape[1]))
         return cls(array, names or ())

@@ -18,15 +18,17 @@ import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.statistics import conformal
 from sb3_forecast.statistics.alternatives import ParetoTail, lognormal_forecast
+from sb3_forecast.statistics.count_checks import goodness_of_fit
 from sb3_forecast.statistics.counts import CountTail
 from sb3_forecast.statistics.diagnostics import forward_stop_k, stability_scan
 from sb3_forecast.statistics.expected import expected_failures
 from sb3_forecast.statistics.intervals import pivot_cdf, pivot_quantile
 from sb3_forecast.statistics.risk import clopper_pearson, frequency_upper_limit
+from sb3_forecast.statistics.weighted_tail import weighted_limit
 from sb3_forecast.training.tail_line import TailLineLoss
 from sb3_forecast.training.validation import Validation
 from tests.conftest import SMALL_PPO
-from tests.hostile.bad_values import NAN, Kind, real, scores, tasks, unit, whole, word
+from tests.hostile.bad_values import INF, NAN, Kind, real, scores, tasks, unit, whole, word
 
 GOOD = np.linspace(-4.0, -1.0, 60) + 0.1 * np.sin(np.arange(60.0))
 TAIL = sf.GumbelTail.fit(GOOD, 10)
@@ -40,6 +42,8 @@ def model() -> PPO:
 
 
 MODEL = model()
+FIT = CountTail.fit(*COUNTS)
+REPORT = sf.ActiveEvaluation("exact", POOL, 40, n_rounds=2).run(MODEL)
 
 
 def forecast_ppo(**arguments: Any) -> Any:
@@ -105,6 +109,27 @@ TABLE: dict[str, tuple[Any, dict[str, Any], dict[str, Kind]]] = {
         CountTail.fit(*COUNTS).interval,
         {"n_deploy": 100, "n_boot": 20},
         {"n_deploy": real(1.0), "level": unit(), "n_boot": whole(20), "seed": whole(0)},
+    ),
+    "goodness_of_fit": (
+        lambda **given: goodness_of_fit(FIT, **given), {"n_boot": 19}, {"n_boot": whole(19), "seed": whole(0)},
+    ),
+    "weighted_limit": (
+        lambda **given: weighted_limit(GOOD, np.ones(60), **given), {"n_deploy": 100}, {"n_deploy": real(1.0), "level": unit()},
+    ),
+    "ActiveEvaluation": (
+        lambda **given: sf.ActiveEvaluation(pool=POOL, **given),
+        {"scorer": "exact", "budget": 20, "n_rounds": 1},
+        {"scorer": word(), "budget": whole(20, 60), "n_rounds": whole(), "uniform_share": real(0.05, 1.0), "level": unit(), "seed": whole(0),
+         "precision": Kind(("0.5", NAN, INF, -INF, True, [0.5], 1j, 0.0, -1.0)),
+         "descriptors": Kind((np.full((60, 2), NAN), np.zeros(60), [[1.0], [2.0, 3.0]], "abc", [["a"]] * 60, np.zeros((60, 0))))},
+    ),
+    "ActiveReport.worse_than": (
+        lambda **given: REPORT.worse_than(**given), {"p": 0.1}, {"p": Kind(("0.5", None, NAN, INF, True, [0.5], 1j, -0.1, 1.0))},
+    ),
+    "ActiveReport.limit": (
+        lambda **given: REPORT.limit(**given),
+        {"n_deploy": 100},
+        {"n_deploy": Kind(("5", NAN, INF, True, [5], 1j, 0)), "level": Kind(("0.5", NAN, INF, True, [0.5], 0, 1, 90))},
     ),
     "expected_failures": (
         expected_failures,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_forecast.checks import real
 from sb3_forecast.files import write_text
 from sb3_forecast.measuring.active.modes import Mode
 from sb3_forecast.measuring.report import without_nan
@@ -97,7 +98,7 @@ class ActiveReport:
         :raises NoForecastError: if failures were counted: 2 failures in 5 episodes do not say that p is above 0.3
         """
         self._need_probabilities("worse_than")
-        if not 0.0 <= p < 1.0:
+        if not 0.0 <= real("p", p, use="a failure probability such as 0.01") < 1.0:
             raise ValueError(f"p must be in [0, 1), got {p}; use a failure probability such as 0.01")
         return self._total((self.failure > p).astype(np.float64))
 
