@@ -143,11 +143,12 @@ def run_active(args: Evaluate, model: BaseAlgorithm, statistics: Path | None, co
     few = tasks.subset(np.arange(min(len(tasks), 10)))
     check_spaces(model, few, args)
     _use_statistics(model, few, statistics)
-    counting: dict[str, Any] = {"episodes": args.episodes}
+    scorer = "frequency" if args.deterministic else args.scorer
+    counting: dict[str, Any] = {"episodes": args.episodes} if scorer in ("auto", "frequency") else {}
     if args.deterministic:
         counting["deterministic"] = True
     report = ActiveEvaluation(
-        "frequency" if args.deterministic else args.scorer, tasks, args.budget, level=args.level, seed=args.seed, counting=counting,
+        scorer, tasks, args.budget, level=args.level, seed=args.seed, counting=counting,
         progress_bar=args.progress_bar and not args.json,
     ).run(model)  # fmt: skip
     if args.json:

@@ -111,6 +111,10 @@ class ActiveEvaluation:
             one_of("scorer", scorer, NAMES)
         else:
             _check_scorer(self._scorer, pool)
+        if counting and self._named not in ("auto", "frequency"):
+            raise ValueError(
+                f"counting must be left out for a scorer that counts nothing, got {dict(counting)}; use scorer='frequency'"
+            )
         self.pool, self.counting, self.progress_bar, self.on_round = pool, dict(counting or {}), progress_bar, on_round
         self.given = (
             descriptors if descriptors is None or isinstance(descriptors, Descriptors) else Descriptors.of(descriptors)

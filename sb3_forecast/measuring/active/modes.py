@@ -94,13 +94,18 @@ def _rule(tree: Any, leaf: int, rows: NDArray[np.float32], names: tuple[str, ...
         column, threshold = int(tree.feature[node]), float(tree.threshold[node])
         # the way up meets the tightest condition first
         (most if side == "<=" else least).setdefault(column, threshold)
-    conditions = []
-    for column in sorted({*least, *most}, key=lambda c: names[c]):
-        whole = bool((rows[:, column] == np.round(rows[:, column])).all())
-        if column in least:
-            conditions.append(
-                f"{names[column]} >= {int(np.floor(least[column])) + 1}" if whole else f"{names[column]} > {least[column]:.3g}"
-            )
-        if column in most:
-            conditions.append(f"{names[column]} <= {int(np.floor(most[column])) if whole else format(most[column], '.3g')}")
-    return " and ".join(conditions) or "all tasks"
+    columns = sorted({*least, *most}, key=lambda column: names[column])
+    return " and ".join(_condition(names[c], rows[:, c], least.get(c), most.get(c)) for c in columns) or "all tasks"
+
+
+def _condition(name: str, values: NDArray[np.float32], above: float | None, below: float | None) -> str:
+    """The condition on one column in words; counts are told from other numbers."""
+    if not (values == np.round(values)).all():
+        parts = [f"{name} {sign} {end:.3g}" for sign, end in ((">", above), ("<=", below)) if end is not None]
+        return " and ".join(parts)
+    low, high = None if above is None else int(np.floor(above)) + 1, None if below is None else int(np.floor(below))
+    if low is not None and high is not None:
+        return f"{name} = {low}" if low == high else f"{name} from {low} to {high}"
+    if high == 0 and values.min() == 0:
+        return f"no {name}"
+    return f"{name} >= {low}" if low is not None else f"{name} <= {high}"

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.measuring.active.choosing import Chooser, by_rank
-from sb3_forecast.measuring.active.modes import find_modes
+from sb3_forecast.measuring.active.modes import _condition, find_modes
 from sb3_forecast.measuring.active.plots import samples_plot
 from sb3_forecast.measuring.active.table import Table
 from sb3_forecast.statistics.design import Round
@@ -278,6 +278,23 @@ def test_the_limit_of_the_unseen_grows_with_their_number(report):
     assert report.limit(level=0.5) < report.limit(level=0.99)
 
 
+@pytest.mark.parametrize(
+    ("values", "above", "below", "said"),
+    [
+        ([0.0, 1.0, 2.0], 0.5, None, "lava >= 1"),
+        ([0.0, 1.0, 2.0], None, 1.5, "lava <= 1"),
+        ([0.0, 1.0, 2.0], None, 0.5, "no lava"),
+        ([3.0, 4.0], None, 0.5, "lava <= 0"),
+        ([0.0, 1.0, 2.0, 3.0], 0.5, 2.5, "lava from 1 to 2"),
+        ([0.0, 1.0, 2.0], 0.5, 1.5, "lava = 1"),
+        ([0.1, 0.25], 0.123456, None, "lava > 0.123"),
+        ([0.1, 0.25], 0.123456, 0.2, "lava > 0.123 and lava <= 0.2"),
+    ],
+)
+def test_rules_read_well(values, above, below, said):
+    assert _condition("lava", np.array(values, dtype=np.float32), above, below) == said
+
+
 def test_it_stops_when_it_is_precise_enough(game):
     whole = sf.ActiveEvaluation(Known(game.scores), game, 1200, seed=1).run(None)
     early = sf.ActiveEvaluation(Known(game.scores), game, 1200, seed=1, precision=5.0).run(None)
@@ -355,6 +372,10 @@ class Foreign(Known):
         ({"descriptors": np.arange(10.0)[:, None]}, f"descriptors must have one row per task \\({N}\\), got 10"),
         ({"scorer": Whole(np.zeros(N))}, "scorer must be able to score single tasks, got Whole"),
         ({"scorer": Known(np.zeros(7))}, f"scorer must score the {N} tasks of the pool, got one that scores 7"),
+        (
+            {"scorer": "exact", "counting": {"episodes": 3}},
+            r"counting must be left out for a scorer that counts nothing, got {'episodes': 3}",
+        ),
         ({"scorer": "episodes"}, r"scorer must be one of \('auto', 'exact', 'survival', 'frequency'\), got 'episodes'"),
         (
             {"scorer": Counting(np.zeros(N))},
