@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from sb3_forecast.lm import describe_prompts
+import sb3_forecast as sf
+from sb3_forecast.lm import LMFailureScorer, PasswordGame, describe_prompts
+from tests.lm.conftest import random_llama
 
 
 def test_words_that_tell_prompts_apart_are_counted():
@@ -23,3 +25,14 @@ def test_the_commonest_words_are_kept_whatever_the_order():
 def test_no_prompts():
     with pytest.raises(ValueError, match="prompts must hold at least one prompt, got none"):
         describe_prompts([])
+
+
+def test_prompts_are_chosen_by_their_words(tokenizer):
+    """Active evaluation of a language model: its scorer scores the chosen prompts only."""
+    game = PasswordGame(150, seed=5, rare_fraction=0.1)
+    model = random_llama(len(tokenizer))
+    scorer = LMFailureScorer(model, tokenizer, game.prompts, game.targets)
+    found = sf.ActiveEvaluation(scorer, game, 60, n_rounds=3, descriptors=describe_prompts(game.prompts)).run(model)
+    np.testing.assert_allclose(found.scores, scorer.score(model, found.tasks).numpy(), rtol=1e-5)
+    assert len(found.tasks) == 60
+    assert all("in the prompt" in mode.rule or "words" in mode.rule for mode in found.found)
