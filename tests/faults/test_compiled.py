@@ -8,6 +8,9 @@ import pytest
 
 from tests.faults.victims import run
 
+# each case is a process of its own
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 

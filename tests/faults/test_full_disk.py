@@ -20,6 +20,9 @@ from sb3_forecast_envs.gridworld.pictures import failure_map
 from tests.faults import jobs
 from tests.faults.victims import run
 
+# each case is a process of its own
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 #: enough for a pipe or a lock, too little for any result
 LIMIT = 100

@@ -14,6 +14,9 @@ from studies.records import read_records
 from tests.faults import jobs
 from tests.faults.victims import Victim, result
 
+# each case is a process of its own
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 
