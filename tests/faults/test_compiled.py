@@ -9,9 +9,7 @@ import pytest
 from tests.faults.victims import run
 
 # each case is a process of its own
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")]
 
 
 def doubled(folder):

@@ -21,9 +21,7 @@ from tests.faults import jobs
 from tests.faults.victims import run
 
 # each case is a process of its own
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")]
 #: enough for a pipe or a lock, too little for any result
 LIMIT = 100
 

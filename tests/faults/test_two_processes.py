@@ -15,9 +15,7 @@ from tests.faults import jobs
 from tests.faults.victims import Victim, result
 
 # each case is a process of its own
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")]
 
 
 def both(job):
