@@ -43,6 +43,7 @@ TINY_POLES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_train_cart_pole(tmp_path):
     script = str(EXAMPLES / "train_cart_pole.py")
     output = tmp_path / "out"
@@ -55,6 +56,7 @@ def test_train_cart_pole(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_find_and_fix(tmp_path):
     small = {"FIND_AND_FIX_STEPS": "8192", "FIND_AND_FIX_TASKS": "1500"}
     out = subprocess.run(
@@ -68,6 +70,7 @@ def test_find_and_fix(tmp_path):
     assert "ForecastPPO, 2: of 1,500 fresh tasks the worst fails" in out
 
 
+@pytest.mark.slow
 def test_the_study_of_active_evaluation(tmp_path):
     script = str(EXAMPLES / "active_study.py")
     tiny = [
@@ -128,6 +131,7 @@ def test_short_scripts(script, said):
     assert said in found.stdout
 
 
+@pytest.mark.slow
 def test_own_family(tmp_path):
     """The example runs, and its family is one for the study, with no further code."""
     script = EXAMPLES / "own_family.py"

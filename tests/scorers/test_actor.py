@@ -127,7 +127,7 @@ def test_maskable_ppo(pool, few):
         Actor(model, 3).log_probabilities(env.reset())
 
 
-@pytest.mark.parametrize("algorithm", [A2C, TRPO, MaskablePPO])
+@pytest.mark.parametrize("algorithm", [A2C, *(pytest.param(a, marks=pytest.mark.slow) for a in (TRPO, MaskablePPO))])
 def test_the_callback_trains_other_algorithms(pool, algorithm):
     """With the callback's gradient the pool fails less than without."""
     failures = []

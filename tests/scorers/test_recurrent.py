@@ -65,6 +65,7 @@ def test_step_by_step_is_what_the_sequence_gives(few, model):
     np.testing.assert_allclose(th.stack(stepped, dim=1), whole, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_scores_agree_with_counting_and_have_a_gradient_through_the_memory(few, model):
     scorer = learnt_scorer(few, model).on(few, episodes=30)
     p = sf.failure_probability(scorer.score(model).numpy())
@@ -90,6 +91,7 @@ def test_rescoring_gives_the_scores_again(few, model):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.slow
 def test_the_callback_trains_them(few):
     def learn(coef):
         scorer = sf.EpisodeScorer(few, probes=60, seed=0, n_envs=20, warm_up_rounds=1, warm_up_failures=5)

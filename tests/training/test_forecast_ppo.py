@@ -234,6 +234,7 @@ def test_lagrangian_and_penalty(pool, tmp_path):
         sf.CostPenalty(env(pool), -1)
 
 
+@pytest.mark.slow
 def test_lagrangian_makes_a_new_agent_safer(pool):
     failures = []
     for multiplier in (0.0, 5.0):

@@ -31,7 +31,14 @@ def test_coefficient_zero(case):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # so young a scorer is not to be trusted, and says so
-@pytest.mark.parametrize("case", [c for c in COMBINATIONS if not c.subprocess], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.name == "dictionary of observations" else [])
+        for case in COMBINATIONS
+        if not case.subprocess
+    ],
+)
 def test_forecasting(case):
     tasks = case.tasks()
     if not case.discrete:
