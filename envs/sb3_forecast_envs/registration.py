@@ -27,8 +27,8 @@ def register_family(family: TaskFamily, replay: bool = True) -> str:
     :param replay: whether to play 400 random steps of its MiniGrid environment against the batched one, which takes a second; they must not
         differ
     :return: the Gymnasium id, ``SB3Forecast/<Name>-<S>x<S>-v0``; ``gym.make`` and :class:`TaskPool` accept it at once
-    :raises ValueError: if another family has the id, MiniGrid does not know a cell's object, two cells look the same, an action is
-        unknown, a cell can be toggled into an object that is not a cell of the family, drawing the same task twice gives different
+    :raises ValueError: if another family has the id, Gymnasium refuses it, MiniGrid does not know a cell's object, two cells look the same,
+        an action is unknown, a cell can be toggled into an object that is not a cell of the family, drawing the same task twice gives different
         results, or the MiniGrid environment plays another game than the batched one
     """
     id_ = f"{NAMESPACE}/{family.id}-v0"
@@ -43,9 +43,15 @@ def register_family(family: TaskFamily, replay: bool = True) -> str:
     _check_deterministic(family)
     if replay and family.id not in REGISTERED:
         check_same_game(family)
-    REGISTERED[family.id] = family
     if id_ not in gym.registry:
-        gym.register(id_, entry_point="sb3_forecast_envs.gridworld.env:GridWorldEnv", kwargs={"family": family})
+        try:
+            gym.register(id_, entry_point="sb3_forecast_envs.gridworld.env:GridWorldEnv", kwargs={"family": family})
+        except gym.error.Error as error:
+            raise ValueError(
+                f"name of the family must make an id that Gymnasium takes, got {family.name!r} ({error}); use letters and digits"
+            ) from error
+    # only now, so that a family that Gymnasium refuses is not half registered
+    REGISTERED[family.id] = family
     return id_
 
 

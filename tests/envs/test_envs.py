@@ -307,6 +307,21 @@ def test_a_pool_that_shares_nothing_with_another():
     np.testing.assert_array_equal(fresh.layouts[-1], again.layout)
 
 
+class Spaced(Trench):
+    """A name that Gymnasium refuses."""
+
+    name = "Spaced out!"
+
+
+def test_a_family_that_gymnasium_refuses_is_not_half_registered():
+    with pytest.raises(
+        ValueError, match=r"name of the family must make an id that Gymnasium takes, got 'Spaced out!' .*; use letters"
+    ):
+        sfe.register_family(Spaced(7), replay=False)
+    with pytest.raises(ValueError, match="family must be a known id, got 'Spaced out!-7x7'"):
+        sfe.TaskPool("Spaced out!-7x7", 3, seed=0)
+
+
 def test_pools_are_joined():
     first, second = sfe.TaskPool("Decoy-8x8", 20, seed=1), sfe.TaskPool("Decoy-8x8", 5, seed=2)
     both = first.joined(second)
