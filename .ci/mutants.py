@@ -177,7 +177,7 @@ def report(show: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sample", type=int, default=1200, help="number of mutants; 0 for all")
+    parser.add_argument("--sample", type=int, default=800, help="number of mutants; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--report", action="store_true", help="only print what was found so far")

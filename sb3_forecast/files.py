@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedWriter
 from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 def cache_folder() -> pathlib.Path:
@@ -167,6 +172,52 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
     with suppress(FileNotFoundError):  # another process was faster
         path.replace(aside)
     return aside
+
+
+def save_arrays(path: str | pathlib.Path, arrays: Mapping[str, NDArray[Any]], about: str = "", compress: bool = False) -> None:
+    """Write arrays into an npz file with a checksum, completely or not at all.
+
+    :param path: the file
+    :param arrays: by name; the name "digest" is taken
+    :param about: what the arrays were made of; they are read only with the same text
+    :param compress: whether to compress them
+    :raises OSError: if the file cannot be written
+    """
+    content: dict[str, Any] = {**arrays, "digest": _digest(arrays, about)}
+    write_whole(path, lambda file: (np.savez_compressed if compress else np.savez)(file, **content))
+
+
+def load_arrays(path: pathlib.Path, what: str, about: str = "") -> dict[str, NDArray[Any]] | None:
+    """Read the arrays of :func:`save_arrays`. A damaged file is named in a warning and set aside.
+
+    :param path: the file
+    :param what: what the arrays are, for the warning
+    :param about: as given to :func:`save_arrays`
+    :return: arrays by name; ``None`` if there is no file, or it is damaged
+    """
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = dict(file)
+        if str(arrays.pop("digest")) != _digest(arrays, about):
+            raise ValueError("its checksum is another")
+    except Exception as error:  # zipfile, zlib, numpy and our own check
+        aside = set_aside(path)
+        warnings.warn(
+            f"the stored {what} in {path} are damaged ({error}): they are set aside as {aside.name} and made again",
+            stacklevel=3,
+        )
+        return None
+    return arrays
+
+
+def _digest(arrays: Mapping[str, Any], about: str) -> str:
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def fill_whole(folder: str | pathlib.Path, fill: Callable[[pathlib.Path], None]) -> None:

@@ -3,9 +3,19 @@
 import os
 import stat
 
+import numpy as np
 import pytest
 
-from sb3_forecast.files import cache_folder, fill_whole, read_json, write_json, write_text, write_whole
+from sb3_forecast.files import (
+    cache_folder,
+    fill_whole,
+    load_arrays,
+    read_json,
+    save_arrays,
+    write_json,
+    write_text,
+    write_whole,
+)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
@@ -52,3 +62,37 @@ def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "sb3_forecast"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder().parts[-2:] == (".cache", "sb3_forecast")
+
+
+def test_arrays_come_back_as_they_were_saved(tmp_path):
+    path = tmp_path / "a.npz"
+    arrays = {"x": np.array([1.5, -np.inf]), "y": np.array([True, False]), "name": np.array("psi")}
+    for compress in (False, True):
+        save_arrays(path, arrays, "made of this", compress)
+        found = load_arrays(path, "numbers", "made of this")
+        assert found.keys() == arrays.keys()
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_array_equal(found[name], array)
+    assert load_arrays(tmp_path / "none.npz", "numbers") is None
+
+
+@pytest.mark.parametrize("change", ["about", "value", "dtype", "cut"])
+def test_arrays_that_are_not_what_was_saved_are_set_aside(tmp_path, change):
+    path, about = tmp_path / "a.npz", "made of this"
+    save_arrays(path, {"x": np.array([1.0, 2.0])}, about)
+    with np.load(path) as file:
+        content = dict(file)
+    if change == "about":
+        about = "made of that"
+    elif change == "cut":
+        path.write_bytes(path.read_bytes()[:50])
+    else:
+        content["x"] = np.array([1.0, 3.0]) if change == "value" else content["x"].astype(np.float32)
+        np.savez(path, **content)
+    with pytest.warns(
+        UserWarning, match=r"the stored numbers in .*a\.npz are damaged .*: they are set aside as a\.damaged and made again"
+    ):
+        assert load_arrays(path, "numbers", about) is None
+    assert not path.exists()
+    assert (tmp_path / "a.damaged").exists()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
-import warnings
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from sb3_forecast.files import read_json, set_aside, write_json, write_whole
+from sb3_forecast.files import load_arrays, read_json, save_arrays, write_json
 from sb3_forecast.scorers.checksum import model_checksum
 from sb3_forecast.scorers.exact import ExactScorer
 from sb3_forecast.scorers.protocols import SupportsExact
@@ -89,43 +86,16 @@ def score_large_pool(
         for begin in range(0, len(tasks), block_size):
             end = min(begin + block_size, len(tasks))
             path = target / f"tasks-{begin}-{end - 1}.npz"
-            block = _stored(path, claim)
+            # with what they were made of: two runs that begin in one folder at the same moment do not mix
+            block = load_arrays(path, "scores", json.dumps(claim, sort_keys=True))
             if block is None:
                 pool = tasks.block(begin, end)
                 outcomes = ExactScorer(pool, cache_tasks=0).outcomes(model)
                 block = {name: getattr(outcomes, name) for name in _FIELDS[:3]} | {"rare": np.asarray(pool.rare)}
-                arrays: dict[str, Any] = {**block, "digest": _digest(block, claim)}
-                write_whole(path, partial(np.savez, **arrays))
+                save_arrays(path, block, json.dumps(claim, sort_keys=True))
             parts.append(block)
             bar.update(end - begin)
     return LargePoolScores(**{name: np.concatenate([part[name] for part in parts]) for name in _FIELDS})
-
-
-def _digest(block: dict[str, NDArray[Any]], claim: dict[str, Any]) -> str:
-    """A checksum of a block and of what it was made of: two runs that begin in one folder at the same moment do not mix."""
-    digest = hashlib.sha256(json.dumps(claim, sort_keys=True).encode())
-    for name in _FIELDS:
-        digest.update(name.encode() + np.ascontiguousarray(block[name]).tobytes())
-    return digest.hexdigest()
-
-
-def _stored(path: pathlib.Path, claim: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
-    """A block from its file; ``None`` if there is none. A damaged one is named and set aside."""
-    if not path.exists():
-        return None
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            block, digest = {name: file[name] for name in _FIELDS}, str(file["digest"])
-        if digest != _digest(block, claim):
-            raise ValueError("its checksum is another")
-    except Exception as error:  # zipfile, zlib, numpy and our own check
-        aside = set_aside(path)
-        warnings.warn(
-            f"the stored scores in {path} are damaged ({error}): they are set aside as {aside.name} and made again",
-            stacklevel=3,
-        )
-        return None
-    return block
 
 
 def _claim(folder: pathlib.Path, content: dict[str, Any]) -> None:

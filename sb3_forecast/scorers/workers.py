@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def _dead(env: VecEnv | None) -> tuple[int, BaseProcess] | None:
     """The first dead worker of an environment, with its number; ``None`` if none has died or it has none."""
     while isinstance(env, VecEnvWrapper):
         env = env.venv
-    processes: list[BaseProcess] = list(getattr(env, "processes", []))
+    processes: list[BaseProcess] = list(env.processes) if isinstance(env, SubprocVecEnv) else []
     if processes:
         # the pipe can break a moment before the process is seen to be dead
         connection.wait([process.sentinel for process in processes], timeout=5.0)

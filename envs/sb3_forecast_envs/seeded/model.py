@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import pathlib
-import warnings
-import zlib
 from functools import lru_cache
 from typing import Any
 
@@ -16,19 +12,14 @@ from minigrid.minigrid_env import MiniGridEnv
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from sb3_forecast.files import set_aside, write_whole
+from sb3_forecast.files import load_arrays, save_arrays
 from sb3_forecast_envs.seeded.exploration import explore_episode
 from sb3_forecast_envs.seeded.pool import SeededTasks
 from sb3_forecast_envs.seeded.replay import check_replay
 
-
-def _checksum(*arrays: NDArray[Any]) -> int:
-    return functools.reduce(lambda crc, array: zlib.crc32(np.ascontiguousarray(array).tobytes(), crc), arrays, 0)
-
-
 #: seeds per file; a run that is killed loses at most one file
 BLOCK = 32
-_FORMAT = 2
+_FORMAT = 3
 
 
 class SeededModel:
@@ -117,36 +108,15 @@ class SeededModel:
 
     def _load_or_explore(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
         path = self.folder / f"seeds-{block * BLOCK}-{(block + 1) * BLOCK - 1}.npz"
-        stored = self._load(path)
+        stored = load_arrays(path, "models")
         if stored is not None:
-            self._check_start(block, stored[2])
-            return stored
+            self._check_start(block, stored["views"])
+            return stored["first"], stored["successors"], stored["views"]
         parts = [self._explore(seed) for seed in range(block * BLOCK, (block + 1) * BLOCK)]
         check_replay(self.env, block * BLOCK, self.tasks.failed, *parts[0], self._view, self.timeout_fails)
         first = np.concatenate([[0], np.cumsum([len(successors) for successors, _ in parts])])
         successors, views = (np.concatenate(column) for column in zip(*parts, strict=True))
-        checksum = _checksum(first, successors, views)
-        write_whole(
-            path, lambda file: np.savez_compressed(file, first=first, successors=successors, views=views, checksum=checksum)
-        )
-        return first, successors, views
-
-    def _load(self, path: pathlib.Path) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]] | None:
-        """A stored block; ``None`` if there is none. A damaged one is named and set aside, and made again."""
-        if not path.exists():
-            return None
-        try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                first, successors, views, checksum = (file[name] for name in ("first", "successors", "views", "checksum"))
-            if int(checksum) != _checksum(first, successors, views):
-                raise ValueError("its checksum is another")
-        except Exception as error:  # zipfile, zlib, numpy and our own check
-            aside = set_aside(path)
-            warnings.warn(
-                f"the stored models in {path} are damaged ({error}): they are set aside as {aside.name} and made again",
-                stacklevel=2,
-            )
-            return None
+        save_arrays(path, {"first": first, "successors": successors, "views": views}, compress=True)
         return first, successors, views
 
     def _check_start(self, block: int, views: NDArray[np.uint8]) -> None:

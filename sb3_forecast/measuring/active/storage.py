@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pathlib
-import warnings
-import zipfile
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_forecast.files import read_json, set_aside, write_json, write_whole
+from sb3_forecast.files import load_arrays, read_json, save_arrays, write_json
 
 
 class RoundStore:
@@ -49,17 +46,8 @@ class RoundStore:
         :raises ValueError: if the round holds other tasks
         """
         path = self._path(number)
-        if not path.exists():
-            return None
-        try:
-            # from memory, because numpy leaves a damaged file open
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                found = dict(file)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            aside = set_aside(path)
-            warnings.warn(
-                f"{path} is damaged ({error}); it is kept as {aside.name}, and the round is scored again", stacklevel=2
-            )
+        found = load_arrays(path, "scores")
+        if found is None:
             return None
         if not np.array_equal(found["tasks"], tasks):
             raise ValueError(
@@ -74,7 +62,7 @@ class RoundStore:
         :param number: of the round, from 0
         :param found: arrays by name
         """
-        write_whole(self._path(number), lambda file: np.savez(file, **found))
+        save_arrays(self._path(number), {name: np.asarray(value) for name, value in found.items()})
 
     def _path(self, number: int) -> pathlib.Path:
         return self.folder / f"round-{number}.npz"

@@ -184,9 +184,7 @@ def test_damaged_rounds_are_set_aside_and_scored_again(game, report, tmp_path):
     sf.ActiveEvaluation(Known(game.scores), game, 240, **stored).run(network())
     path = tmp_path / "round-2.npz"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.warns(
-        UserWarning, match=r"round-2.npz is damaged .*; it is kept as round-2.damaged, and the round is scored again"
-    ):
+    with pytest.warns(UserWarning, match=r"round-2.npz are damaged .*: they are set aside as round-2.damaged and made again"):
         again = sf.ActiveEvaluation(Known(game.scores), game, 240, **stored).run(network())
     np.testing.assert_array_equal(again.scores, report.scores)
     (tmp_path / "about.json").write_text("{")
