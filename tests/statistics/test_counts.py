@@ -232,3 +232,11 @@ def test_beyond_the_smallest_number_the_worst_goes_on_as_a_power():
 def test_the_forecast_is_the_median_of_the_worst(n_deploy):
     tail = CountTail(0.4, 12.0, np.array([0, 1]), np.array([5, 5]))
     assert tail.forecast(n_deploy) == pytest.approx(worst_of(n_deploy, 0.5), rel=1e-6)
+
+
+def test_counts_drawn_from_a_fit_hold_its_tasks_that_never_fail():
+    m = 4000
+    fit = CountTail(30.0, 10.0, np.zeros(m, dtype=np.int64), np.full(m, 50), never=0.9)
+    drawn = fit.sample(np.random.default_rng(0))
+    assert (drawn == 0).mean() == pytest.approx(0.9, abs=0.02)
+    assert drawn[drawn > 0].mean() == pytest.approx(0.75 * 50, rel=0.05)
