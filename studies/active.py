@@ -176,7 +176,7 @@ def measure(deployment: Any, scores: NDArray[np.float64], kind: str, budget: int
         "variance_ratio": float(np.mean(variances) / (len(p) ** 2 * p.var() / budget)),
         "mean_holds": share(report.mean_failure.low <= p.mean() <= report.mean_failure.high for report in reports),
         "seconds_choosing": float(np.mean([report.seconds_choosing for report in reports])),
-        "limit_holds": share(np.delete(scores, report.tasks).max() <= report.limit() for report in reports),
+        "limit_holds": share(limit_held(report, scores) for report in reports),
         "means": means.tolist(),
     }
     for c in (0.01, 0.1):
@@ -185,6 +185,18 @@ def measure(deployment: Any, scores: NDArray[np.float64], kind: str, budget: int
         result[f"worse_than_{c}_holds"] = share(count.low <= true <= count.high for count in counts)
         result[f"worse_than_{c}"] = [count.value for count in counts]
     return result
+
+
+def limit_held(report: ActiveReport, scores: NDArray[np.float64]) -> bool:
+    """Whether the limit of the worst unseen task holds. One that is refused, because the worst scores are equal, does not.
+
+    :param report: of a sample
+    :param scores: true scores of all tasks
+    """
+    try:
+        return bool(np.delete(scores, report.tasks).max() <= report.limit())
+    except sf.NoForecastError:
+        return False
 
 
 def design_variance(report: ActiveReport, inclusions: Sequence[NDArray[np.float64]], p: NDArray[np.float64]) -> float:
