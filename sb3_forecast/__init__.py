@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sb3_forecast.version import __version__
 
 if TYPE_CHECKING:
+    from sb3_forecast import cluster as cluster
     from sb3_forecast import lm as lm
     from sb3_forecast.baselines.cost_penalty import CostPenalty
     from sb3_forecast.baselines.cvar_ppo import CVaRPPO
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sb3_forecast.measuring.evaluate import evaluate_forecast
     from sb3_forecast.measuring.recording import Recording, record_worst
     from sb3_forecast.measuring.report import ForecastReport
+    from sb3_forecast.measuring.sketch_report import report_of_sketch
     from sb3_forecast.scorers.exact import ExactScorer
     from sb3_forecast.scorers.frequency import FrequencyScorer
     from sb3_forecast.scorers.large_pools import LargePoolScores, score_large_pool
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         log_failure_probability,
         log_survival_probability,
     )
+    from sb3_forecast.statistics.sketch import TailSketch
     from sb3_forecast.statistics.tails import GumbelTail
     from sb3_forecast.training.averaging import PolicyAverage
     from sb3_forecast.training.callback import ForecastCallback
@@ -91,6 +94,8 @@ _DEFINED_IN = {
     "failure_score_from_log_survival": "sb3_forecast.statistics.scores",
     "log_failure_probability": "sb3_forecast.statistics.scores",
     "log_survival_probability": "sb3_forecast.statistics.scores",
+    "report_of_sketch": "sb3_forecast.measuring.sketch_report",
+    "TailSketch": "sb3_forecast.statistics.sketch",
     "GumbelTail": "sb3_forecast.statistics.tails",
     "ForecastCallback": "sb3_forecast.training.callback",
     "TrainingCheckpoints": "sb3_forecast.training.checkpoints",
@@ -105,7 +110,7 @@ _DEFINED_IN = {
     "ForecastObjective": "sb3_forecast.training.objective",
 }
 #: public modules
-_MODULES = {"conformal": "sb3_forecast.statistics.conformal", "lm": "sb3_forecast.lm"}
+_MODULES = {"cluster": "sb3_forecast.cluster", "conformal": "sb3_forecast.statistics.conformal", "lm": "sb3_forecast.lm"}
 
 __all__ = [
     "ActiveEvaluation",
@@ -139,6 +144,7 @@ __all__ = [
     "Recording",
     "SurvivalScorer",
     "TailLineLoss",
+    "TailSketch",
     "TrainingCheckpoints",
     "Validation",
     "__version__",
@@ -156,6 +162,7 @@ __all__ = [
     "missed_mode",
     "play",
     "record_worst",
+    "report_of_sketch",
     "resume_training",
     "sample_partitions",
     "save_training",

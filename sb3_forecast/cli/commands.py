@@ -78,6 +78,11 @@ class Evaluate:
     """Look at all --deploy-size tasks, choose --budget of them to score, and say which kinds of task fail (extra `active`)."""
     budget: int = 1000
     """Number of tasks to score with --active."""
+    cluster: str | None = None
+    """Score every one of the --deploy-size tasks with Ray (extra `cluster`): `local` for this machine, `auto` for the cluster that it
+    belongs to, or host:port. A run that was stopped goes on."""
+    output: str | None = None
+    """Folder for the scores of --cluster, which all machines share, or an address such as s3://bucket/scores."""
     method: OutlookMethod = "blue"
     """Point forecast, as in `forecast`."""
     k: int | None = None

@@ -11,6 +11,7 @@ from rich.console import Console
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_forecast.cli.cluster import check_cluster, run_cluster
 from sb3_forecast.cli.commands import Evaluate
 from sb3_forecast.cli.forecast import FIGURES, draw, refuse_for_counts, show
 from sb3_forecast.cli.models import load_model, statistics_file
@@ -44,10 +45,12 @@ def run(args: Evaluate, console: Console) -> None:
         raise ValueError(f"deploy_size must be from 1 to 1e15, got {args.deploy_size}; use another --deploy-size")
     if not args.active and args.budget != 1000:
         raise ValueError(f"budget must be left out without active, got {args.budget}; use --active, or --eval-size")
+    check_cluster(args)
     normalize = statistics_file(args.model, args.vec_normalize)
     model = load_model(args.model, args.algo)
-    if args.active:
-        run_active(args, model, normalize, console)
+    if args.active or args.cluster is not None:
+        tasks = _deployment(args, model, normalize)
+        run_active(args, model, tasks, console) if args.active else run_cluster(args, model, tasks, console)
         return
     pool = make_pool(args.env_id, args.eval_size + args.held_out, args.seed, args.failed, args.timeout_fails, args.wrapper)
     evaluated = pool.subset(np.arange(args.eval_size))
@@ -118,24 +121,17 @@ def _use_statistics(model: BaseAlgorithm, pool: Any, file: Path | None) -> None:
         model.set_env(statistics)
 
 
-def run_active(args: Evaluate, model: BaseAlgorithm, statistics: Path | None, console: Console) -> None:
-    """Choose tasks of the deployment, score them, and print what was found.
-
-    :param args: the options of the command
-    :param model: the model
-    :param statistics: file of VecNormalize, or ``None``
-    :param console: where to print
-    :raises ValueError: if an option does nothing here, or the input cannot be used
-    """
-    for name, value, usual in (("plot", args.plot, None), ("record", args.record, None), ("held_out", args.held_out, 0), ("k", args.k, None),
-                               ("method", args.method, "blue"), ("eval_size", args.eval_size, 200)):  # fmt: skip
+def _deployment(args: Evaluate, model: BaseAlgorithm, statistics: Path | None) -> Any:
+    """All tasks of the deployment, drawn when they are needed."""
+    way = "active" if args.active else "cluster"
+    for name, value, usual in (("plot", args.plot, None), ("record", args.record, None), ("held_out", args.held_out, 0)):
         if value != usual:
             raise ValueError(
-                f"{name} must be left out with active, got {value}; leave out --{name.replace('_', '-')}, or --active"
+                f"{name} must be left out with {way}, got {value}; leave out --{name.replace('_', '-')}, or --{way}"
             )
-    if args.deploy_size > 1e8:
+    if args.deploy_size > 1e9:
         raise ValueError(
-            f"deploy_size must be at most 1e8 with active, which looks at every task, got {args.deploy_size:g}; use a smaller one"
+            f"deploy_size must be at most 1e9 with {way}, which looks at every task, got {args.deploy_size:g}; use a smaller one"
         )
     tasks = make_pool(
         args.env_id, int(args.deploy_size), args.seed, args.failed, args.timeout_fails, args.wrapper, stream=True
@@ -143,6 +139,23 @@ def run_active(args: Evaluate, model: BaseAlgorithm, statistics: Path | None, co
     few = tasks.subset(np.arange(min(len(tasks), 10)))
     check_spaces(model, few, args)
     _use_statistics(model, few, statistics)
+    return tasks
+
+
+def run_active(args: Evaluate, model: BaseAlgorithm, tasks: Any, console: Console) -> None:
+    """Choose tasks of the deployment, score them, and print what was found.
+
+    :param args: the options of the command
+    :param model: the model
+    :param tasks: the deployment
+    :param console: where to print
+    :raises ValueError: if an option does nothing here, or the input cannot be used
+    """
+    for name, value, usual in (("k", args.k, None), ("method", args.method, "blue"), ("eval_size", args.eval_size, 200)):
+        if value != usual:
+            raise ValueError(
+                f"{name} must be left out with active, got {value}; leave out --{name.replace('_', '-')}, or --active"
+            )
     scorer = "frequency" if args.deterministic else args.scorer
     counting: dict[str, Any] = {"episodes": args.episodes} if scorer in ("auto", "frequency") else {}
     if args.deterministic:

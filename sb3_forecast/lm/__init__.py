@@ -16,6 +16,7 @@ from sb3_forecast.lm.password_game.primary import primary_accuracy  # noqa: E402
 from sb3_forecast.lm.password_game.smollm2 import smollm2  # noqa: E402
 from sb3_forecast.lm.password_game.tiny import TinyRecipe, tiny_model  # noqa: E402
 from sb3_forecast.lm.penalty import ForecastPenalty, ShardedScorer  # noqa: E402
+from sb3_forecast.lm.prompt_tasks import PromptScorers, PromptTasks  # noqa: E402
 from sb3_forecast.lm.sampling import SampledLeak, SampledReplies  # noqa: E402
 from sb3_forecast.lm.scorer import LMFailureScorer  # noqa: E402
 from sb3_forecast.lm.trainer import ForecastTrainer, last_whole_checkpoint  # noqa: E402
@@ -27,6 +28,8 @@ __all__ = [
     "LMFailureScorer",
     "PadOnTheRight",
     "PasswordGame",
+    "PromptScorers",
+    "PromptTasks",
     "RefusalPenalty",
     "SampledLeak",
     "SampledReplies",

@@ -80,7 +80,9 @@ class FrequencyScorer(Scorer):
         failures = self.failures(model)
         trials = np.full(self.n_tasks, self.episodes)
         scores = self._scores(failures)
-        return Measurement(scores, self.frequencies(), self.success(), self.warnings(scores, k), Counts(failures, trials))
+        steps = self._played().lengths.reshape(-1, self.episodes).sum(axis=1)
+        warnings = self.warnings(scores, k)
+        return Measurement(scores, self.frequencies(), self.success(), warnings, Counts(failures, trials), steps)
 
     def failures(self, model: Any, tasks: Tasks | None = None) -> NDArray[np.int64]:
         """Number of failed episodes of each task.

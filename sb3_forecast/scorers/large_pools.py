@@ -5,35 +5,18 @@ from __future__ import annotations
 import json
 import pathlib
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from sb3_forecast.files import load_arrays, read_json, save_arrays, write_json
+from sb3_forecast.scorers.blocks import TaskBlocks, score_block, scorer_maker
 from sb3_forecast.scorers.checksum import model_checksum
-from sb3_forecast.scorers.exact import ExactScorer
-from sb3_forecast.scorers.protocols import SupportsExact
+from sb3_forecast.statistics.sketch import SAMPLE, TOP, TailSketch
 
 _FIELDS = ("psi", "failure", "success", "rare")
-
-
-class TaskBlocks(Protocol):
-    """Tasks that are made when they are needed, block by block."""
-
-    @property
-    def key(self) -> str:
-        """A text that identifies the tasks: the same tasks have the same key."""
-
-    def __len__(self) -> int: ...
-
-    def block(self, begin: int, end: int) -> SupportsExact:
-        """Tasks ``begin`` to ``end - 1`` as a pool.
-
-        :param begin: first task
-        :param end: one more than the last task
-        """
 
 
 @dataclass(frozen=True)
@@ -50,6 +33,14 @@ class LargePoolScores:
     failure: NDArray[np.float64]
     success: NDArray[np.float64]
     rare: NDArray[np.bool_]
+
+    def sketch(self, top: int = TOP, sample: int = SAMPLE) -> TailSketch:
+        """The sketch of these scores, from which forecasts and reports can be made.
+
+        :param top: number of largest scores to keep
+        :param sample: size of the random sample
+        """
+        return TailSketch.of(self.psi, None, self.failure, self.success, self.rare, top=top, sample=sample)
 
 
 def score_large_pool(
@@ -81,6 +72,7 @@ def score_large_pool(
     target.mkdir(parents=True, exist_ok=True)
     claim = {"tasks": tasks.key, "model": model_checksum(model), "block_size": block_size}
     _claim(target, claim)
+    make, unit = scorer_maker("exact")
     parts = []
     with tqdm(total=len(tasks), unit="task", desc="scoring", disable=not progress_bar) as bar:
         for begin in range(0, len(tasks), block_size):
@@ -89,9 +81,8 @@ def score_large_pool(
             # with what they were made of: two runs that begin in one folder at the same moment do not mix
             block = load_arrays(path, "scores", json.dumps(claim, sort_keys=True))
             if block is None:
-                pool = tasks.block(begin, end)
-                outcomes = ExactScorer(pool, cache_tasks=0).outcomes(model)
-                block = {name: getattr(outcomes, name) for name in _FIELDS[:3]} | {"rare": np.asarray(pool.rare)}
+                scores = score_block(tasks, begin, end, make, model, 0, unit, isolate=False)
+                block = {name: getattr(scores, name) for name in _FIELDS}
                 save_arrays(path, block, json.dumps(claim, sort_keys=True))
             parts.append(block)
             bar.update(end - begin)

@@ -225,6 +225,7 @@ class Measurement:
     :param success: success probabilities, shape (N,), float64; NaN for tasks whose success is not known
     :param warnings: reasons not to trust the scores
     :param counts: the counts if the scores come from counting; otherwise ``None``
+    :param steps: environment steps that each task took, shape (N,), int64; ``None`` if none were counted
     """
 
     scores: NDArray[np.float64]
@@ -232,6 +233,7 @@ class Measurement:
     success: NDArray[np.float64]
     warnings: tuple[str, ...] = ()
     counts: Counts | None = None
+    steps: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)

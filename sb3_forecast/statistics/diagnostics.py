@@ -94,11 +94,12 @@ def anderson_darling_p(statistic: float) -> float:
     return float(np.exp(np.interp(statistic, points, np.log(p_values))))
 
 
-def diagnose(scores: NDArray[np.float64], k: int) -> Diagnostics:
+def diagnose(scores: NDArray[np.float64], k: int, n_eval: int | None = None) -> Diagnostics:
     """Check a tail fit.
 
-    :param scores: all m evaluation scores, descending, shape (m,)
+    :param scores: evaluation scores, descending, at least the k largest
     :param k: number of top scores
+    :param n_eval: evaluation set size m; ``None`` if all scores are given
     :return: the checks
     """
     top = scores[:k]
@@ -134,7 +135,7 @@ def diagnose(scores: NDArray[np.float64], k: int) -> Diagnostics:
         )
     if k < 10:
         warnings.append(f"the fit uses only {k} scores, so its interval is wide; evaluate more tasks.")
-    return Diagnostics(k, len(scores), z, z_p, a2, a2_p, ties, tuple(warnings))
+    return Diagnostics(k, len(scores) if n_eval is None else n_eval, z, z_p, a2, a2_p, ties, tuple(warnings))
 
 
 def forward_stop_k(scores: NDArray[np.float64], alpha: float = 0.1, smallest: int = 10) -> int:

@@ -194,19 +194,26 @@ def forecast_top(top: Any, n_eval: int, n_deploy: float, method: Method = "blue"
     return apply_weights(top, linear_weights(method, top.shape[-1], n_eval, n_deploy, target))
 
 
-def bootstrap_tops(ordered: NDArray[np.float64], k: int, n_boot: int, generator: np.random.Generator) -> NDArray[np.float64]:
+def bootstrap_tops(
+    ordered: NDArray[np.float64], k: int, n_boot: int, generator: np.random.Generator, n_eval: int | None = None
+) -> NDArray[np.float64]:
     """Draw the k largest scores of bootstrap resamples directly, in O(k) per resample instead of O(m).
 
     The j-th largest score of a resample is the score with rank ceil(m U_(j)) in the sample, where U_(1) < ... < U_(m) are sorted
     uniform numbers. The k smallest of them are partial sums of m + 1 exponentials, divided by the sum of all.
 
-    :param ordered: all m scores, descending, shape (m,)
+    :param ordered: all m scores, or some more than the k largest, descending
     :param k: number of top scores
     :param n_boot: number of resamples
     :param generator: source of randomness
+    :param n_eval: number m of scores; ``None`` if all are given
     :return: shape (n_boot, k), float64, descending along the last axis
+    :raises ValueError: if a resample needs a score that is not given
     """
-    m = len(ordered)
+    m = len(ordered) if n_eval is None else n_eval
     partial = np.cumsum(generator.exponential(size=(n_boot, k)), axis=1)
     total = partial[:, -1:] + generator.gamma(m + 1 - k, size=(n_boot, 1))
-    return np.asarray(ordered[(m * (partial / total)).astype(np.int64)])
+    rank = (m * (partial / total)).astype(np.int64)
+    if rank.max() >= len(ordered):
+        raise ValueError(f"k must be well below the {len(ordered)} scores that are kept, got {k}; use a smaller k")
+    return np.asarray(ordered[rank])

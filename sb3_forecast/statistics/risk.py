@@ -153,15 +153,28 @@ def log_mean_failure(scores: Any, k: int, scale: Any) -> Any:
     x = float64_array(scores)
     xp = array_api_compat.array_namespace(x)
     m = x.shape[-1]
-    beyond = math.log(k / m) + log_mean_beyond(x[..., k - 1], scale)
-    if k == m:
-        return beyond
+    if k == m:  # nothing is below the tail
+        return math.log(k / m) + log_mean_beyond(x[..., k - 1], scale)
     log_p = log_failure_probability(x[..., k:])
     with np.errstate(divide="ignore"):
         top = log_p[..., 0]
         shift = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
-        below = shift + xp.log(xp.exp(log_p - shift[..., None]).sum(-1)) - math.log(m)
-        return xp.logaddexp(beyond, below)
+        below = shift + xp.log(xp.exp(log_p - shift[..., None]).sum(-1))
+    return log_mean_of_parts(below, x[..., k - 1], scale, k, m)
+
+
+def log_mean_of_parts(log_below: Any, location: Any, scale: Any, k: int, n_eval: int) -> Any:
+    """:func:`log_mean_failure` from the sum of the failure probabilities below the tail.
+
+    :param log_below: log of the sum of the failure probabilities of all but the k largest scores, shape (...)
+    :param location: psi_k, shape (...)
+    :param scale: sigma_bar, shape (...)
+    :param k: number of top scores
+    :param n_eval: evaluation set size m
+    :return: natural log, shape (...)
+    """
+    beyond = math.log(k / n_eval) + log_mean_beyond(location, scale)
+    return array_api_compat.array_namespace(beyond).logaddexp(beyond, log_below - math.log(n_eval))
 
 
 def log_aggregate_risk(log_mean: Any, n_deploy: float) -> Any:

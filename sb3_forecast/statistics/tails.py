@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sb3_forecast.checks import check_seed, inside_unit, real, whole
 from sb3_forecast.statistics.diagnostics import Diagnostics, diagnose
 from sb3_forecast.statistics.estimators import bootstrap_tops, check_sizes, forecast_top, mean_spacing
+from sb3_forecast.statistics.exact_sums import ExactSum
 from sb3_forecast.statistics.intervals import pivot_quantile
 from sb3_forecast.statistics.names import METHODS, TARGETS, Method, NoForecastError, Target
 from sb3_forecast.statistics.risk import (
@@ -26,8 +27,16 @@ from sb3_forecast.statistics.risk import (
     log_aggregate_risk,
     log_frequency,
     log_mean_failure,
+    log_mean_of_parts,
 )
-from sb3_forecast.statistics.scores import failure_probability, failure_score, float64_array, log_survival_probability
+from sb3_forecast.statistics.scores import (
+    failure_probability,
+    failure_score,
+    float64_array,
+    log_failure_probability,
+    log_survival_probability,
+)
+from sb3_forecast.statistics.sketch import TailSketch
 
 
 def default_k(n_eval: int) -> int:
@@ -47,14 +56,16 @@ class GumbelTail:
 
     Build it with :meth:`fit`. Leading axes of the scores are a batch. Torch scores keep their graph.
 
-    :param scores: all evaluation scores, descending, shape (..., m), float64
+    :param scores: all evaluation scores, or the largest that a sketch keeps, descending, shape (..., m), float64
     :param k: number of top scores used
     :param method: method of the point forecast, ``"blue"``, ``"jones"`` or ``"direct"``
+    :param sketch: the sketch of the evaluation scores, if they are not all kept
     """
 
     scores: Any
     k: int
     method: Method
+    sketch: TailSketch | None = None
 
     @classmethod
     def fit(cls, scores: Any, k: int | None = None, method: Method = "blue") -> GumbelTail:
@@ -62,13 +73,14 @@ class GumbelTail:
 
         Scores of -inf (p = 0) are allowed below the k largest.
 
-        :param scores: all m evaluation scores, any order, shape (..., m); numpy or torch
+        :param scores: all m evaluation scores, any order, shape (..., m); numpy or torch. Or a :class:`TailSketch` of them
         :param k: number of top scores; ``None`` for :func:`default_k`, or for the number of finite scores if that is smaller
         :param method: ``"blue"`` (unbiased under an exact tail), ``"jones"`` or ``"direct"``
         :return: the fitted tail
         :raises ValueError: if scores are NaN or +inf, if fewer than k (or 2) are finite, or if k or the method is not allowed
         """
-        x = float64_array(scores)
+        sketch = scores if isinstance(scores, TailSketch) else None
+        x = float64_array(scores if sketch is None else sketch.top_scores)
         if x.ndim == 0 or x.shape[-1] < 2:
             raise ValueError(
                 f"scores must have shape (..., m), m >= 2, got {tuple(x.shape)}; put all evaluation scores on the last axis"
@@ -84,12 +96,16 @@ class GumbelTail:
             raise ValueError(
                 "scores must be below +inf (p = 1 exactly), got +inf; use failure_score_from_log_survival, which is precise for p close to 1"
             )
-        n_eval = x.shape[-1]
+        n_eval = x.shape[-1] if sketch is None else sketch.n_tasks
         n_finite = int(xp.isfinite(x).sum(-1).min())
         if k is None:
             k = min(default_k(n_eval), n_finite)
         else:
             check_sizes(k, n_eval, 1)
+            if sketch is not None and k > sketch.top:
+                raise ValueError(
+                    f"k must be at most the {sketch.top} largest scores that the sketch keeps, got {k}; make it with a larger `top`"
+                )
         if n_finite < 2:
             raise NoForecastError(
                 f"only {n_finite} of {n_eval} scores are finite (p > 0), but a tail needs at least 2; evaluate more tasks, "
@@ -101,12 +117,12 @@ class GumbelTail:
                 "evaluate more tasks, or score with log-probabilities instead of counts"
             )
         ordered = th.sort(x, dim=-1, descending=True).values if isinstance(x, th.Tensor) else -np.sort(-x, axis=-1)
-        return cls(ordered, k, method)
+        return cls(ordered, k, method, sketch)
 
     @property
     def n_eval(self) -> int:
         """Evaluation set size m."""
-        return int(self.scores.shape[-1])
+        return int(self.scores.shape[-1]) if self.sketch is None else self.sketch.n_tasks
 
     @property
     def top(self) -> Any:
@@ -163,7 +179,7 @@ class GumbelTail:
         """
         ordered = self._single("bootstrap")
         whole("n_boot", n_boot, low=1, use="for example 1000")
-        tops = bootstrap_tops(ordered, self.k, n_boot, np.random.default_rng(check_seed(seed)))
+        tops = bootstrap_tops(ordered, self.k, n_boot, np.random.default_rng(check_seed(seed)), self.n_eval)
         if not np.isfinite(tops).all():
             raise ValueError(
                 f"k must be well below the number of finite scores to resample them, got {self.k}; use a smaller k"
@@ -204,7 +220,10 @@ class GumbelTail:
             beyond = jones_log_frequency(x, self.top, self.n_eval)
         else:
             beyond = log_frequency(x, self.location, self.scale, self.k, self.n_eval)
-        count = xp.astype(self.scores > x, xp.float64).sum(-1)
+        if self.sketch is not None and x < float(self.location):
+            count = xp.asarray(float(self.sketch.beyond_score(x)))
+        else:
+            count = xp.astype(self.scores > x, xp.float64).sum(-1)
         with np.errstate(divide="ignore"):
             empirical = xp.log(count) - math.log(self.n_eval)
         return xp.where((x >= self.location) & (self.scale > 0.0), beyond, empirical)
@@ -233,7 +252,8 @@ class GumbelTail:
         x, scores = _threshold_score(p_threshold), self._single("behavior_frequency_limit")
         scale = float(self.scale)
         if x < float(self.location) or scale == 0.0:
-            return clopper_pearson(int((scores > x).sum()), self.n_eval, level)
+            count = int((scores > x).sum()) if self.sketch is None else self.sketch.beyond_score(x)
+            return clopper_pearson(count, self.n_eval, level)
         return frequency_upper_limit((x - float(self.location)) / scale, self.k, self.n_eval, level)
 
     def log_mean_failure(self) -> Any:
@@ -243,7 +263,11 @@ class GumbelTail:
 
         :return: natural log, shape (...)
         """
-        return log_mean_failure(self.scores, self.k, self.scale)
+        if self.sketch is None:
+            return log_mean_failure(self.scores, self.k, self.scale)
+        # with counts, the failures of the top by their scores, which are smoothed, can be more than were counted
+        below = self.sketch.score_sum.without(ExactSum.of_logs(log_failure_probability(self.top))).log()
+        return log_mean_of_parts(below, self.location, self.scale, self.k, self.n_eval)
 
     def aggregate_risk(self, n_deploy: float) -> Any:
         """Probability that a deployment sees at least one failure if each task is tried once (docs/method.md eq. 53, 54).
@@ -271,7 +295,7 @@ class GumbelTail:
         :return: the results of the checks
         :raises ValueError: if the scores are a batch
         """
-        return diagnose(self._single("diagnostics"), self.k)
+        return diagnose(self._single("diagnostics"), self.k, self.n_eval)
 
     def _single(self, name: str) -> NDArray[np.float64]:
         if self.scores.ndim != 1:

@@ -19,6 +19,7 @@ from sb3_forecast.measuring.active.modes import find_modes
 from sb3_forecast.measuring.active.report import ActiveReport, scores_to_failure
 from sb3_forecast.measuring.active.storage import RoundStore
 from sb3_forecast.measuring.active.table import Described, Table
+from sb3_forecast.scorers.blocks import BlockScores
 from sb3_forecast.scorers.checksum import model_checksum
 from sb3_forecast.scorers.make import complete, make_measuring_scorer
 from sb3_forecast.scorers.protocols import FailureScorer, Scorer
@@ -30,6 +31,20 @@ _FEWEST = 20
 _ROUNDS_TO_STOP = 4
 #: scorers that can be made for chosen tasks
 NAMES = ("auto", "exact", "survival", "frequency")
+
+
+class RoundWorkers(Protocol):
+    """Workers that score the tasks of a round, such as ``sb3_forecast.cluster.Workers``."""
+
+    def measure(self, scorer: str, tasks: Any, model: Any, seed: int, counting: Mapping[str, Any]) -> BlockScores:
+        """Score all tasks of a pool.
+
+        :param scorer: name of the scorer
+        :param tasks: the tasks
+        :param model: the model
+        :param seed: seed of a scorer that samples
+        :param counting: arguments of the scorer ``"frequency"``
+        """
 
 
 @runtime_checkable
@@ -64,6 +79,8 @@ class ActiveEvaluation:
     :param precision: stop after four rounds or more, once the interval of the mean failure reaches no further than this share of the mean
         above it, for example 0.3; ``None`` to use the whole budget. A run that has not found a rare mode yet looks precise, so the interval of
         a run that stopped early holds less often than it says
+    :param workers: workers that score the chosen tasks, for example ``sf.cluster.Workers(address="auto")``; ``None`` to score them here.
+        They need the name of a scorer, not an object and not ``"auto"``
     :param progress_bar: whether to show progress
     :param on_round: called in each round with the inclusion probabilities of all tasks, shape (N,), to study the design
     :raises TypeError: if an argument has the wrong type
@@ -85,6 +102,7 @@ class ActiveEvaluation:
         folder: str | pathlib.Path | None = None,
         identity: str | None = None,
         precision: float | None = None,
+        workers: RoundWorkers | None = None,
         progress_bar: bool = False,
         on_round: Callable[[NDArray[np.float64]], None] | None = None,
     ) -> None:
@@ -124,6 +142,11 @@ class ActiveEvaluation:
             raise ValueError("identity must be given where folder and a scorer object are, got None; use a name that you change whenever the "
                              "scorer's settings change")  # fmt: skip
         self.identity = identity
+        if workers is not None and self._named in (None, "auto"):
+            raise ValueError(
+                f"scorer must be named where workers score, got {scorer!r}; use {', '.join(map(repr, NAMES[1:]))}, or leave workers out"
+            )
+        self.workers = workers
 
     def run(self, model: Any) -> ActiveReport:
         """Choose and score tasks, round by round.
@@ -200,6 +223,10 @@ class ActiveEvaluation:
             return {"scores": scores, "failure": scores_to_failure(scores), "rare": rare, "scorer": type(self._scorer).__name__,
                     "counted": False}  # fmt: skip
         assert self._named is not None
+        if self.workers is not None:
+            block = self.workers.measure(self._named, part, model, seed, self.counting)
+            counted = self._named == "frequency"
+            return {"scores": block.psi, "failure": block.failure, "rare": rare, "scorer": self._named, "counted": counted}
         scorer = make_measuring_scorer(self._named, part, model, seed, self.counting)
         found = scorer.measure(model, seed=seed)
         return {"scores": found.scores, "failure": found.frequencies, "rare": rare, "scorer": type(scorer).__name__,

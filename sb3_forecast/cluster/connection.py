@@ -1,0 +1,117 @@
+"""Finding the machines, and seeing before any work that they can do it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sb3_forecast.cluster.folder import ScoresFolder
+
+#: memory that a worker needs besides the model: Python, torch and a block of tasks, in bytes
+_BASE_MEMORY = 700 * 2**20
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Be connected to Ray. A connection that is there already is used and kept; one that is made here is closed.
+
+    :param address: ``None`` for workers on this machine, ``"auto"`` for the cluster that this machine belongs to, ``"host:port"``, or
+        ``"ray://host:port"``
+    :raises ConnectionError: if nothing answers there
+    """
+    if ray.is_initialized():
+        yield
+        return
+    _answers(address)
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=None if address else False,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConnectionError(
+            f"address must be that of a running Ray cluster, got {address!r} ({error}); start one with `ray start --head`, or leave address out "
+            "to use this machine"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _answers(address: str | None) -> None:
+    """Refuse an address that does not answer. Ray itself waits for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        with socket.create_connection((host, int(port)), timeout=5.0):
+            pass
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"address must be that of a running Ray cluster, got {address!r}, which does not answer ({error}); start one with "
+            "`ray start --head`, or leave address out to use this machine"
+        ) from error
+
+
+def check_memory(model_bytes: int, given: int | None) -> int:
+    """The memory of one worker, which at least one machine must have.
+
+    :param model_bytes: size of the packed model and tasks
+    :param given: memory that the user asks for, in bytes; ``None`` for four times the model and 500 MB
+    :return: the memory, in bytes
+    :raises ValueError: if no machine has it
+    """
+    needed = 4 * model_bytes + _BASE_MEMORY if given is None else given
+    largest = max((node["Resources"].get("memory", 0.0) for node in _alive()), default=0.0)
+    if needed > largest:
+        raise ValueError(
+            f"memory of a worker must fit one machine, got {needed / 2**20:,.0f} MB and the largest offers {largest / 2**20:,.0f} MB; use "
+            "larger machines, a smaller model, or give memory= in bytes"
+        )
+    return needed
+
+
+def check_shared(folder: ScoresFolder) -> None:
+    """See that every machine can read what the driver writes into the folder.
+
+    :param folder: where the scores go
+    :raises ValueError: if one cannot
+    """
+    name, content = folder.token()
+    try:
+        asked = {
+            node["NodeID"]: _read.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(folder.where, name)
+            for node in _alive()
+        }
+        for node, answer in asked.items():
+            if ray.get(answer) != content.encode():
+                raise ValueError(
+                    f"folder must be shared by all machines, got {folder.where!r}, which node {node[:12]} does not see; use a network disk or "
+                    "an object store such as s3://"
+                )
+    finally:
+        folder.remove(name)
+
+
+@ray.remote(num_cpus=0)
+def _read(where: str, name: str) -> bytes | None:
+    try:
+        return ScoresFolder(where).read(name)
+    except OSError:
+        return None
+
+
+def _alive() -> list[dict[str, Any]]:
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
+    return [node for node in nodes if node["Alive"]]
