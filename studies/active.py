@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -74,8 +74,8 @@ class Settings:
     """Environments stepped together."""
     output: Path = Path("runs/active")
     """Where checkpoints, truths, records and the table go."""
-    jobs: int = 1
-    """Seeds run side by side, each in a process with one thread."""
+    jobs: int | Literal["ray"] = 1
+    """Seeds run side by side, each in a process with one thread. `ray`: as tasks of the Ray cluster of RAY_ADDRESS, or of this machine."""
     progress_bar: bool = True
     """Show SB3's progress bar (only with one job)."""
 
@@ -83,7 +83,7 @@ class Settings:
         """Reject settings that cannot be run, before any work starts."""
         if self.family not in (CART_POLE, PASSWORD_GAME):
             sfe.make_family(self.family, self.rare_fraction)
-        for name in ("seeds", "repeats", "pool_size", "n_envs", "jobs"):
+        for name in ("seeds", "repeats", "pool_size", "n_envs"):
             whole(name, getattr(self, name), low=1)
         whole("deploy_size", self.deploy_size, low=max(self.budgets), use="more tasks than the largest budget")
 

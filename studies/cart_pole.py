@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -133,8 +133,8 @@ class Settings:
     """Environments stepped together."""
     output: Path = Path("runs/cart_pole")
     """Where checkpoints, TensorBoard logs, records, the table and the figure go."""
-    jobs: int = 1
-    """Seeds run side by side, each in a process with one thread."""
+    jobs: int | Literal["ray"] = 1
+    """Seeds run side by side, each in a process with one thread. `ray`: as tasks of the Ray cluster of RAY_ADDRESS, or of this machine."""
     progress_bar: bool = True
     """Show SB3's progress bar (only with one job)."""
 
@@ -143,7 +143,7 @@ class Settings:
         unknown = [method for method in self.methods if method not in METHODS]
         if unknown:
             raise ValueError(f"methods must be some of {list(METHODS)}, got {unknown}; use one of those")
-        check_sizes(self, ("seeds", "pool_size", "held_out_size", "splits", "n_envs", "jobs"))
+        check_sizes(self, ("seeds", "pool_size", "held_out_size", "splits", "n_envs"))
 
     def kept(self) -> dict[str, Any]:
         """The settings that a result depends on."""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -90,8 +90,8 @@ class Settings:
     """Environments stepped together."""
     output: Path = Path("runs/gridworld")
     """Where checkpoints, TensorBoard logs, records, the table and the figures go."""
-    jobs: int = 1
-    """Seeds run side by side, each in a process with one thread."""
+    jobs: int | Literal["ray"] = 1
+    """Seeds run side by side, each in a process with one thread. `ray`: as tasks of the Ray cluster of RAY_ADDRESS, or of this machine."""
     progress_bar: bool = True
     """Show SB3's progress bar (only with one job)."""
 
@@ -101,7 +101,7 @@ class Settings:
         unknown = [method for method in self.methods if method not in METHODS]
         if unknown:
             raise ValueError(f"methods must be some of {list(METHODS)}, got {unknown}; use one of those")
-        check_sizes(self, ("seeds", "pool_size", "held_out_size", "splits", "n_envs", "jobs"))
+        check_sizes(self, ("seeds", "pool_size", "held_out_size", "splits", "n_envs"))
 
     def kept(self) -> dict[str, Any]:
         """The settings that a result depends on."""

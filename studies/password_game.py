@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -110,8 +110,8 @@ class Settings:
     """Coefficient of every method, instead of the chosen ones."""
     output: Path = Path("runs/password_game")
     """Where records, the table, the figures and the page of worst prompts go."""
-    jobs: int = 1
-    """Seeds run side by side, each in a process with one thread."""
+    jobs: int | Literal["ray"] = 1
+    """Seeds run side by side, each in a process with one thread. `ray`: as tasks of the Ray cluster of RAY_ADDRESS, or of this machine."""
     progress_bar: bool = True
     """Show progress (only with one job)."""
 
@@ -120,7 +120,7 @@ class Settings:
         unknown = [method for method in self.method if method not in COEFFICIENTS]
         if unknown:
             raise ValueError(f"method must be some of {list(COEFFICIENTS)}, got {unknown}; use one of those")
-        for name in ("seeds", "pool", "steps", "batch_size", "samples", "splits", "jobs", "further_rare"):
+        for name in ("seeds", "pool", "steps", "batch_size", "samples", "splits", "further_rare"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}; use a positive number")
         if not 10 <= self.eval_size < self.subpool <= self.pool:

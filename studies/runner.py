@@ -12,11 +12,12 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch as th
 from rich.console import Console
 
+from sb3_forecast.checks import whole
 from sb3_forecast.files import set_aside
 from sb3_forecast.training.lock import FolderLock
 from studies.records import DamagedRecordError, Record, make_record, read_record, record_path
@@ -41,8 +42,8 @@ class Settings(Protocol):
         """Where everything goes."""
 
     @property
-    def jobs(self) -> int:
-        """Seeds run side by side."""
+    def jobs(self) -> int | Literal["ray"]:
+        """Seeds run side by side, in processes of this machine or as tasks of Ray."""
 
     @property
     def progress_bar(self) -> bool:
@@ -107,6 +108,8 @@ def run_study(study: Study, settings: Settings) -> list[Record]:
     :return: the records of the settings' seeds and methods
     :raises ValueError: if the settings cannot be run, or the folder holds records of other settings
     """
+    if settings.jobs != "ray":
+        whole("jobs", settings.jobs, low=1, use="the number of seeds to run side by side, or ray")
     settings.check()
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
     wanted = [(method, seed) for seed in seeds for method in study.methods(settings)]
@@ -116,6 +119,8 @@ def run_study(study: Study, settings: Settings) -> list[Record]:
         for seed in seeds:
             console.rule(f"{study.name}, seed {seed}")
             run_seed(study, settings, seed)
+    elif settings.jobs == "ray":
+        run_with_ray(study, settings, seeds, console)
     else:
         _run_side_by_side(study, settings, seeds, console)
     records = [read_record(record_path(settings.output / "records", method, seed)) for method, seed in wanted]
@@ -158,7 +163,7 @@ def _run_side_by_side(study: Study, settings: Settings, seeds: Sequence[int], co
 
     :raises RuntimeError: if one of them is killed
     """
-    with ProcessPoolExecutor(settings.jobs, mp_context=get_context("spawn"), initializer=_end_with_parent) as executor:
+    with ProcessPoolExecutor(int(settings.jobs), mp_context=get_context("spawn"), initializer=_end_with_parent) as executor:
         running = {executor.submit(_run_alone, study, settings, seed): seed for seed in seeds}
         try:
             for done in as_completed(running):
@@ -169,6 +174,35 @@ def _run_side_by_side(study: Study, settings: Settings, seeds: Sequence[int], co
                 f"a process of the study died, for example for lack of memory, and seeds {unfinished} are unfinished; use the same command "
                 "again to run what has no record yet, with fewer --jobs if the memory was short"
             ) from error
+
+
+def run_with_ray(study: Study, settings: Settings, seeds: Sequence[int], console: Console) -> None:
+    """:func:`run_seed` as tasks of Ray, with a core each. A seed whose machine is lost is started again, and goes on with what has no record.
+
+    The machines need this code, and the output on a disk that they share.
+
+    :param study: the study
+    :param settings: its options
+    :param seeds: the seeds
+    :param console: where to print
+    :raises ImportError: if Ray is missing
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(
+            "jobs='ray' needs Ray; run `pip install 'sb3-forecast[cluster]'`, or use a number of jobs"
+        ) from error
+    from sb3_forecast.cluster.connection import connected
+
+    with connected("auto" if os.environ.get("RAY_ADDRESS") else None):
+        task = ray.remote(num_cpus=1, max_retries=3)(_run_alone)
+        running = {task.remote(study, settings, seed) for seed in seeds}
+        while running:
+            done, left = ray.wait(list(running))
+            running = set(left)
+            for seed in ray.get(done):
+                console.print(f"seed {seed} is done")
 
 
 def _end_with_parent() -> None:

@@ -45,14 +45,18 @@ def run_blocks(
     Each row is a block of Ray's own, so that a lost worker costs the row it was at. Workers that die are started again.
 
     :param rows: what to work on
-    :param worker: class of the actors
-    :param arguments: of its constructor
-    :param workers: number of actors; ``None`` for as many as the machines have room for, now and later
-    :param options: of each actor: ``num_cpus``, ``num_gpus``, ``memory``
+    :param worker: class of the actors, which are made once per worker, or a function
+    :param arguments: of its constructor, or of the function after its batch
+    :param workers: number of workers; ``None`` for as many as the machines have room for, now and later
+    :param options: of each worker: ``num_cpus``, ``num_gpus``, ``memory``
     """
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's own
-    now = max(1, int(resources.get("CPU", 1.0) // max(options["num_cpus"], 0.01)))
-    least = min(workers or now, len(rows))
-    pool = ray.data.ActorPoolStrategy(min_size=least, max_size=workers and least, max_tasks_in_flight_per_actor=2)
     data = ray.data.from_items(list(rows), override_num_blocks=len(rows))
-    yield from data.map_batches(worker, fn_constructor_args=arguments, batch_size=1, compute=pool, **options).iter_rows()
+    if isinstance(worker, type):
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's own
+        now = max(1, int(resources.get("CPU", 1.0) // max(options["num_cpus"], 0.01)))
+        least = min(workers or now, len(rows))
+        pool = ray.data.ActorPoolStrategy(min_size=least, max_size=workers and least, max_tasks_in_flight_per_actor=2)
+        yield from data.map_batches(worker, fn_constructor_args=arguments, batch_size=1, compute=pool, **options).iter_rows()
+    else:
+        tasks = ray.data.TaskPoolStrategy(size=workers)
+        yield from data.map_batches(worker, fn_args=arguments, batch_size=1, compute=tasks, **options).iter_rows()

@@ -121,6 +121,13 @@ class ScoresFolder:
         matches = [(match, name) for name in files if (match := _BLOCK.fullmatch(name))]
         return {int(match[1]): name for match, name in matches}
 
+    def sweep(self) -> None:
+        """Remove what workers that died have left of their tries; all blocks are done."""
+        found = self.files.get_file_info(fs.FileSelector(self.path))
+        for info in found:
+            if info.base_name.startswith(".tasks-") and info.base_name.endswith(".tries"):
+                self.remove(info.base_name)
+
     def write_block(self, scores: BlockScores, sketch: bytes, about: str) -> None:
         """Write the scores of a block.
 

@@ -54,7 +54,7 @@ class Workers:
         rows = [{"begin": begin, "end": min(begin + unit, len(tasks))} for begin in range(0, len(tasks), unit)]
         with connected(self.address), quiet():
             options = {**self.options, "memory": check_memory(len(packed), None)}
-            found = list(run_blocks(rows, RoundWorker, ([ray.put(packed)],), self.workers, options))
+            found = list(run_blocks(rows, score_unit, ([ray.put(packed)],), self.workers, options))
         if len(found) < len(rows):
             raise RuntimeError(
                 f"all tasks of a round must be scored, got {len(rows) - len(found)} of {len(rows)} units lost; run again"
@@ -66,22 +66,14 @@ class Workers:
         return BlockScores.join(parts)
 
 
-class RoundWorker:
-    """Scores units of tasks.
+def score_unit(batch: dict[str, NDArray[Any]], job: list[Any]) -> dict[str, Any]:
+    """Score a unit of tasks. It is a function, not an actor: Ray keeps its processes from round to round, and they have imported all by then.
 
+    :param batch: columns ``begin`` and ``end``, one row
     :param job: reference to the packed job, in a list
+    :return: its scores, one row
     """
-
-    def __init__(self, job: list[Any]) -> None:
-        self.job = unpack(ray.get(job[0]))
-
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, Any]:
-        """Score a unit.
-
-        :param batch: columns ``begin`` and ``end``, one row
-        :return: its scores, one row
-        """
-        begin, end = int(batch["begin"][0]), int(batch["end"][0])
-        job = self.job
-        scores = score_block(job.tasks, begin, end, job.make, job.model, job.seed, job.unit, isolate=False)
-        return {"begin": [begin], **{name: [getattr(scores, name)] for name in ("psi", "failure", "success", "rare", "steps")}}
+    found = unpack(ray.get(job[0]))
+    begin, end = int(batch["begin"][0]), int(batch["end"][0])
+    scores = score_block(found.tasks, begin, end, found.make, found.model, found.seed, found.unit, isolate=False)
+    return {"begin": [begin], **{name: [getattr(scores, name)] for name in ("psi", "failure", "success", "rare", "steps")}}

@@ -28,8 +28,8 @@ from sb3_forecast.statistics.sketch import SAMPLE, TOP, TailSketch
 
 #: units in a block of the usual size
 _UNITS_PER_BLOCK = 16
-#: how often blocks that were lost are given out again
-_PASSES = 3
+#: blocks that were lost are given out again, until it was in vain this number of times
+_IN_VAIN = 2
 
 
 def score(
@@ -131,6 +131,7 @@ def score(
                     total = sketch if total is None else total.merge(sketch)
                     bar.update(min(block_size, len(tasks) - begin))
     assert total is not None
+    target.sweep()
     target.write("sketch.npz", total.to_bytes())
     return total
 
@@ -138,9 +139,10 @@ def score(
 def _passes(
     missing: list[int], block_size: int, n_tasks: int, arguments: tuple[Any, ...], workers: int | None, options: dict[str, Any]
 ) -> Iterator[tuple[int, TailSketch]]:
-    """Sketches of the missing blocks. What a machine could not do is given out again."""
+    """Sketches of the missing blocks. What a machine could not do is given out again, as long as that helps."""
     reasons: set[str] = set()
-    for _ in range(_PASSES):
+    in_vain = 0
+    while missing and in_vain < _IN_VAIN:
         rows = [{"begin": begin, "end": min(begin + block_size, n_tasks)} for begin in missing]
         done = set()
         for row in run_blocks(rows, BlockWorker, arguments, workers, options):
@@ -150,8 +152,9 @@ def _passes(
                 done.add(int(row["begin"]))
                 yield int(row["begin"]), TailSketch.from_bytes(row["sketch"])
         missing = [begin for begin in missing if begin not in done]
-        if not missing:
-            return
+        in_vain = 0 if done else in_vain + 1
+    if not missing:
+        return
     raise RuntimeError(
         f"all blocks must be scored, got {len(missing)} that were not, the first at task {missing[0]}"
         f"{': ' if reasons else ''}{'; '.join(sorted(reasons)[:3])}; mend the cause and call score() again: it goes on"
