@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo demo-lm smollm2 test test-slow test-faults test-kernels test-matrix test-lowest test-sb3 coverage mutants lint format types commit-checks \
+.PHONY: help demo demo-lm smollm2 test test-slow test-faults test-cluster test-kernels test-matrix test-lowest test-sb3 coverage mutants lint format types commit-checks \
 	tables stale benchmarks benchmarks-environments release clean
 .DEFAULT_GOAL := test
 
@@ -33,7 +33,10 @@ test-slow: .venv/ready  ## the tests that are slow
 	$(BIN)/python -m pytest -m slow
 
 test-faults: .venv/ready  ## kill -9, full disks, dead workers, two processes at once, damaged files
-	$(BIN)/python -m pytest -m slow tests/faults
+	$(BIN)/python -m pytest -m slow tests/faults --ignore tests/faults/test_cluster.py
+
+test-cluster: .venv/ready  ## Ray on one machine and on several nodes: lost workers, nodes, drivers, poisoned tasks
+	$(BIN)/python -m pytest -m "slow or not slow" tests/cluster tests/faults/test_cluster.py
 
 # what a trained agent comes out as depends on the processor's kernels and on threads: no test may rest on it
 test-kernels: .venv/ready  ## the tests with other kernels and numbers of threads

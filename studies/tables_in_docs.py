@@ -79,7 +79,7 @@ _SAMPLES = tuple(
 TABLES = {
     **{
         f"active-{family}": Table(f"active_{family.replace('-', '_')}", _SAMPLES, list(active.COLUMNS.values()))
-        for family in ("thin-ice", "decoy")
+        for family in ("thin-ice", "decoy", "bridge", "wind", "vault", "cart-pole", "password-game")
     },
     **{name: _family(name, earlier) for name, earlier in _FAMILIES.items()},
     "gridworld": Table(

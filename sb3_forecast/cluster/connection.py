@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     _answers(address)
+    # references of an earlier connection have the same numbers as new ones: those that nobody holds must be gone before
+    gc.collect()
     try:
         ray.init(
             address=address or "local",
@@ -44,6 +47,7 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()
         ray.shutdown()
 
 

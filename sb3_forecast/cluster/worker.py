@@ -17,6 +17,10 @@ from sb3_forecast.scorers.blocks import BlockScores, score_block
 _DEATHS = 2
 
 
+class BrokenMachineError(RuntimeError):
+    """Every task of a unit raised an error."""
+
+
 class BlockWorker:
     """Scores blocks of tasks, and writes each as one file whose name and content depend on the block alone.
 
@@ -54,7 +58,7 @@ class BlockWorker:
             sketch = scores.sketch(*self.sizes).to_bytes()
             self.folder.write_block(scores, sketch, self.about)
             tries.forget()
-        except OSError as error:
+        except (OSError, BrokenMachineError) as error:
             # a full disk, a lost connection: another machine may do better, and the driver tells
             return b"", str(error)
         return sketch, ""
@@ -66,7 +70,11 @@ class BlockWorker:
             )
         tries.begin(begin)
         job = self.job
-        return score_block(job.tasks, begin, end, job.make, job.model, job.seed, job.unit)
+        scores = score_block(job.tasks, begin, end, job.make, job.model, job.seed, job.unit)
+        if end - begin > 1 and len(scores.errors) == end - begin:
+            # it is the machine rather than the tasks, for example a package that is missing there
+            raise BrokenMachineError(f"tasks {begin} to {end - 1} all raised an error, the first: {scores.errors[begin]}")
+        return scores
 
 
 class _Tries:

@@ -43,10 +43,11 @@ def report_of_sketch(
     :raises ValueError: if an argument is out of range, or too few scores are finite
     """
     largest = len(sketch.sample_ids) // 4
-    whole("eval_size", eval_size, low=k, high=max(largest, k), use="a smaller one, or make the sketch with a larger sample")
+    if largest < 2:
+        raise ValueError(f"sketch must hold at least 8 tasks, got {sketch.n_tasks}; score more tasks")
+    whole("eval_size", eval_size, low=2, high=largest, use="a smaller one, or make the sketch with a larger sample")
+    whole("k", k, low=2, high=eval_size, use="fewer top scores, or a larger eval_size")
     whole("n_splits", n_splits, low=1, use="400")
-    if sketch.n_tasks <= eval_size or largest < k:
-        raise ValueError(f"sketch must hold more than {max(4 * k, eval_size)} tasks, got {sketch.n_tasks}; score more tasks")
     generator = np.random.default_rng(check_seed(seed))
     ids, first = np.unique(np.concatenate([sketch.sample_ids, sketch.top_ids]), return_index=True)
     scores = np.concatenate([sketch.sample_scores, sketch.top_scores])[first]

@@ -14,6 +14,7 @@ import pytest
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
+from sb3_forecast.scorers.blocks import OTHER_UNIT, score_block
 from tests.cluster import jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray warns of itself
@@ -154,7 +155,6 @@ class FullDisk:
 
     def __call__(self, model, pool, seed):
         if os.environ.get("SB3_FORECAST_TEST_FULL_DISK"):
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         return sf.ExactScorer(pool, cache_tasks=0)
 
@@ -215,6 +215,9 @@ def test_prompts_through_two_workers(nodes, tmp_path):
         progress_bar=False,
     )
     found = sf.cluster.read_scores(tmp_path)
-    here = lm.LMFailureScorer(model, tokenizer, game.prompts, game.targets).score(model).numpy()
-    np.testing.assert_allclose(found["psi"], here, rtol=0.0, atol=1e-6)
+    here = score_block(tasks, 0, 20_000, lm.PromptScorers(tokenizer), model, 0, OTHER_UNIT)
+    np.testing.assert_array_equal(found["psi"], here.psi)
+    # one scorer of all prompts makes other batches of them, and the model counts in float32
+    whole = lm.LMFailureScorer(model, tokenizer, game.prompts, game.targets).score(model).numpy()
+    np.testing.assert_allclose(found["p"], sf.failure_probability(whole), rtol=0.0, atol=1e-6)
     assert len(list(Path(tmp_path).glob("tasks-*.parquet"))) == 5

@@ -43,6 +43,7 @@ def model() -> PPO:
 
 MODEL = model()
 FIT = CountTail.fit(*COUNTS)
+SKETCH = sf.TailSketch.of(GOOD)
 REPORT = sf.ActiveEvaluation("exact", POOL, 40, n_rounds=2).run(MODEL)
 
 
@@ -56,6 +57,19 @@ def forecast_ppo(**arguments: Any) -> Any:
 #: function, its good arguments, and what each argument is
 TABLE: dict[str, tuple[Any, dict[str, Any], dict[str, Kind]]] = {
     "GumbelTail.fit": (sf.GumbelTail.fit, {"scores": GOOD}, {"scores": scores(), "k": whole(2, 60), "method": word()}),
+    "TailSketch.of": (
+        sf.TailSketch.of,
+        {"scores": GOOD},
+        # no scores and +inf are good ones
+        {"scores": Kind((*scores().bad[:2], *scores().bad[5:], np.array([0.0, NAN])), ("scores", "values", "array")), "steps": whole(0),
+         "n_errors": whole(0), "top": whole(10), "sample": whole(10)},
+    ),
+    "sketch.worse_than": (SKETCH.worse_than, {"p": 0.01}, {"p": unit()}),
+    "report_of_sketch": (
+        sf.report_of_sketch,
+        {"sketch": SKETCH, "eval_size": 15},
+        {"eval_size": whole(10, 15), "n_splits": whole(1), "seed": whole(0), "k": whole(2, 15), "method": word()},
+    ),
     "tail.forecast": (TAIL.forecast, {"n_deploy": 1e4}, {"n_deploy": real(1.0), "target": word()}),
     "tail.interval": (TAIL.interval, {"n_deploy": 1e4}, {"n_deploy": real(1.0), "level": unit()}),
     "tail.bootstrap": (TAIL.bootstrap, {"n_deploy": 1e4}, {"n_deploy": real(1.0), "n_boot": whole(), "seed": whole(0)}),

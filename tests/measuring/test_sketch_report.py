@@ -47,7 +47,9 @@ def test_pictures_and_files(scores, tmp_path):
 
 def test_bad_sizes(scores):
     sketch = sf.TailSketch.of(scores, sample=400)
-    with pytest.raises(ValueError, match=r"eval_size must be in \[10, 100\], got 200"):
+    with pytest.raises(ValueError, match=r"eval_size must be in \[2, 100\], got 200"):
         sf.report_of_sketch(sketch, 200)
-    with pytest.raises(ValueError, match="sketch must hold more than 40 tasks, got 30"):
-        sf.report_of_sketch(sf.TailSketch.of(scores[:30]), 10)
+    with pytest.raises(ValueError, match=r"k must be in \[2, 20\], got 30"):
+        sf.report_of_sketch(sketch, 20, k=30)
+    with pytest.raises(ValueError, match="sketch must hold at least 8 tasks, got 7"):
+        sf.report_of_sketch(sf.TailSketch.of(scores[:7]), 2)
