@@ -183,7 +183,7 @@ def save_arrays(path: str | pathlib.Path, arrays: Mapping[str, NDArray[Any]], ab
     :param compress: whether to compress them
     :raises OSError: if the file cannot be written
     """
-    content: dict[str, Any] = {**arrays, "digest": _digest(arrays, about)}
+    content: dict[str, Any] = {**arrays, "digest": digest_of(arrays, about)}
     write_whole(path, lambda file: (np.savez_compressed if compress else np.savez)(file, **content))
 
 
@@ -200,7 +200,7 @@ def load_arrays(path: pathlib.Path, what: str, about: str = "") -> dict[str, NDA
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = dict(file)
-        if str(arrays.pop("digest")) != _digest(arrays, about):
+        if str(arrays.pop("digest")) != digest_of(arrays, about):
             raise ValueError("its checksum is another")
     except Exception as error:  # zipfile, zlib, numpy and our own check
         aside = set_aside(path)
@@ -212,7 +212,13 @@ def load_arrays(path: pathlib.Path, what: str, about: str = "") -> dict[str, NDA
     return arrays
 
 
-def _digest(arrays: Mapping[str, Any], about: str) -> str:
+def digest_of(arrays: Mapping[str, Any], about: str = "") -> str:
+    """Checksum of some arrays.
+
+    :param arrays: by name
+    :param about: what they were made of
+    :return: hexadecimal digits
+    """
     digest = hashlib.sha256(about.encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

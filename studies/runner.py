@@ -198,11 +198,16 @@ def run_with_ray(study: Study, settings: Settings, seeds: Sequence[int], console
     with connected("auto" if os.environ.get("RAY_ADDRESS") else None):
         task = ray.remote(num_cpus=1, max_retries=3)(_run_alone)
         running = {task.remote(study, settings, seed) for seed in seeds}
+        errors: list[Exception] = []
         while running:
             done, left = ray.wait(list(running))
             running = set(left)
-            for seed in ray.get(done):
-                console.print(f"seed {seed} is done")
+            try:
+                console.print(f"seed {ray.get(done[0])} is done")
+            except ray.exceptions.RayError as error:  # the other seeds go on
+                errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def _end_with_parent() -> None:

@@ -94,7 +94,9 @@ ALLOWED = {
     "sb3_forecast.measuring": {
         "sb3_forecast.checks", "sb3_forecast.descriptors", "sb3_forecast.files", "sb3_forecast.scorers", "sb3_forecast.statistics",
     },
-    "sb3_forecast.cluster": {"sb3_forecast.checks", "sb3_forecast.files", "sb3_forecast.scorers", "sb3_forecast.statistics"},
+    "sb3_forecast.cluster": {
+        "sb3_forecast.checks", "sb3_forecast.files", "sb3_forecast.scorers", "sb3_forecast.statistics", "sb3_forecast.version",
+    },
     "sb3_forecast.cli": {
         "sb3_forecast.baselines", "sb3_forecast.checks", "sb3_forecast.cluster", "sb3_forecast.files", "sb3_forecast.measuring",
         "sb3_forecast.scorers", "sb3_forecast.statistics", "sb3_forecast.training",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -13,9 +13,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_forecast.cli.commands import Evaluate
 from sb3_forecast.measuring.report import without_nan
 from sb3_forecast.measuring.sketch_report import report_of_sketch
-from sb3_forecast.statistics.names import METHODS
+from sb3_forecast.statistics.names import METHODS, Method
 from sb3_forecast.statistics.scores import failure_probability
-from sb3_forecast.statistics.sketch import TailSketch
+from sb3_forecast.statistics.sketch import SAMPLE, TailSketch
 
 #: failure probabilities for which the table counts tasks
 _COUNTED = (1e-6, 1e-4, 1e-2, 1e-1, 0.5)
@@ -40,6 +40,14 @@ def check_cluster(args: Evaluate) -> None:
         )
     if args.output is None:
         raise ValueError("output must be given with cluster, got none; use --output and a folder for the scores")
+    for name, value, allowed in (("method", args.method, METHODS), ("level", args.level, (0.9,))):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {allowed} with cluster, got {value}; leave out --{name}, or --cluster")
+    largest = min(SAMPLE, int(args.deploy_size)) // 4
+    if args.eval_size > largest:
+        raise ValueError(f"eval_size must be at most {largest} with cluster, got {args.eval_size}; use a smaller --eval-size")
+    if args.k is not None and not 2 <= args.k <= args.eval_size:
+        raise ValueError(f"k must be in [2, {args.eval_size}], got {args.k}; use another --k")
     importlib.import_module("sb3_forecast.cluster")
 
 
@@ -62,10 +70,12 @@ def run_cluster(args: Evaluate, model: BaseAlgorithm, tasks: Any, console: Conso
     sketch = score(
         model, tasks, args.output, scorer, args.seed, counting, address, progress_bar=args.progress_bar and not args.json
     )
-    method = args.method if args.method in METHODS else "blue"
     report, why = None, ""
+    k = min(10, args.eval_size) if args.k is None else args.k
     try:
-        report = report_of_sketch(sketch, args.eval_size, k=args.k or 10, method=method, seed=args.seed, scorer=args.scorer)
+        report = report_of_sketch(
+            sketch, args.eval_size, k=k, method=cast(Method, args.method), seed=args.seed, scorer=args.scorer
+        )
     except ValueError as error:  # too few tasks, or all scores are equal: what is in the deployment stands
         why = str(error)
     if args.json:
@@ -94,6 +104,7 @@ def content_of(sketch: TailSketch) -> dict[str, Any]:
             "rare_mean_failure": sketch.rare_mean_failure,
             "rare_success": sketch.rare_success,
             "steps": sketch.steps,
+            "counted": sketch.counted,
         }
     )
     return content

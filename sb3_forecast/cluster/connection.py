@@ -22,10 +22,15 @@ _BASE_MEMORY = 700 * 2**20
 def connected(address: str | None) -> Iterator[None]:
     """Be connected to Ray. A connection that is there already is used and kept; one that is made here is closed.
 
-    :param address: ``None`` for workers on this machine, ``"auto"`` for the cluster that this machine belongs to, ``"host:port"``, or
-        ``"ray://host:port"``
+    :param address: ``None`` for workers on this machine, ``"auto"`` for the cluster that this machine belongs to, or ``"host:port"``
+    :raises ValueError: for an address of Ray Client, which Ray Data cannot use
     :raises ConnectionError: if nothing answers there
     """
+    if (address or "").startswith("ray://"):
+        raise ValueError(
+            f"address must be 'auto' or 'host:port', got {address!r}, with which Ray Data does not work; run the program on a machine of the "
+            "cluster, for example with `ray job submit`, and use 'auto'"
+        )
     if ray.is_initialized():
         yield
         return
@@ -41,8 +46,8 @@ def connected(address: str | None) -> Iterator[None]:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConnectionError(
-            f"address must be that of a running Ray cluster, got {address!r} ({error}); start one with `ray start --head`, or leave address out "
-            "to use this machine"
+            f"address must be that of a running Ray cluster, got {address!r} ({error}); start one with `ray start --head`, give this "
+            "machine its token (RAY_AUTH_MODE, see docs/cluster.md), or leave address out to use this machine"
         ) from error
     try:
         yield
@@ -53,7 +58,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 def _answers(address: str | None) -> None:
     """Refuse an address that does not answer. Ray itself waits for minutes."""
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    host, colon, port = (address or "").rpartition(":")
     if not colon:
         return
     try:
@@ -66,22 +71,38 @@ def _answers(address: str | None) -> None:
         ) from error
 
 
-def check_memory(model_bytes: int, given: int | None) -> int:
-    """The memory of one worker, which at least one machine must have.
+def worker_options(model_bytes: int, num_cpus: float, num_gpus: float, memory: int | None) -> dict[str, Any]:
+    """What one worker asks for, which at least one machine must have.
 
     :param model_bytes: size of the packed model and tasks
-    :param given: memory that the user asks for, in bytes; ``None`` for four times the model and 500 MB
-    :return: the memory, in bytes
-    :raises ValueError: if no machine has it
+    :param num_cpus: cores
+    :param num_gpus: GPUs
+    :param memory: memory that the user asks for, in bytes; ``None`` for four times the model and 700 MB
+    :return: options of Ray
+    :raises ValueError: if no machine has all of it
     """
-    needed = 4 * model_bytes + _BASE_MEMORY if given is None else given
-    largest = max((node["Resources"].get("memory", 0.0) for node in _alive()), default=0.0)
-    if needed > largest:
-        raise ValueError(
-            f"memory of a worker must fit one machine, got {needed / 2**20:,.0f} MB and the largest offers {largest / 2**20:,.0f} MB; use "
-            "larger machines, a smaller model, or give memory= in bytes"
+    needed = 4 * model_bytes + _BASE_MEMORY if memory is None else memory
+    asked = {"CPU": num_cpus, "GPU": num_gpus, "memory": needed}
+    nodes = [node["Resources"] for node in _alive()]
+    if not any(all(node.get(name, 0.0) >= amount for name, amount in asked.items()) for node in nodes):
+        offers = "; ".join(
+            f"CPU {n.get('CPU', 0):g}, GPU {n.get('GPU', 0):g}, memory {n.get('memory', 0) / 2**20:,.0f} MB" for n in nodes[:3]
         )
-    return needed
+        raise ValueError(
+            f"num_cpus, num_gpus and memory of a worker must fit one machine, got {num_cpus:g}, {num_gpus:g} and {needed / 2**20:,.0f} MB where "
+            f"machines offer {offers}; use less, or larger machines"
+        )
+    return {"num_cpus": num_cpus, "num_gpus": num_gpus, "memory": needed}
+
+
+def room(options: dict[str, Any]) -> int:
+    """Number of workers that the machines have room for now.
+
+    :param options: as :func:`worker_options` gives them
+    """
+    asked = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], "memory": options["memory"]}
+    nodes = [node["Resources"] for node in _alive()]
+    return max(1, sum(min(int(node.get(name, 0.0) // amount) for name, amount in asked.items() if amount) for node in nodes))
 
 
 def check_shared(folder: ScoresFolder) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import ray
 import ray.data
+
+from sb3_forecast.cluster.connection import room
 
 _LOGGER = logging.getLogger("ray.data")
 
@@ -52,11 +53,11 @@ def run_blocks(
     """
     data = ray.data.from_items(list(rows), override_num_blocks=len(rows))
     if isinstance(worker, type):
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's own
-        now = max(1, int(resources.get("CPU", 1.0) // max(options["num_cpus"], 0.01)))
-        least = min(workers or now, len(rows))
+        least = min(workers or room(options), len(rows))
         pool = ray.data.ActorPoolStrategy(min_size=least, max_size=workers and least, max_tasks_in_flight_per_actor=2)
         yield from data.map_batches(worker, fn_constructor_args=arguments, batch_size=1, compute=pool, **options).iter_rows()
     else:
         tasks = ray.data.TaskPoolStrategy(size=workers)
-        yield from data.map_batches(worker, fn_args=arguments, batch_size=1, compute=tasks, **options).iter_rows()
+        # a task that kills its process must not be tried for ever
+        settings = {**options, "max_retries": 3}
+        yield from data.map_batches(worker, fn_args=arguments, batch_size=1, compute=tasks, **settings).iter_rows()

@@ -44,7 +44,8 @@ class ScoresFolder:
             raise ValueError(
                 f"folder must be a path or an address that pyarrow knows, got {text!r} ({error}); use for example 's3://bucket/scores'"
             ) from error
-        self.where = text
+        #: as the workers read it: they have another working folder
+        self.where = text if "://" in text else self.path
         self._local = isinstance(self.files, fs.LocalFileSystem)
 
     def make(self) -> None:
@@ -85,21 +86,20 @@ class ScoresFolder:
         with suppress(FileNotFoundError):
             self.files.delete_file(self._at(name))
 
-    def claim(self, content: dict[str, Any]) -> None:
-        """Write what the folder holds into it, or see that it holds the same already.
+    def check_claim(self, content: dict[str, Any]) -> bool:
+        """See that the folder holds nothing, or scores that depend on the same.
 
         :param content: what scores depend on
+        :return: whether it holds a claim
         :raises ValueError: if it holds something else, or does not say what
         """
-        self.make()
         found = self.read("about.json")
         if found is None:
             if self.blocks():
                 raise ValueError(
                     f"folder must say which scores it holds, got {self.where!r} with scores and no about.json; use another folder"
                 )
-            self.write("about.json", (json.dumps(content, indent=1) + "\n").encode())
-            return
+            return False
         try:
             theirs = dict(json.loads(found))
         except ValueError as error:
@@ -107,12 +107,21 @@ class ScoresFolder:
                 f"folder must say which scores it holds, got a damaged about.json in {self.where!r} ({error}); use another folder"
             ) from error
         if theirs != content:
-            other = {name: theirs.get(name) for name in content if theirs.get(name) != content[name]}
-            ours = {name: content[name] for name in other}
+            differ = sorted(name for name in {*theirs, *content} if theirs.get(name) != content.get(name))
+            other, ours = ({name: side.get(name) for name in differ} for side in (theirs, content))
             raise ValueError(
-                f"folder must hold scores of the same tasks, model, scorer, seed and block_size, got {self.where!r} with scores made with "
-                f"{other} instead of {ours}; use another folder, or delete this one"
+                f"folder must hold scores that were made with the same {' and '.join(differ)}, got {self.where!r} with {other} instead of "
+                f"{ours}; use another folder, or delete this one"
             )
+        return True
+
+    def claim(self, content: dict[str, Any]) -> None:
+        """Write what the folder will hold into it.
+
+        :param content: what scores depend on
+        :raises OSError: if it cannot be written
+        """
+        self.write("about.json", (json.dumps(content, indent=1) + "\n").encode())
 
     def blocks(self) -> dict[int, str]:
         """Names of the files of finished blocks, by their first task."""
@@ -153,19 +162,22 @@ class ScoresFolder:
         pq.write_table(table, buffer, write_page_checksum=True)
         self.write(block_name(scores.begin, scores.begin + n), buffer.getvalue().to_pybytes())
 
-    def sketches(self, about: str) -> dict[int, TailSketch]:
-        """Sketches of the finished blocks, by first task, from the footers alone. Damaged files are named and set aside.
+    def sketches(self, about: str) -> Iterator[tuple[int, TailSketch]]:
+        """First task and sketch of each finished block, from the footers alone. Damaged files are named and set aside.
 
         :param about: what the scores must depend on
+        :raises OSError: if a file cannot be read
         """
-        # object stores answer slowly, and many at once
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(lambda item: (item[0], self._sketch(item[1], about)), self.blocks().items()))
-        return {begin: sketch for begin, sketch in found if sketch is not None}
+        with ThreadPoolExecutor(8) as pool:  # object stores answer slowly, and many at once
+            items = sorted(self.blocks().items())
+            for first in range(0, len(items), 64):  # few at once: a sketch takes some hundred kB
+                for begin, sketch in pool.map(lambda item: (item[0], self._sketch(item[1], about)), items[first : first + 64]):
+                    if sketch is not None:
+                        yield begin, sketch
 
     def _sketch(self, name: str, about: str) -> TailSketch | None:
-        try:
-            with self.files.open_input_file(self._at(name)) as file:
+        with self.files.open_input_file(self._at(name)) as file:
+            try:
                 footer = pq.ParquetFile(file)
                 kept = footer.schema_arrow.metadata
                 if kept[b"sb3_forecast"].decode() != about:
@@ -174,13 +186,19 @@ class ScoresFolder:
                 if match is None or footer.metadata.num_rows != int(match[2]) - int(match[1]) + 1:
                     raise ValueError("it holds another number of tasks")
                 return TailSketch.from_bytes(base64.b64decode(kept[b"sketch"]))
-        except Exception as error:  # pyarrow, zipfile and numpy raise many kinds
-            self.files.move(self._at(name), self._at(f"{name}.damaged"))
-            warnings.warn(
-                f"the scores in {name} of {self.where} are damaged ({error}): they are set aside as {name}.damaged and made again",
-                stacklevel=4,
-            )
-            return None
+            except (
+                pa.ArrowException,
+                ValueError,
+                KeyError,
+                TypeError,
+            ) as error:  # what pyarrow and a sketch say of damaged bytes
+                why = str(error)
+        self.files.move(self._at(name), self._at(f"{name}.damaged"))
+        warnings.warn(
+            f"the scores in {name} of {self.where} are damaged ({why}): they are set aside as {name}.damaged and made again",
+            stacklevel=4,
+        )
+        return None
 
     def columns(self) -> Iterator[pa.Table]:
         """The tables of all blocks, in the order of the tasks, one at a time."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from dataclasses import dataclass
 from typing import Any, cast
 
 import cloudpickle
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_forecast.scorers.blocks import MakeScorer
@@ -41,13 +43,20 @@ def pack(job: Job) -> bytes:
     parts = []
     for name, value in (("model", job.model), ("tasks", job.tasks), ("scorer", job.make)):
         try:
-            parts.append(_pack_model(value) if isinstance(value, BaseAlgorithm) else cloudpickle.dumps(value))
+            parts.append(_pack_model(value) if isinstance(value, BaseAlgorithm) else cloudpickle.dumps(_on_cpu(value)))
         except Exception as error:  # whatever an object's own pickling raises
             raise ValueError(
                 f"{name} must be one that can be pickled, to travel to the workers, got {type(value).__name__} ({error}); leave out open "
                 "files, locks, loggers and environments"
             ) from error
     return cast(bytes, cloudpickle.dumps((*parts, job.seed, job.unit)))
+
+
+def _on_cpu(value: Any) -> Any:
+    """A network as a copy on the CPU, so that machines without a GPU can read it; anything else as it is."""
+    if isinstance(value, th.nn.Module) and any(parameter.device.type != "cpu" for parameter in value.parameters()):
+        return copy.deepcopy(value).to("cpu")
+    return value
 
 
 def unpack(content: bytes) -> Job:
@@ -90,7 +99,10 @@ def _pack_model(model: BaseAlgorithm) -> bytes:
 
 
 def _unpack_model(saved: _SavedModel) -> BaseAlgorithm:
-    model = saved.algorithm.load(io.BytesIO(saved.content), device="cpu")
+    with th.random.fork_rng(devices=[]):
+        # loading draws weights, which are overwritten, and the noise of gSDE, which is not
+        th.manual_seed(0)
+        model = saved.algorithm.load(io.BytesIO(saved.content), device="cpu")
     # scorers look for the statistics there; the environments stay where they are
     model._vec_normalize_env = saved.normalize
     found = model_checksum(model)

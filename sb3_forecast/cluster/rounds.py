@@ -9,32 +9,31 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from sb3_forecast.checks import whole
-from sb3_forecast.cluster.connection import check_memory, connected
+from sb3_forecast.cluster.connection import connected, worker_options
 from sb3_forecast.cluster.dataset import quiet, run_blocks
 from sb3_forecast.cluster.packing import Job, pack, unpack
+from sb3_forecast.cluster.plan import check_workers
 from sb3_forecast.scorers.blocks import BlockScores, score_block, scorer_maker
 
 
 class Workers:
     """Workers for the rounds of an active evaluation: ``ActiveEvaluation(..., workers=sf.cluster.Workers())``.
 
-    The chosen tasks of a round are scored in units, so the result does not depend on the number of workers.
+    The chosen tasks of a round are scored in units, so the result does not depend on the number of workers. Be connected to Ray before
+    (``ray.init``) if a run is to keep its processes from round to round; otherwise each round starts them anew.
 
     :param address: as in :func:`~sb3_forecast.cluster.score`
     :param workers: number of workers; ``None`` for as many as there is room for
     :param num_cpus: cores of a worker
-    :param num_gpus: GPUs of a worker
-    :raises ValueError: if the number of workers is below 1
+    :param memory: memory of a worker in bytes; ``None`` as in :func:`~sb3_forecast.cluster.score`
+    :raises ValueError: if a number is out of range
     """
 
     def __init__(
-        self, address: str | None = None, workers: int | None = None, num_cpus: float = 1, num_gpus: float = 0
+        self, address: str | None = None, workers: int | None = None, num_cpus: float = 1, memory: int | None = None
     ) -> None:
-        if workers is not None:
-            whole("workers", workers, low=1, use="the number of cores, or None")
-        self.address, self.workers = address, workers
-        self.options = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        check_workers(workers, num_cpus, 0.0, memory)
+        self.address, self.workers, self.num_cpus, self.memory = address, workers, num_cpus, memory
 
     def measure(self, scorer: str, tasks: Any, model: Any, seed: int, counting: Mapping[str, Any]) -> BlockScores:
         """Score all tasks of a pool.
@@ -53,11 +52,15 @@ class Workers:
         packed = pack(Job(model, tasks, make, seed, unit))
         rows = [{"begin": begin, "end": min(begin + unit, len(tasks))} for begin in range(0, len(tasks), unit)]
         with connected(self.address), quiet():
-            options = {**self.options, "memory": check_memory(len(packed), None)}
+            options = worker_options(len(packed), self.num_cpus, 0.0, self.memory)
             found = list(run_blocks(rows, score_unit, ([ray.put(packed)],), self.workers, options))
-        if len(found) < len(rows):
+        errors = sorted(str(row["error"]) for row in found if row["error"])
+        if errors or len(found) < len(rows):
+            lost = (
+                f"{len(rows) - len(found)} of {len(rows)} units were lost with their workers" if len(found) < len(rows) else ""
+            )
             raise RuntimeError(
-                f"all tasks of a round must be scored, got {len(rows) - len(found)} of {len(rows)} units lost; run again"
+                f"all tasks of a round must be scored, got {'; '.join([*errors[:2], lost])}; mend the cause and run again"
             )
         parts = []
         for row in sorted(found, key=lambda row: int(row["begin"])):
@@ -75,5 +78,9 @@ def score_unit(batch: dict[str, NDArray[Any]], job: list[Any]) -> dict[str, Any]
     """
     found = unpack(ray.get(job[0]))
     begin, end = int(batch["begin"][0]), int(batch["end"][0])
-    scores = score_block(found.tasks, begin, end, found.make, found.model, found.seed, found.unit, isolate=False)
-    return {"begin": [begin], **{name: [getattr(scores, name)] for name in ("psi", "failure", "success", "rare", "steps")}}
+    try:
+        scores = score_block(found.tasks, begin, end, found.make, found.model, found.seed, found.unit, isolate="never")
+    except Exception as error:  # a user's environment may raise anything; the driver tells
+        scores = BlockScores.failed(begin, end, f"{type(error).__name__}: {error}")
+    columns = {name: [getattr(scores, name)] for name in ("psi", "failure", "success", "rare", "steps")}
+    return {"begin": [begin], "error": [scores.errors.get(begin, "")], **columns}

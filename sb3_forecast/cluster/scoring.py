@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import ray
-import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from tqdm.auto import tqdm
 
-from sb3_forecast.checks import check_seed, whole
-from sb3_forecast.cluster.connection import check_memory, check_shared, connected
+from sb3_forecast.cluster.connection import check_shared, connected, worker_options
 from sb3_forecast.cluster.dataset import quiet, run_blocks
 from sb3_forecast.cluster.folder import ScoresFolder
-from sb3_forecast.cluster.packing import Job, pack
+from sb3_forecast.cluster.plan import Plan, check_workers, make_plan
 from sb3_forecast.cluster.worker import BlockWorker
-from sb3_forecast.scorers.blocks import UNITS, MakeScorer, ScoresOthers, TaskBlocks, score_block, scorer_maker
-from sb3_forecast.scorers.checksum import model_checksum
-from sb3_forecast.scorers.make import make_measuring_scorer
+from sb3_forecast.scorers.blocks import Isolate, MakeScorer, ScoresOthers, TaskBlocks
 from sb3_forecast.scorers.protocols import Pool
 from sb3_forecast.statistics.sketch import SAMPLE, TOP, TailSketch
 
-#: units in a block of the usual size
-_UNITS_PER_BLOCK = 16
 #: blocks that were lost are given out again, until it was in vain this number of times
 _IN_VAIN = 2
 
@@ -46,6 +37,7 @@ def score(
     num_gpus: float = 0,
     memory: int | None = None,
     identity: str | None = None,
+    retry_errors: bool = False,
     top: int = TOP,
     sample: int = SAMPLE,
     progress_bar: bool = True,
@@ -56,7 +48,8 @@ def score(
     size of the blocks, or on what was lost and done again. Call the function again with the same arguments to go on after a kill: blocks that
     are in the folder are not scored again.
 
-    A task that raises an error twice is recorded with it, and has no score. See :func:`read_errors`.
+    A task that raises an error twice is recorded with it, and has no score; see :func:`read_errors`. What seems to be the machine's fault
+    is tried elsewhere first, and recorded with its tasks only when nothing else helps.
 
     :param model: SB3 model, language model, or what the scorer takes
     :param tasks: tasks that can be drawn by their index: a stream with ``block(begin, end)``, or a pool with ``subset``
@@ -65,87 +58,74 @@ def score(
         as a trained ``EpisodeScorer``; or a picklable function of (model, pool, seed) that returns a scorer, such as ``lm.PromptScorers``
     :param seed: seed of scorers that sample
     :param counting: arguments of the scorer ``"frequency"``, for example ``{"episodes": 50}``
-    :param address: ``None`` for this machine, ``"auto"`` for the cluster that it belongs to, ``"host:port"`` or ``"ray://host:port"``. A
-        connection to Ray that is there already is used
+    :param address: ``None`` for this machine, ``"auto"`` for the cluster that it belongs to, or ``"host:port"``. A connection to Ray that is
+        there already is used
     :param workers: number of workers; ``None`` for as many as there is room for
     :param block_size: tasks per file, a multiple of the number that is scored together (exact and survival 1024, frequency 64, others 256);
         ``None`` for 16 times that number
     :param num_cpus: cores of a worker
     :param num_gpus: GPUs of a worker
     :param memory: memory of a worker in bytes; ``None`` for four times the model and 700 MB
-    :param identity: a name of the scorer's settings, needed for a scorer that is no name
+    :param identity: a name of the settings and weights of a scorer that is no name, or of a model that is neither SB3's nor a network
+    :param retry_errors: whether to score blocks again that hold tasks with a recorded error
     :param top: number of largest scores in the sketch; a tail can be fitted to at most as many
     :param sample: size of the random sample in the sketch
     :param progress_bar: whether to show tasks, speed and the time that is left
-    :return: the sketch of all scores; it is also in the folder as ``sketch.npz`` of a local one
+    :return: the sketch of all scores; it is in the folder as well, as ``sketch.npz``
     :raises TypeError: if the tasks cannot be drawn by their index
     :raises ValueError: if an argument is out of range, no task can be scored, or the folder holds other scores or is not shared
     :raises ConnectionError: if nothing answers at the address
     :raises RuntimeError: if blocks are still missing at the end, with the reason
     """
-    if not isinstance(tasks, (TaskBlocks, Pool)):
-        raise TypeError(
-            f"tasks must be ones that can be drawn by their index, with block(begin, end) or subset(indices), got {type(tasks).__name__}; use a "
-            "TaskStream, SeededTasks or PromptTasks"
-        )
-    check_seed(seed)
-    if workers is not None:
-        whole("workers", workers, low=1, use="the number of cores, or None")
-    name = _resolved(scorer, tasks, model, counting) if isinstance(scorer, str) else identity
-    if name is None:
-        raise ValueError(
-            "identity must be given for a scorer that is no name, got None; use a name that you change whenever its settings change"
-        )
-    make, unit = scorer_maker(name if isinstance(scorer, str) else scorer, counting)
-    block_size = (
-        _UNITS_PER_BLOCK * unit
-        if block_size is None
-        else whole("block_size", block_size, low=unit, use=f"a multiple of {unit}")
-    )
-    if block_size % unit:
-        raise ValueError(
-            f"block_size must be a multiple of {unit}, which are scored together, got {block_size}; use {block_size // unit * unit}"
-        )
-    job = Job(model, tasks, make, seed, unit)
-    _try_out(job)
+    check_workers(workers, num_cpus, num_gpus, memory)
     target = ScoresFolder(folder)
-    claim = {"tasks": tasks.key, "model": _checksum(model), "scorer": name, "counting": dict(counting or {}), "seed": seed,
-             "block_size": block_size, "top": top, "sample": sample}  # fmt: skip
-    packed = pack(job)
-    target.claim(claim)
-    about = json.dumps(claim, sort_keys=True)
-    begins = range(0, len(tasks), block_size)
-    with tqdm(total=len(tasks), unit="task", desc="scoring", disable=not progress_bar) as bar:
-        done: dict[int, TailSketch] = {}
-        total: TailSketch | None = None
-        for begin, sketch in target.sketches(about).items():
-            done[begin], total = sketch, sketch if total is None else total.merge(sketch)
-            bar.update(min(block_size, len(tasks) - begin))
-        missing = [begin for begin in begins if begin not in done]
+    plan = make_plan(model, tasks, scorer, seed, counting, block_size, identity, top, sample)
+    target.make()
+    claimed = target.check_claim(plan.claim)
+    total: TailSketch | None = None
+    missing = set(range(0, plan.n_tasks, plan.block_size))
+    with tqdm(total=plan.n_tasks, unit="task", desc="scoring", disable=not progress_bar) as bar:
+
+        def add(begin: int, sketch: TailSketch) -> None:
+            nonlocal total
+            total = sketch if total is None else total.merge(sketch)
+            missing.discard(begin)
+            first, end = plan.block(begin)
+            bar.update(end - first)
+
+        for begin, sketch in target.sketches(plan.about) if claimed else ():
+            if not (retry_errors and sketch.n_errors):
+                add(begin, sketch)
         if missing:
             with connected(address), quiet():
-                options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "memory": check_memory(len(packed), memory)}
+                options = worker_options(len(plan.packed), num_cpus, num_gpus, memory)
                 check_shared(target)
-                arguments = ([ray.put(packed)], target.where, about, (top, sample), uuid.uuid4().hex)
-                for begin, sketch in _passes(missing, block_size, len(tasks), arguments, workers, options):
-                    total = sketch if total is None else total.merge(sketch)
-                    bar.update(min(block_size, len(tasks) - begin))
-    assert total is not None
+                target.claim(plan.claim)
+                for begin, sketch in _passes(plan, sorted(missing), target, (top, sample), workers, options):
+                    add(begin, sketch)
+    there = target.blocks()
+    lost = [begin for begin in range(0, plan.n_tasks, plan.block_size) if begin not in there]
+    if lost or total is None:
+        raise RuntimeError(
+            f"folder must hold every block at the end, got {target.where!r} without {len(lost)} of them, the first at task {lost[0]}; use a "
+            "folder that all machines share, and call score() again: it goes on"
+        )
     target.sweep()
     target.write("sketch.npz", total.to_bytes())
     return total
 
 
 def _passes(
-    missing: list[int], block_size: int, n_tasks: int, arguments: tuple[Any, ...], workers: int | None, options: dict[str, Any]
+    plan: Plan, missing: list[int], target: ScoresFolder, sizes: tuple[int, int], workers: int | None, options: dict[str, Any]
 ) -> Iterator[tuple[int, TailSketch]]:
-    """Sketches of the missing blocks. What a machine could not do is given out again, as long as that helps."""
-    reasons: set[str] = set()
+    """Sketches of the missing blocks. What a machine could not do is given out again, as long as that helps; then errors are recorded."""
+    job, run = [ray.put(plan.packed)], uuid.uuid4().hex
+    isolate: Isolate = "tasks"
     in_vain = 0
-    while missing and in_vain < _IN_VAIN:
-        rows = [{"begin": begin, "end": min(begin + block_size, n_tasks)} for begin in missing]
-        done = set()
-        for row in run_blocks(rows, BlockWorker, arguments, workers, options):
+    while missing and in_vain <= _IN_VAIN:
+        rows = [dict(zip(("begin", "end"), plan.block(begin), strict=True)) for begin in missing]
+        done, reasons = set(), set()
+        for row in run_blocks(rows, BlockWorker, (job, target.where, plan.about, sizes, run, isolate), workers, options):
             if row["error"]:
                 reasons.add(str(row["error"]))
             else:
@@ -153,41 +133,9 @@ def _passes(
                 yield int(row["begin"]), TailSketch.from_bytes(row["sketch"])
         missing = [begin for begin in missing if begin not in done]
         in_vain = 0 if done else in_vain + 1
-    if not missing:
-        return
-    raise RuntimeError(
-        f"all blocks must be scored, got {len(missing)} that were not, the first at task {missing[0]}"
-        f"{': ' if reasons else ''}{'; '.join(sorted(reasons)[:3])}; mend the cause and call score() again: it goes on"
-    )
-
-
-def _resolved(scorer: str, tasks: Any, model: Any, counting: Mapping[str, Any] | None) -> str:
-    """The name of the scorer, after "auto" was tried out on a task."""
-    if scorer != "auto":
-        return scorer
-    few = tasks.block(0, 1) if isinstance(tasks, TaskBlocks) else tasks.subset(np.arange(1))
-    found = make_measuring_scorer("auto", few, model, 0, counting)
-    names = {"ExactScorer": "exact", "SurvivalScorer": "survival", "FrequencyScorer": "frequency"}
-    assert set(names.values()) == set(UNITS)
-    return names[type(found).__name__]
-
-
-def _try_out(job: Job) -> None:
-    """Score a few tasks here, so that what fails for every task fails before the work starts."""
-    n = len(job.tasks)
-    errors = []
-    for task in sorted({0, n // 2, n - 1}):
-        try:
-            score_block(job.tasks, task, task + 1, job.make, job.model, job.seed, job.unit, isolate=False)
-            return
-        except Exception as error:  # a user's environment may raise anything
-            errors.append(error)
-    raise ValueError(
-        f"tasks must be ones that the model can be scored on, got {type(errors[0]).__name__}: {errors[0]} for three of "
-        "them; check that model, tasks and scorer belong together"
-    ) from errors[0]
-
-
-def _checksum(model: Any) -> str:
-    """A checksum of a model, or the text of what is none."""
-    return model_checksum(model) if isinstance(model, (BaseAlgorithm, th.nn.Module)) else repr(model)
+        isolate = "all" if in_vain == _IN_VAIN else isolate
+    if missing:
+        raise RuntimeError(
+            f"all blocks must be scored, got {len(missing)} that were not, the first at task {missing[0]}: "
+            f"{'; '.join(sorted(reasons)[:3]) or 'their workers were lost'}; mend the cause and call score() again: it goes on"
+        )

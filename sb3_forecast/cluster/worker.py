@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 
 from sb3_forecast.cluster.folder import ScoresFolder, block_name
 from sb3_forecast.cluster.packing import unpack
-from sb3_forecast.scorers.blocks import BlockScores, score_block
+from sb3_forecast.scorers.blocks import BlockScores, Isolate, score_block
 
-#: a unit is given up after this number of dead workers
-_DEATHS = 2
-
-
-class BrokenMachineError(RuntimeError):
-    """Every task of a unit raised an error."""
+#: a unit is given up after this number of workers that are known to have died on it
+_DEATHS = 3
 
 
 class BlockWorker:
@@ -31,14 +27,16 @@ class BlockWorker:
     :param about: what they depend on
     :param sizes: number of largest scores, and size of the sample, of a sketch
     :param run: a name of this run of the driver
+    :param isolate: which errors are recorded with their tasks; see :func:`~sb3_forecast.scorers.blocks.score_block`
     """
 
-    def __init__(self, job: list[Any], folder: str, about: str, sizes: tuple[int, int], run: str) -> None:
+    def __init__(self, job: list[Any], folder: str, about: str, sizes: tuple[int, int], run: str, isolate: Isolate) -> None:
         self.job = unpack(ray.get(job[0]))
         self.folder = ScoresFolder(folder)
         self.about = about
         self.sizes = sizes
         self.run = run
+        self.isolate: Isolate = isolate
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Score some blocks.
@@ -58,22 +56,18 @@ class BlockWorker:
             sketch = scores.sketch(*self.sizes).to_bytes()
             self.folder.write_block(scores, sketch, self.about)
             tries.forget()
-        except (OSError, BrokenMachineError) as error:
-            # a full disk, a lost connection: another machine may do better, and the driver tells
-            return b"", str(error)
+        except Exception as error:  # a full disk, a lost connection: another machine may do better, and the driver tells
+            return b"", f"{type(error).__name__}: {error}"
         return sketch, ""
 
     def _score_unit(self, tries: _Tries, begin: int, end: int) -> BlockScores:
         if tries.deaths(begin) >= _DEATHS:
-            return BlockScores.failed(
-                begin, end, f"the worker died {_DEATHS} times while tasks {begin} to {end - 1} were scored"
-            )
-        tries.begin(begin)
+            why = f"the worker died {_DEATHS} times while tasks {begin} to {end - 1} were scored"
+            return BlockScores.failed(begin, end, why)
+        tries.at(begin)
         job = self.job
-        scores = score_block(job.tasks, begin, end, job.make, job.model, job.seed, job.unit)
-        if end - begin > 1 and len(scores.errors) == end - begin:
-            # it is the machine rather than the tasks, for example a package that is missing there
-            raise BrokenMachineError(f"tasks {begin} to {end - 1} all raised an error, the first: {scores.errors[begin]}")
+        scores = score_block(job.tasks, begin, end, job.make, job.model, job.seed, job.unit, self.isolate)
+        tries.at(None)
         return scores
 
 
@@ -99,10 +93,13 @@ class _Tries:
         """Number of workers that are known to have died on a unit."""
         return self._deaths.get(str(begin), 0)
 
-    def begin(self, begin: int) -> None:
-        """Say which unit is being scored; only after a first worker has died, because it costs a file."""
+    def at(self, begin: int | None) -> None:
+        """Say which unit is being scored, if any; only after a first worker has died, because it costs a file.
+
+        :param begin: first task of the unit
+        """
         if self._tries:
-            self._write(str(begin))
+            self._write(None if begin is None else str(begin))
 
     def forget(self) -> None:
         """The block is done."""

@@ -6,9 +6,11 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
+import torch as th
 from numpy.typing import ArrayLike, NDArray
 
 from sb3_forecast.checks import task_indices
@@ -65,11 +67,11 @@ class PromptTasks:
         columns = pq.read_table(path, columns=names).to_pydict()
         return cls(columns[prompt], columns[target], None if rare is None else columns[rare])
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """A checksum of the prompts and stems."""
-        text = json.dumps([self.prompts, self.targets], sort_keys=True)
-        return f"{len(self)} prompts {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        """A checksum of the prompts, the stems, and which are rare."""
+        text = json.dumps([self.prompts, self.targets], sort_keys=True).encode() + self.rare.tobytes()
+        return f"{len(self)} prompts {hashlib.sha256(text).hexdigest()[:16]}"
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -90,7 +92,7 @@ class PromptScorers:
 
     :param tokenizer: the model's tokenizer
     :param max_tokens: tokens in a micro-batch; see :class:`LMFailureScorer`
-    :param device: where the model runs, for example ``"cuda"`` with ``num_gpus=1``; ``None`` to leave it where it is
+    :param device: where the model runs on machines that have a GPU, for example ``"cuda"`` with ``num_gpus=1``; ``None`` for the CPU
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int = 8192, device: str | None = None) -> None:
@@ -103,6 +105,6 @@ class PromptScorers:
         :param pool: the prompts, with ``prompts`` and ``targets``
         :param seed: not used: nothing is sampled
         """
-        if self.device is not None:
+        if self.device is not None and th.cuda.is_available():
             model.to(self.device)
         return LMFailureScorer(model, self.tokenizer, pool.prompts, pool.targets, max_tokens=self.max_tokens)

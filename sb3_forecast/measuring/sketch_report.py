@@ -43,6 +43,10 @@ def report_of_sketch(
     :raises ValueError: if an argument is out of range, or too few scores are finite
     """
     largest = len(sketch.sample_ids) // 4
+    if sketch.counted:
+        raise ValueError(
+            "sketch must hold probabilities, got counted failures, which have no tail; use their counts beyond thresholds"
+        )
     if largest < 2:
         raise ValueError(f"sketch must hold at least 8 tasks, got {sketch.n_tasks}; score more tasks")
     whole("eval_size", eval_size, low=2, high=largest, use="a smaller one, or make the sketch with a larger sample")

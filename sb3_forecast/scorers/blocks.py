@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
+import torch as th
 from numpy.typing import NDArray
 
 from sb3_forecast.scorers.exact import ExactScorer
@@ -65,6 +66,7 @@ class BlockScores:
     :param success: success probabilities, shape (N,), float64; NaN where unknown
     :param rare: which tasks are rare, shape (N,), bool
     :param steps: environment steps that each task took, shape (N,), int64; 0 where none were counted
+    :param counted: whether failures were counted
     :param errors: what was raised by tasks that could not be scored, by index
     """
 
@@ -74,6 +76,7 @@ class BlockScores:
     success: NDArray[np.float64]
     rare: NDArray[np.bool_]
     steps: NDArray[np.int64]
+    counted: bool = False
     errors: Mapping[int, str] = field(default_factory=dict)
 
     def sketch(self, top: int = TOP, sample: int = SAMPLE) -> TailSketch:
@@ -85,8 +88,8 @@ class BlockScores:
         good = ~np.isnan(self.psi)
         ids = self.begin + np.flatnonzero(good)
         psi, failure, success, rare = (column[good] for column in (self.psi, self.failure, self.success, self.rare))
-        steps = int(self.steps.sum())
-        return TailSketch.of(psi, ids, failure, success, rare, steps, int((~good).sum()), top, sample)
+        counts = failure if self.counted else None
+        return TailSketch.of(psi, ids, counts, success, rare, int(self.steps.sum()), int((~good).sum()), top, sample)
 
     @classmethod
     def failed(cls, begin: int, end: int, why: str) -> BlockScores:
@@ -99,7 +102,7 @@ class BlockScores:
         n = end - begin
         nan = np.full(n, np.nan)
         errors = dict.fromkeys(range(begin, end), why)
-        return cls(begin, nan, nan, nan, np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.int64), errors)
+        return cls(begin, nan, nan, nan, np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.int64), errors=errors)
 
     @classmethod
     def join(cls, parts: list[BlockScores]) -> BlockScores:
@@ -111,7 +114,8 @@ class BlockScores:
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in ("psi", "failure", "success", "rare", "steps")
         }
-        return cls(parts[0].begin, errors={task: text for part in parts for task, text in part.errors.items()}, **columns)
+        errors = {task: text for part in parts for task, text in part.errors.items()}
+        return cls(parts[0].begin, **columns, counted=any(part.counted for part in parts), errors=errors)
 
 
 def scorer_maker(scorer: str | MakeScorer | ScoresOthers, counting: Mapping[str, Any] | None = None) -> tuple[MakeScorer, int]:
@@ -152,15 +156,32 @@ def _on(scorer: ScoresOthers, model: Any, pool: Any, seed: int) -> Scorer:
     return scorer.on(pool, seed)
 
 
+class MachineError(RuntimeError):
+    """Something that another machine, or another moment, may not have: the tasks are not to blame yet."""
+
+
+#: errors that are the machine's rather than the task's
+_MACHINE = (OSError, MemoryError, ImportError, th.cuda.OutOfMemoryError)
+
+Isolate = Literal["never", "tasks", "all"]
+
+
 def score_block(
-    tasks: TaskBlocks | Pool, begin: int, end: int, make: MakeScorer, model: Any, seed: int, unit: int, isolate: bool = True
+    tasks: TaskBlocks | Pool,
+    begin: int,
+    end: int,
+    make: MakeScorer,
+    model: Any,
+    seed: int,
+    unit: int,
+    isolate: Isolate = "tasks",
 ) -> BlockScores:
     """Score tasks ``begin`` to ``end - 1``.
 
     They are scored in units of neighbouring tasks, each with a seed of its own. So the result is the same however a deployment is cut into
     blocks, as long as blocks begin and end with units.
 
-    With ``isolate``, a unit that raises an error is tried once more, then in halves, until the tasks that raise are found. They get no score.
+    A unit that raises an error is tried once more, then in halves, until the tasks that raise are found. They get no score.
 
     :param tasks: the deployment
     :param begin: first task
@@ -169,36 +190,70 @@ def score_block(
     :param model: the model
     :param seed: seed of the deployment
     :param unit: number of tasks that are scored together
-    :param isolate: whether tasks that raise an error are recorded with it; otherwise the error is raised
+    :param isolate: ``"tasks"``: tasks that raise an error are recorded with it, unless the machine seems to be the reason: a full disk or
+        memory, a missing package, a unit whose tasks all raise, or one in which none does when they are scored in parts. ``"all"``: such
+        errors are recorded, too. ``"never"``: every error is raised
     :return: the scores
+    :raises MachineError: if the machine seems to be the reason of an error
     """
-    score = partial(_score_unit if isolate else _measure, tasks, make=make, model=model, seed=seed)
+    draw = tasks.block if isinstance(tasks, TaskBlocks) else partial(_subset, tasks)
     edges = sorted({begin, end, *range(-(-begin // unit) * unit, end, unit)})
-    return BlockScores.join([score(first, last) for first, last in pairwise(edges)])
+    if isolate == "never":
+        return BlockScores.join([_measure(draw, a, b, make, model, seed) for a, b in pairwise(edges)])
+    return BlockScores.join([_isolated(draw, a, b, make, model, seed, isolate == "all") for a, b in pairwise(edges)])
 
 
-def _score_unit(tasks: Any, begin: int, end: int, make: MakeScorer, model: Any, seed: int, again: bool = True) -> BlockScores:
+def _subset(tasks: Pool, begin: int, end: int) -> Any:
+    return tasks.subset(np.arange(begin, end))
+
+
+def _isolated(draw: Any, begin: int, end: int, make: MakeScorer, model: Any, seed: int, everything: bool) -> BlockScores:
+    """A unit, with the tasks found that raise an error."""
+    for _ in range(2):  # the first time it may have been chance, such as a worker process that was killed
+        try:
+            return _measure(draw, begin, end, make, model, seed)
+        except _MACHINE as error:
+            if not everything:
+                raise MachineError(f"tasks {begin} to {end - 1}: {type(error).__name__}: {error}") from error
+            last: Exception = error
+        except Exception as error:  # a user's environment may raise anything
+            last = error
+    if end - begin == 1:
+        return BlockScores.failed(begin, end, _text(last))
+    found = BlockScores.join([_search(draw, a, b, make, model, seed) for a, b in _halves(begin, end)])
+    if not everything and len(found.errors) in (0, end - begin):
+        which = "none of them when they are scored in parts" if not found.errors else "each of them by itself"
+        raise MachineError(f"tasks {begin} to {end - 1} raised {_text(last)}, and {which}") from last
+    return found
+
+
+def _search(draw: Any, begin: int, end: int, make: MakeScorer, model: Any, seed: int) -> BlockScores:
     try:
-        return _measure(tasks, begin, end, make, model, seed)
-    except Exception as error:  # a user's environment may raise anything
-        if again:
-            # it may have been chance, such as a worker that was killed
-            return _score_unit(tasks, begin, end, make, model, seed, again=False)
-        if end - begin > 1:
-            middle = (begin + end) // 2
-            halves = [_score_unit(tasks, a, b, make, model, seed, again=False) for a, b in ((begin, middle), (middle, end))]
-            return BlockScores.join(halves)
-        return BlockScores.failed(begin, end, f"{type(error).__name__}: {error}")
+        return _measure(draw, begin, end, make, model, seed)
+    except Exception as error:  # as above
+        if end - begin == 1:
+            return BlockScores.failed(begin, end, _text(error))
+        return BlockScores.join([_search(draw, a, b, make, model, seed) for a, b in _halves(begin, end)])
 
 
-def _measure(tasks: Any, begin: int, end: int, make: MakeScorer, model: Any, seed: int) -> BlockScores:
-    pool = tasks.block(begin, end) if isinstance(tasks, TaskBlocks) else tasks.subset(np.arange(begin, end))
+def _halves(begin: int, end: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    middle = (begin + end) // 2
+    return (begin, middle), (middle, end)
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _measure(draw: Any, begin: int, end: int, make: MakeScorer, model: Any, seed: int) -> BlockScores:
+    pool = draw(begin, end)
     own = int(np.random.SeedSequence([seed, begin, end]).generate_state(1)[0])
     found: Measurement = complete(make(model, pool, own)).measure(model, seed=own)
     if found.scores.shape != (end - begin,) or np.isnan(found.scores).any():
         raise ValueError(
-            f"scorer must give one score per task and no NaN, got shape {found.scores.shape} for {end - begin} tasks"
+            f"scorer must give one score per task and no NaN, got shape {found.scores.shape} for {end - begin} tasks, "
+            f"{int(np.isnan(found.scores).sum())} of them NaN; correct its score(model, tasks)"
         )
     steps = np.zeros(end - begin, dtype=np.int64) if found.steps is None else found.steps
     rare = np.asarray(cast(Pool, pool).rare, dtype=np.bool_)
-    return BlockScores(begin, found.scores, found.frequencies, found.success, rare, steps)
+    return BlockScores(begin, found.scores, found.frequencies, found.success, rare, steps, found.counts is not None)

@@ -35,6 +35,7 @@ def model_checksum(model: Any) -> str:
         # the same policy sees other observations when the statistics have moved
         for name, statistics in sorted(_statistics(normalisation).items()):
             digest.update(name.encode() + statistics.mean.tobytes() + statistics.var.tobytes())
+        digest.update(f"{normalisation.clip_obs} {normalisation.epsilon}".encode())
     return digest.hexdigest()[:16]
 
 

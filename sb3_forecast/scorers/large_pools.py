@@ -40,7 +40,7 @@ class LargePoolScores:
         :param top: number of largest scores to keep
         :param sample: size of the random sample
         """
-        return TailSketch.of(self.psi, None, self.failure, self.success, self.rare, top=top, sample=sample)
+        return TailSketch.of(self.psi, None, None, self.success, self.rare, top=top, sample=sample)
 
 
 def score_large_pool(
@@ -81,7 +81,7 @@ def score_large_pool(
             # with what they were made of: two runs that begin in one folder at the same moment do not mix
             block = load_arrays(path, "scores", json.dumps(claim, sort_keys=True))
             if block is None:
-                scores = score_block(tasks, begin, end, make, model, 0, unit, isolate=False)
+                scores = score_block(tasks, begin, end, make, model, 0, unit, isolate="never")
                 block = {name: getattr(scores, name) for name in _FIELDS}
                 save_arrays(path, block, json.dumps(claim, sort_keys=True))
             parts.append(block)

@@ -89,6 +89,9 @@ def play(
         tqdm(total=total, disable=not progress_bar, desc="episodes") as bar,
     ):
         env.seed(seed)
+        if isinstance(model, OnPolicyAlgorithm) and model.use_sde:
+            # the exploration matrix would be that of whatever was played before
+            model.policy.reset_noise(env.num_envs)
         queue = TaskQueue(env, chosen)
         state, starts = None, np.ones(env.num_envs, dtype=np.bool_)
         while queue.running:

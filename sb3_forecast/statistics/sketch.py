@@ -6,7 +6,6 @@ import io
 import json
 import math
 import pathlib
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_forecast.checks import inside_unit, whole
-from sb3_forecast.files import load_arrays, save_arrays
+from sb3_forecast.files import digest_of, write_whole
 from sb3_forecast.statistics.exact_sums import ExactSum
 from sb3_forecast.statistics.scores import failure_probability, failure_score, float64_array, log_failure_probability
 
@@ -45,7 +44,7 @@ class TailSketch:
     :param sample_scores: scores of a random sample, shape (at most ``sample``,), float64
     :param sample_ids: its tasks, int64: those whose ids have the smallest hash
     :param sample_rare: which of them are rare, bool
-    :param beyond: number of tasks with a failure probability above each of :data:`THRESHOLDS`, int64
+    :param beyond: number of tasks with a failure probability (without smoothing) above each of :data:`THRESHOLDS`, int64
     :param score_sum: sum of the failure probabilities that the scores stand for
     :param failure_sum: sum of the failure probabilities without smoothing; the same unless failures were counted
     :param success_sum: sum of the success probabilities of the tasks for which they are known
@@ -58,6 +57,7 @@ class TailSketch:
     :param steps: environment steps that scoring took
     :param top: largest number of ``top_scores``
     :param sample: largest size of the sample
+    :param counted: whether failures were counted, so that the scores are smoothed and have no tail
     """
 
     n_tasks: int
@@ -80,6 +80,7 @@ class TailSketch:
     steps: int
     top: int
     sample: int
+    counted: bool = False
 
     @classmethod
     def of(
@@ -148,7 +149,13 @@ class TailSketch:
             sample_scores=x[drawn],
             sample_ids=task[drawn],
             sample_rare=is_rare[drawn],
-            beyond=n - np.searchsorted(np.sort(x), _GRID, side="right"),
+            # counted failures are compared as they are, scores where they are precise
+            beyond=n
+            - (
+                np.searchsorted(np.sort(x), _GRID, "right")
+                if failure is None
+                else np.searchsorted(np.sort(p), THRESHOLDS, "right")
+            ),
             score_sum=ExactSum.of_logs(log_failure_probability(x)),
             failure_sum=failures(np.ones(n, dtype=np.bool_)),
             success_sum=ExactSum.of(won[known]),
@@ -161,6 +168,7 @@ class TailSketch:
             steps=steps,
             top=top,
             sample=sample,
+            counted=failure is not None,
         )
 
     def merge(self, other: TailSketch) -> TailSketch:
@@ -168,8 +176,10 @@ class TailSketch:
 
         :param other: the sketch of other tasks, of the same size
         :return: the sketch
-        :raises ValueError: if the sizes differ, or a task is in both as far as that can be seen
+        :raises ValueError: if the sizes differ, failures were counted in one only, or a task is in both as far as that can be seen
         """
+        if self.counted != other.counted and self.n_tasks and other.n_tasks:
+            raise ValueError(f"other must have counted={self.counted}, got {other.counted}; merge scores of one kind")
         if (self.top, self.sample) != (other.top, other.sample):
             raise ValueError(
                 f"other must have top={self.top} and sample={self.sample}, got {other.top} and {other.sample}; make both of one size"
@@ -194,6 +204,7 @@ class TailSketch:
             rare_worst=max(self.rare_worst, other.rare_worst),
             top=self.top,
             sample=self.sample,
+            counted=(self if self.n_tasks else other).counted,
             **totals,
         )
 
@@ -233,6 +244,8 @@ class TailSketch:
         row = int(np.abs(np.log(THRESHOLDS / p)).argmin())
         if math.isclose(THRESHOLDS[row], p, rel_tol=1e-9):
             return int(self.beyond[row])
+        if self.counted:
+            raise ValueError(f"p must be one of THRESHOLDS where failures were counted, got {p:g}; use {THRESHOLDS[row]:.3g}")
         return self.beyond_score(float(failure_score(math.log(p))))
 
     def beyond_score(self, score: float) -> int:
@@ -255,7 +268,7 @@ class TailSketch:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The sketch as arrays, for an npz file; see :meth:`from_arrays`."""
-        rest: dict[str, Any] = {name: getattr(self, name) for name in (*_COUNTS, "top", "sample")}
+        rest: dict[str, Any] = {name: getattr(self, name) for name in (*_COUNTS, "top", "sample", "counted")}
         rest |= {name: getattr(self, name).to_list() for name in _SUMS}
         # JSON knows no -inf
         rest["rare_worst"] = None if self.n_rare == 0 else str(self.rare_worst)
@@ -274,14 +287,15 @@ class TailSketch:
             fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
             fields |= {name: int(rest[name]) for name in (*_COUNTS, "top", "sample")}
             fields |= {name: ExactSum.from_list(rest[name]) for name in _SUMS}
-            return cls(**fields, rare_worst=worst)
+            return cls(**fields, rare_worst=worst, counted=bool(rest["counted"]))
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"arrays must be those of a sketch, got others ({error!r}); make the sketch again") from error
 
     def to_bytes(self) -> bytes:
-        """The sketch as the content of an npz file."""
+        """The sketch as the content of an npz file, with a checksum."""
+        arrays = self.to_arrays()
         file = io.BytesIO()
-        np.savez(file, **self.to_arrays())  # type: ignore[arg-type]  # numpy takes the names for its own options
+        np.savez(file, digest=np.array(digest_of(arrays, "sketch")), **arrays)  # type: ignore[arg-type]  # numpy takes names for its options
         return file.getvalue()
 
     @classmethod
@@ -289,36 +303,42 @@ class TailSketch:
         """Read the result of :meth:`to_bytes`.
 
         :param content: the bytes
+        :raises ValueError: if they are others, or damaged
         """
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return cls.from_arrays(dict(file))
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = dict(file)
+            if str(arrays.pop("digest")) != digest_of(arrays, "sketch"):
+                raise ValueError("its checksum is another")
+        except Exception as error:  # zipfile, zlib and numpy raise many kinds
+            raise ValueError(
+                f"content must be that of a sketch, got another or a damaged one ({error}); make the sketch again"
+            ) from error
+        return cls.from_arrays(arrays)
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write the sketch, with a checksum.
 
         :param path: the file to write, ``.npz``
+        :raises OSError: if it cannot be written
         """
-        save_arrays(path, self.to_arrays(), "sketch")
+        write_whole(path, lambda file: file.write(self.to_bytes()))
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> TailSketch:
         """Read a sketch.
 
-        :param path: a file that :meth:`save` wrote
+        :param path: a file that :meth:`save` or ``sb3_forecast.cluster.score`` wrote
         :return: the sketch
         :raises FileNotFoundError: if there is none
         :raises ValueError: if it is another file, or damaged
         """
-        with pathlib.Path(path).open("rb"):
-            pass
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            arrays = load_arrays(pathlib.Path(path), "sketch", "sketch")
-        if arrays is None:
+        try:
+            return cls.from_bytes(pathlib.Path(path).read_bytes())
+        except ValueError as error:
             raise ValueError(
-                f"path must be a file that TailSketch.save wrote, got {str(path)!r}, which is another or damaged; make it again"
-            )
-        return cls.from_arrays(arrays)
+                f"path must be a file that TailSketch.save wrote, got {str(path)!r} ({error}); make it again"
+            ) from error
 
 
 def _share(total: ExactSum, count: int) -> float:

@@ -80,6 +80,10 @@ class GumbelTail:
         :raises ValueError: if scores are NaN or +inf, if fewer than k (or 2) are finite, or if k or the method is not allowed
         """
         sketch = scores if isinstance(scores, TailSketch) else None
+        if sketch is not None and sketch.counted:
+            raise ValueError(
+                "scores must be probabilities, got a sketch of counted failures, which have no tail; give counts to CountTail"
+            )
         x = float64_array(scores if sketch is None else sketch.top_scores)
         if x.ndim == 0 or x.shape[-1] < 2:
             raise ValueError(
@@ -99,7 +103,7 @@ class GumbelTail:
         n_eval = x.shape[-1] if sketch is None else sketch.n_tasks
         n_finite = int(xp.isfinite(x).sum(-1).min())
         if k is None:
-            k = min(default_k(n_eval), n_finite)
+            k = min(default_k(n_eval), n_finite)  # of a sketch, at most as many as it keeps
         else:
             check_sizes(k, n_eval, 1)
             if sketch is not None and k > sketch.top:

@@ -72,3 +72,8 @@ class Poisoned(Counting):
         if begin <= self.task < end:
             raise ArithmeticError(f"task {self.task} is poisoned")
         return super().block(begin, end)
+
+
+def far(step):
+    """Whether the pendulum's reward is low."""
+    return step.reward < -12.0

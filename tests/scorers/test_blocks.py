@@ -1,11 +1,13 @@
 """Blocks: the same scores however a deployment is cut, and tasks that raise are found."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
-from sb3_forecast.scorers.blocks import BlockScores, score_block, scorer_maker
+from sb3_forecast.scorers.blocks import BlockScores, MachineError, score_block, scorer_maker
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +105,58 @@ def test_an_error_that_goes_away_leaves_no_trace(agent, stream):
     np.testing.assert_array_equal(found.psi, clean.psi)
 
 
+class Faulty:
+    """Makes exact scorers, but raises an error some times first.
+
+    :param error: the error
+    :param times: how often
+    :param when: pools for which it raises
+    """
+
+    def __init__(self, error, times, when=lambda pool: True):
+        self.error, self.times, self.when = error, times, when
+
+    def __call__(self, model, pool, seed):
+        if self.times and self.when(pool):
+            self.times -= 1
+            raise self.error
+        return sf.ExactScorer(pool, cache_tasks=0)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), MemoryError("short"), ImportError("no box2d")])
+def test_what_the_machine_lacks_is_not_the_tasks_fault(agent, stream, error):
+    with pytest.raises(MachineError, match=f"tasks 0 to 49: {type(error).__name__}"):
+        score_block(stream, 0, 100, Faulty(error, 1), agent, 0, 50)
+    found = score_block(stream, 0, 100, Faulty(error, 99, lambda pool: 7 in pool.indices), agent, 0, 50, isolate="all")
+    assert set(found.errors) == {7}
+
+
+def test_two_errors_by_chance_do_not_change_a_sample(agent, stream):
+    """Scored in halves, a unit would get other random numbers, and nobody would know."""
+    with pytest.raises(
+        MachineError, match="tasks 0 to 49 raised ValueError: chance, and none of them when they are scored in parts"
+    ):
+        score_block(stream, 0, 100, Faulty(ValueError("chance"), 2), agent, 0, 50)
+
+
+def test_a_machine_on_which_every_task_raises(agent, stream):
+    with pytest.raises(MachineError, match="tasks 0 to 49 raised ValueError: broken, and each of them by itself"):
+        score_block(stream, 0, 100, Faulty(ValueError("broken"), 10**6), agent, 0, 50)
+    assert len(score_block(stream, 0, 100, Faulty(ValueError("broken"), 10**6), agent, 0, 50, isolate="all").errors) == 100
+
+
+def test_a_scorer_that_has_travelled_without_its_environments(agent):
+    pool = sfe.TaskPool("ThinIce-8x8", 30, seed=1)
+    scorer = pickle.loads(pickle.dumps(sf.EpisodeScorer(pool, seed=0, env=pool.make_vec_env(3))))  # our own
+    other = scorer.on(sfe.TaskPool("ThinIce-8x8", 20, seed=2), seed=4)
+    assert other.env.num_envs == 3
+    assert other.score(agent).shape == (20,)
+
+
 def test_without_isolation_errors_are_raised(agent, stream):
     make, unit = scorer_maker("exact")
     with pytest.raises(ValueError, match="task 7 is poisoned"):
-        score_block(Poisoned(stream, {7}), 0, 300, make, agent, 0, unit, isolate=False)
+        score_block(Poisoned(stream, {7}), 0, 300, make, agent, 0, unit, isolate="never")
 
 
 def test_a_trained_cost_model_scores_other_tasks(agent, stream):

@@ -97,7 +97,17 @@ def test_counted_failures_keep_their_frequencies():
     failure = np.array([0.0, 0.1, 0.0, 0.3])
     found = sf.TailSketch.of(sf.failure_score(np.log((10 * failure + 0.5) / 11)), failure=failure)
     assert found.mean_failure == pytest.approx(0.1)
-    assert sf.GumbelTail.fit(found, 2).log_mean_failure() > -np.inf
+    # smoothing would say that all of them fail with more than 0.01
+    assert found.worse_than(0.01) == 2
+    assert found.worse_than(0.1) == 1
+    with pytest.raises(ValueError, match="p must be one of THRESHOLDS where failures were counted"):
+        found.worse_than(0.123)
+    with pytest.raises(ValueError, match="scores must be probabilities, got a sketch of counted failures"):
+        sf.GumbelTail.fit(found, 2)
+    with pytest.raises(ValueError, match="sketch must hold probabilities"):
+        sf.report_of_sketch(found, 2)
+    with pytest.raises(ValueError, match="other must have counted=True"):
+        found.merge(sf.TailSketch.of([0.0], [9]))
 
 
 def test_bytes_and_files(data, tmp_path):
@@ -108,8 +118,10 @@ def test_bytes_and_files(data, tmp_path):
     content = bytearray((tmp_path / "sketch.npz").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "sketch.npz").write_bytes(content)
-    with pytest.raises(ValueError, match="which is another or damaged"):
+    with pytest.raises(ValueError, match=r"path must be a file that TailSketch.save wrote"):
         sf.TailSketch.load(tmp_path / "sketch.npz")
+    # it stays where it is: it may be a file of the user's
+    assert (tmp_path / "sketch.npz").read_bytes() == content
     with pytest.raises(FileNotFoundError):
         sf.TailSketch.load(tmp_path / "none.npz")
     with pytest.raises(ValueError, match="arrays must be those of a sketch"):

@@ -238,6 +238,8 @@ class ActiveEvaluation:
         return {
             "pool": self.pool.key, "model": model_checksum(model), "budget": self.budget, "n_rounds": self.n_rounds, "seed": self.seed,
             "uniform_share": self.uniform_share, "scorer": self._named or self.identity, "counting": self.counting, "descriptors": given,
+            # workers score in units, each with a seed of its own
+            **({} if self.workers is None else {"workers": True}),
         }  # fmt: skip
 
 

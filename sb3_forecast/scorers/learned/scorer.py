@@ -87,6 +87,8 @@ class EpisodeScorer(Scorer):
         self.episodes = episodes
         self._own_env = env is None
         self.env = pool.make_vec_env(n_envs) if env is None else env
+        # it is known when the environments have not travelled with the scorer
+        self._n_envs = self.env.num_envs
         normalize = unwrap_vec_normalize(self.env)
         if normalize is not None and normalize.norm_obs:
             raise ValueError(
@@ -166,8 +168,7 @@ class EpisodeScorer(Scorer):
         :param episodes: number of scoring episodes per task; ``None`` for the number of this scorer
         """
         count = self.episodes if episodes is None else episodes
-        n_envs = self.env.num_envs
-        other = EpisodeScorer(pool, count, seed, env, n_envs, self.tau, self.delay, 0, 0, 0, cost_model=self.cost_model)
+        other = EpisodeScorer(pool, count, seed, env, self._n_envs, self.tau, self.delay, 0, 0, 0, cost_model=self.cost_model)
         # it is the same cost model, so the same checks apply
         other.trust = self.trust
         return other
@@ -438,11 +439,9 @@ class EpisodeScorer(Scorer):
             "env": None,
             "cost_model": kept,
             "_visits": [],
-            "n_envs": self.env.num_envs if self._own_env else None,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        n_envs = state.pop("n_envs")
         vars(self).update(state)
         if self._own_env:
-            self.env = self.pool.make_vec_env(n_envs)
+            self.env = self.pool.make_vec_env(self._n_envs)
