@@ -5,6 +5,7 @@ import gymnasium as gym
 from sb3_forecast_envs.batched import BatchedVecEnv
 from sb3_forecast_envs.cart_pole.env import CartPoleTaskEnv, CartPoleVecEnv
 from sb3_forecast_envs.cart_pole.pool import CartPoleTasks
+from sb3_forecast_envs.contexts import Choice, ContextTasks, Normal, Uniform, parse_context
 from sb3_forecast_envs.cost_in_info import CostInInfo
 from sb3_forecast_envs.gridworld.cells import (
     CLOSED_DOOR,
@@ -63,12 +64,15 @@ __all__ = [
     "CartPoleTasks",
     "CartPoleVecEnv",
     "Cell",
+    "Choice",
+    "ContextTasks",
     "CostInInfo",
     "Decoy",
     "FamilyOptions",
     "GridVecEnv",
     "GridWorldEnv",
     "Makers",
+    "Normal",
     "PlayTasks",
     "Pool",
     "SeededTasks",
@@ -78,6 +82,7 @@ __all__ = [
     "TaskPool",
     "TaskStream",
     "ThinIce",
+    "Uniform",
     "Vault",
     "Wind",
     "build_grid",
@@ -87,6 +92,7 @@ __all__ = [
     "failure_map",
     "make_family",
     "make_pool",
+    "parse_context",
     "register_family",
     "render_state",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from minigrid.core.world_object import WorldObj
 
 from sb3_forecast_envs.cart_pole.pool import CartPoleTasks
+from sb3_forecast_envs.contexts import ContextTasks, parse_context
 from sb3_forecast_envs.gridworld.family import REGISTERED, TaskFamily
 from sb3_forecast_envs.gridworld.pool import TaskPool, TaskStream
 from sb3_forecast_envs.gridworld.replay import check_same_game
@@ -63,6 +64,7 @@ def make_pool(
     timeout_fails: bool = False,
     wrappers: Sequence[Wrapper] = (),
     stream: bool = False,
+    contexts: Sequence[str] = (),
 ) -> Pool | TaskStream | None:
     """Make the tasks of an environment; the command line and RL Zoo use it.
 
@@ -76,16 +78,21 @@ def make_pool(
     :param timeout_fails: whether an episode that reaches its time limit has failed
     :param wrappers: wrappers around the environment, the innermost first
     :param stream: whether gridworld tasks are to be a :class:`TaskStream`, for numbers of tasks that do not fit into the memory
+    :param contexts: numbers of the environment that differ from task to task, such as ``gravity=normal(-10,1)``; with them every id gives
+        :class:`ContextTasks`
     :return: the pool; ``None`` if the id is not registered
     """
     if env_id not in gym.registry and not env_id.startswith(f"{NAMESPACE}/"):
         return None
-    own = failed is None and not timeout_fails and not wrappers
+    own = failed is None and not timeout_fails and not wrappers and not contexts
     if own and env_id == f"{NAMESPACE}/CartPole-v0":
         return CartPoleTasks(n_tasks, seed)
     if own and env_id.startswith(f"{NAMESPACE}/"):
         return TaskStream(env_id, n_tasks, seed) if stream else TaskPool(env_id, n_tasks, seed)
     env = MakeFromId(env_id, wrappers) if wrappers else env_id
+    if contexts:
+        drawn = dict(parse_context(text) for text in contexts)
+        return ContextTasks(env, n_tasks, drawn, failed, seed, timeout_fails=timeout_fails)
     return SeededTasks(env, n_tasks, failed, first_seed=seed * 1_000_000, timeout_fails=timeout_fails)
 
 

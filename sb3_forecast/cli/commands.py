@@ -67,6 +67,9 @@ class Evaluate:
     """Count an episode that reaches its time limit as failed."""
     wrapper: tuple[str, ...] = ()
     """`module:class` of the wrappers that the model was trained with, the innermost first, e.g. minigrid.wrappers:FlatObsWrapper."""
+    context: tuple[str, ...] = ()
+    """Numbers of the environment that differ from task to task, e.g. gravity=normal(-10,1), wind_power=uniform(0,15) or mass*=uniform(0.8,1.2).
+    docs/your_tasks.md says more."""
     seed: int = 4242
     """Seed of the tasks and of the episodes. Use a seed that the model was not trained on."""
     vec_normalize: Path | None = None

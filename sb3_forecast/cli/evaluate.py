@@ -52,7 +52,15 @@ def run(args: Evaluate, console: Console) -> None:
         tasks = _deployment(args, model, normalize)
         run_active(args, model, tasks, console) if args.active else run_cluster(args, model, tasks, console)
         return
-    pool = make_pool(args.env_id, args.eval_size + args.held_out, args.seed, args.failed, args.timeout_fails, args.wrapper)
+    pool = make_pool(
+        args.env_id,
+        args.eval_size + args.held_out,
+        args.seed,
+        args.failed,
+        args.timeout_fails,
+        args.wrapper,
+        contexts=args.context,
+    )
     evaluated = pool.subset(np.arange(args.eval_size))
     check_spaces(model, evaluated, args)
     _use_statistics(model, pool, normalize)
@@ -134,7 +142,14 @@ def _deployment(args: Evaluate, model: BaseAlgorithm, statistics: Path | None) -
             f"deploy_size must be at most 1e9 with {way}, which looks at every task, got {args.deploy_size:g}; use a smaller one"
         )
     tasks = make_pool(
-        args.env_id, int(args.deploy_size), args.seed, args.failed, args.timeout_fails, args.wrapper, stream=True
+        args.env_id,
+        int(args.deploy_size),
+        args.seed,
+        args.failed,
+        args.timeout_fails,
+        args.wrapper,
+        stream=True,
+        contexts=args.context,
     )
     few = tasks.subset(np.arange(min(len(tasks), 10)))
     check_spaces(model, few, args)

@@ -1,7 +1,7 @@
 """Make a pool of tasks for the id of an environment.
 
-The pool comes from an installed package. A package offers pools with an entry point in the group ``sb3_forecast.pools``: a function
-with the arguments (env_id, n_tasks, seed, failed), and timeout_fails=True, wrappers=[...] or stream=True where they are asked for. It
+The pool comes from an installed package. A package offers pools with an entry point in the group ``sb3_forecast.pools``: a function with the
+arguments (env_id, n_tasks, seed, failed), and timeout_fails=True, wrappers=[...], contexts=[...] or stream=True where they are asked for. It
 returns a pool, or ``None`` if it does not know the id. ``sb3_forecast_envs`` offers pools for its families and for every id of Gymnasium.
 """
 
@@ -41,6 +41,7 @@ def make_pool(
     timeout_fails: bool = False,
     wrappers: Sequence[str] = (),
     stream: bool = False,
+    contexts: Sequence[str] = (),
 ) -> SupportsEpisodes:
     """Make a pool of tasks of an environment.
 
@@ -51,6 +52,7 @@ def make_pool(
     :param timeout_fails: whether an episode that reaches its time limit has failed
     :param wrappers: ``module:class`` of each wrapper around the environment, the innermost first
     :param stream: whether the tasks may be a stream, which draws them block by block
+    :param contexts: numbers of the environment that differ from task to task, such as ``gravity=normal(-10,1)``
     :return: the pool
     :raises ValueError: if the environment, the function or a wrapper does not exist
     """
@@ -67,6 +69,8 @@ def make_pool(
     asked: dict[str, Any] = {"timeout_fails": True} if timeout_fails else {}
     if wrappers:
         asked["wrappers"] = [_imported("wrapper", wrapper) for wrapper in wrappers]
+    if contexts:
+        asked["contexts"] = contexts
     if stream:
         asked["stream"] = True
     for make in pool_makers():

@@ -51,6 +51,7 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.task = 0
         self.sampler = TaskSampler(len(tasks))
         self._generator = seeding.np_random(None)[0]
+        self._prepare = tasks.preparer(self.env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
@@ -63,7 +64,8 @@ class SeededEnv(gym.Wrapper[Any, Any, Any, Any]):
         if seed is not None:
             self._generator = seeding.np_random(seed)[0]
         self.task = self.sampler.start(self._generator, options or {})
-        observation, info = self.env.reset(seed=int(self.pool.seeds[self.task]))
+        prepared = self._prepare(self.task)
+        observation, info = self.env.reset(seed=int(self.pool.seeds[self.task]), options=prepared or None)
         self.env.unwrapped.np_random = np.random.default_rng(self._generator.integers(2**63))
         return observation, {**info, "task": self.task}
 

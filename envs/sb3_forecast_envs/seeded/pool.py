@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 import gymnasium as gym
@@ -77,7 +77,7 @@ class SeededTasks(Pool):
     :raises ValueError: if an argument is out of range, or ``identity`` is needed and missing
     """
 
-    per_task = ("seeds", "rare")
+    per_task: ClassVar[tuple[str, ...]] = ("seeds", "rare")
 
     def __init__(
         self,
@@ -143,6 +143,14 @@ class SeededTasks(Pool):
             raise ValueError(f"exact scores need a finite model, got none: {self.no_model}; use scorer='frequency'")
         return super().finite_model()
 
+    def preparer(self, env: gym.Env[Any, Any]) -> Callable[[int], dict[str, Any]]:
+        """A function that prepares an environment for a task, before each reset.
+
+        :param env: the environment, just made
+        :return: takes the index of a task, and returns options for ``reset``
+        """
+        return _no_options
+
     def __getstate__(self) -> dict[str, Any]:
         # cloudpickle, because lambdas must also come back from the worker of a SubprocVecEnv
         return {**vars(self), **{name: cloudpickle.dumps(getattr(self, name)) for name in _FUNCTIONS}}
@@ -185,6 +193,10 @@ class SeededTasks(Pool):
         late = ", timeouts fail" if self.timeout_fails else ""
         checksum = zlib.crc32(self.seeds.tobytes())
         return f"{self.name} ({self.identity}): {len(self)} seeds {self.seeds[0]} to {self.seeds[-1]}, checksum {checksum:08x}{late}"
+
+
+def _no_options(task: int) -> dict[str, Any]:
+    return {}
 
 
 def _why_no_model(env: gym.Env[Any, Any]) -> str | None:
