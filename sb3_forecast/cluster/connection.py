@@ -105,6 +105,18 @@ def room(options: dict[str, Any]) -> int:
     return max(1, sum(min(int(node.get(name, 0.0) // amount) for name, amount in asked.items() if amount) for node in nodes))
 
 
+def elsewhere(bad: set[str], options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a worker that runs on a machine that has shown no fault.
+
+    :param bad: ids of the nodes that have
+    :param options: as :func:`worker_options` gives them
+    :return: the options with a node; unchanged if there is no other node
+    """
+    cores = options["num_cpus"]
+    good = [node["NodeID"] for node in _alive() if node["NodeID"] not in bad and node["Resources"].get("CPU", 0.0) >= cores]
+    return {**options, "scheduling_strategy": NodeAffinitySchedulingStrategy(good[0], soft=True)} if good else options
+
+
 def check_shared(folder: ScoresFolder) -> None:
     """See that every machine can read what the driver writes into the folder.
 

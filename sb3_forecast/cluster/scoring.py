@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from tqdm.auto import tqdm
 
-from sb3_forecast.cluster.connection import check_shared, connected, worker_options
+from sb3_forecast.cluster.connection import check_shared, connected, elsewhere, worker_options
 from sb3_forecast.cluster.dataset import quiet, run_blocks
 from sb3_forecast.cluster.folder import ScoresFolder
 from sb3_forecast.cluster.plan import Plan, check_workers, make_plan
@@ -121,13 +121,17 @@ def _passes(
     """Sketches of the missing blocks. What a machine could not do is given out again, as long as that helps; then errors are recorded."""
     job, run = [ray.put(plan.packed)], uuid.uuid4().hex
     isolate: Isolate = "tasks"
-    in_vain = 0
+    in_vain, bad = 0, set[str]()
     while missing and in_vain <= _IN_VAIN:
         rows = [dict(zip(("begin", "end"), plan.block(begin), strict=True)) for begin in missing]
         done, reasons = set(), set()
-        for row in run_blocks(rows, BlockWorker, (job, target.where, plan.about, sizes, run, isolate), workers, options):
+        arguments = (job, target.where, plan.about, sizes, run, isolate)
+        # one machine may take all that is left, and fail again
+        where = elsewhere(bad, options) if in_vain and bad else options
+        for row in run_blocks(rows, BlockWorker, arguments, workers, where):
             if row["error"]:
                 reasons.add(str(row["error"]))
+                bad.add(str(row["node"]))
             else:
                 done.add(int(row["begin"]))
                 yield int(row["begin"]), TailSketch.from_bytes(row["sketch"])

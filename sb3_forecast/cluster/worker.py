@@ -42,11 +42,12 @@ class BlockWorker:
         """Score some blocks.
 
         :param batch: columns ``begin`` and ``end``
-        :return: columns ``begin``, ``sketch`` and ``error``; the sketch is empty if there was an error
+        :return: columns ``begin``, ``sketch``, ``error`` and ``node``; the sketch is empty if there was an error
         """
         rows = [self._score(int(begin), int(end)) for begin, end in zip(batch["begin"], batch["end"], strict=True)]
         sketches, errors = (np.array(column, dtype=object) for column in zip(*rows, strict=True))
-        return {"begin": batch["begin"], "sketch": sketches, "error": errors}
+        node = np.array([ray.get_runtime_context().get_node_id()] * len(rows), dtype=object)
+        return {"begin": batch["begin"], "sketch": sketches, "error": errors, "node": node}
 
     def _score(self, begin: int, end: int) -> tuple[bytes, str]:
         try:
