@@ -259,7 +259,7 @@ def test_active_evaluation(clumsy, capsys, tmp_path):
         (["--plot", "tail.png"], "plot must be left out with active, got tail.png; leave out --plot, or --active"),
         (["--held-out", 100], "held_out must be left out with active, got 100; leave out --held-out, or --active"),
         (["--budget", 50], "budget must be at least 120, got 50"),
-        (["--deploy-size", "1e14"], "deploy_size must be at most 1e8 with active, which looks at every task, got 1e+14"),
+        (["--deploy-size", "1e14"], "deploy_size must be at most 1e9 with active, which looks at every task, got 1e+14"),
     ],
 )
 def test_options_that_do_nothing_in_active_evaluation(saved, capsys, options, message):

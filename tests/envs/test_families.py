@@ -54,7 +54,7 @@ def play_both(family, steps, n_envs=8, seed=11):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("steps", [4_000, pytest.param(12_500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [2_500, pytest.param(12_500, marks=pytest.mark.slow)])
 def test_vec_env_equals_minigrid(family, steps):
     """32,000 random steps in eight environments; 100,000 in the slow tests."""
     seen = play_both(family(8, rare_fraction=0.3), steps)

@@ -43,9 +43,7 @@ ALL_METHODS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "methods", [("primary", "refusal_sft", "forecast_bare", "forecast"), pytest.param(ALL_METHODS, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("methods", [("primary", "forecast"), pytest.param(ALL_METHODS, marks=pytest.mark.slow)])
 def test_train_password_game(tmp_path, tokenizer, methods):
     """The study in small, on an untrained model in the place of one of a hub."""
     random_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
@@ -69,9 +67,9 @@ def test_train_password_game(tmp_path, tokenizer, methods):
         if name != "start"
     }
     assert tokens["primary"] == 0
-    assert (
-        0.5 < tokens["refusal_sft"] / tokens["forecast_bare"] < 1.5
-    )  # equal budgets, roughly: a small pool has large active shares
+    if methods is ALL_METHODS:
+        # equal budgets, roughly: a small pool has large active shares
+        assert 0.5 < tokens["refusal_sft"] / tokens["forecast_bare"] < 1.5
     assert (tmp_path / "out" / "tails.png").stat().st_size > 10_000
     assert "**p =" in (tmp_path / "out" / "worst.md").read_text()
     written = record_path(tmp_path / "out" / "records", "forecast", 1).stat().st_mtime_ns

@@ -128,6 +128,7 @@ def test_partial_scores_and_their_gradients(agent, pool, learnt):
         fresh.rescore(agent, np.array([3]))
 
 
+@pytest.mark.slow
 def test_training_with_it(pool, agent):
     """Fifteen rollouts with probes lower the exact forecast error; without probes the scorer waits until it has seen enough."""
     env = sfe.GridVecEnv(pool, 32, seed=5)

@@ -86,6 +86,7 @@ def test_going_on_is_as_not_stopping(pool, tmp_path, case):
     assert th.equal(parameters(whole), parameters(again))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # so young a scorer is not to be trusted, and says so
 def test_episodes_scorer_goes_on(pool, agent, tmp_path):
     def make(source=None):
