@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_forecast.checks import check_seed, whole
-from sb3_forecast.measuring.report import ErrorSummary, ForecastReport
-from sb3_forecast.measuring.splits import forecast_splits
+from sb3_forecast.measuring.report import ForecastReport
+from sb3_forecast.measuring.splits import forecast_splits, measures_of
 from sb3_forecast.scorers.make import make_measuring_scorer
 from sb3_forecast.scorers.protocols import FailureScorer, Pool, Scorer, TellsTasksApart
-from sb3_forecast.statistics.bias import ideal_error
 from sb3_forecast.statistics.names import Method
 from sb3_forecast.statistics.partitions import check_partition
-from sb3_forecast.statistics.scores import failure_probability, log_failure_probability
+from sb3_forecast.statistics.scores import failure_probability
 
 
 def evaluate_forecast(
@@ -65,11 +64,7 @@ def evaluate_forecast(
     scores, frequencies, success = (column[used] for column in (found.scores, found.frequencies, found.success))
     rare = np.asarray(pool.rare, dtype=np.bool_)[used]
     splits = forecast_splits(scores, eval_size, deploy_size, n_splits, seed, k, method)
-    errors = splits.forecast - splits.realised
-    spread = splits.scale > 0.0
-    errors_log10 = (log_failure_probability(splits.forecast) - log_failure_probability(splits.realised)) / math.log(10.0)
     failure = failure_probability(scores)
-    below = splits.realised <= splits.limit
 
     def of_rare(values: NDArray[np.float64], reduce: Any) -> float:
         return float(reduce(values[rare])) if rare.any() else math.nan
@@ -84,15 +79,6 @@ def evaluate_forecast(
         n_tasks=n_tasks,
         n_rare=int(rare.sum()),
         scorer=type(used_scorer).__name__,
-        limit_holds=float(below.mean()),
-        interval_holds=float(((splits.realised >= splits.low) & (splits.realised <= splits.high)).mean()),
-        within_10x=float((np.abs(errors_log10) <= 1.0).mean()),
-        error=ErrorSummary.of(errors),
-        error_in_scale=ErrorSummary.of(errors[spread] / splits.scale[spread]),
-        ideal_error_in_scale=ideal_error(k, eval_size, deploy_size, method),
-        error_log10=ErrorSummary.of(errors_log10),
-        under_predicted=float((errors < 0.0).mean()),
-        mean_scale=float(splits.scale.mean()),
         worst_failure=float(failure.max()),
         mean_failure=float(frequencies.mean()),
         rare_worst_failure=of_rare(failure, np.max),
@@ -104,6 +90,7 @@ def evaluate_forecast(
         splits=splits,
         overlap=overlap,
         warnings=found.warnings,
+        **measures_of(splits, eval_size, deploy_size, k, method),
     )
 
 

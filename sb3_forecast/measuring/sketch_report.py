@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_forecast.checks import check_seed, whole
-from sb3_forecast.measuring.report import ErrorSummary, ForecastReport, Splits
-from sb3_forecast.statistics.bias import ideal_error
-from sb3_forecast.statistics.intervals import pivot_quantile
+from sb3_forecast.measuring.report import ForecastReport
+from sb3_forecast.measuring.splits import measures_of, splits_of
 from sb3_forecast.statistics.names import Method
-from sb3_forecast.statistics.scores import failure_probability, log_failure_probability
+from sb3_forecast.statistics.scores import failure_probability
 from sb3_forecast.statistics.sketch import TailSketch
-from sb3_forecast.statistics.tails import GumbelTail
 
 
 def report_of_sketch(
@@ -59,22 +57,8 @@ def report_of_sketch(
     sample, top = np.searchsorted(ids, sketch.sample_ids), np.searchsorted(ids, sketch.top_ids)
     drawn = np.array([generator.permutation(sample)[:eval_size] for _ in range(n_splits)])
     deploy_size = sketch.n_tasks - eval_size
-    rest = _rest(top, drawn)
-    tail = GumbelTail.fit(scores[drawn], k, method)
-    low, high = tail.interval(deploy_size, 0.9)
-    splits = Splits(
-        tasks=np.concatenate([drawn, rest], axis=1).astype(np.int32),
-        location=tail.location,
-        scale=tail.scale,
-        forecast=tail.forecast(deploy_size),
-        limit=tail.location + pivot_quantile(0.95, k, eval_size, deploy_size) * tail.scale,
-        low=low,
-        high=high,
-        realised=scores[rest].max(axis=1),
-    )
-    errors, spread = splits.forecast - splits.realised, splits.scale > 0.0
-    with np.errstate(invalid="ignore"):
-        errors_log10 = (log_failure_probability(splits.forecast) - log_failure_probability(splits.realised)) / math.log(10.0)
+    tasks = np.concatenate([drawn, _rest(top, drawn)], axis=1).astype(np.int32)
+    splits = splits_of(scores, tasks, eval_size, deploy_size, k, method)
     return ForecastReport(
         eval_size=eval_size,
         deploy_size=deploy_size,
@@ -85,15 +69,6 @@ def report_of_sketch(
         n_tasks=sketch.n_tasks,
         n_rare=sketch.n_rare,
         scorer=scorer,
-        limit_holds=float((splits.realised <= splits.limit).mean()),
-        interval_holds=float(((splits.realised >= splits.low) & (splits.realised <= splits.high)).mean()),
-        within_10x=float((np.abs(errors_log10) <= 1.0).mean()),
-        error=ErrorSummary.of(errors),
-        error_in_scale=ErrorSummary.of(errors[spread] / splits.scale[spread]),
-        ideal_error_in_scale=ideal_error(k, eval_size, deploy_size, method),
-        error_log10=ErrorSummary.of(errors_log10),
-        under_predicted=float((errors < 0.0).mean()),
-        mean_scale=float(splits.scale.mean()),
         worst_failure=float(failure_probability(sketch.worst)),
         mean_failure=sketch.mean_failure,
         rare_worst_failure=float(failure_probability(sketch.rare_worst)) if sketch.n_rare else math.nan,
@@ -104,6 +79,7 @@ def report_of_sketch(
         rare=known_rare,
         splits=splits,
         warnings=_warnings(sketch),
+        **measures_of(splits, eval_size, deploy_size, k, method),
     )
 
 

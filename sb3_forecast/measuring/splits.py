@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_forecast.measuring.report import Splits
+from sb3_forecast.measuring.report import ErrorSummary, Splits
+from sb3_forecast.statistics.bias import ideal_error
 from sb3_forecast.statistics.intervals import pivot_quantile
 from sb3_forecast.statistics.names import Method
+from sb3_forecast.statistics.scores import log_failure_probability
 from sb3_forecast.statistics.tails import GumbelTail
 
 
@@ -44,6 +49,23 @@ def forecast_splits(
     :raises ValueError: if too few scores are finite
     """
     tasks = split_indices(len(scores), eval_size, deploy_size, n_splits, seed)
+    return splits_of(scores, tasks, eval_size, deploy_size, k, method)
+
+
+def splits_of(
+    scores: NDArray[np.float64], tasks: NDArray[np.int32], eval_size: int, deploy_size: int, k: int, method: Method
+) -> Splits:
+    """Forecast the worst deployment score of given splits.
+
+    :param scores: scores in psi, shape (N,)
+    :param tasks: indices of each split, its evaluation set first, then its deployment, or as much of it as holds the worst score, shape (R, > m)
+    :param eval_size: evaluation set size m
+    :param deploy_size: deployment set size n
+    :param k: number of top evaluation scores that the forecast uses
+    :param method: forecast method
+    :return: the splits with their forecasts
+    :raises ValueError: if too few scores are finite
+    """
     tail = GumbelTail.fit(scores[tasks[:, :eval_size]], k, method)
     low, high = tail.interval(deploy_size, 0.9)
     return Splits(
@@ -56,3 +78,29 @@ def forecast_splits(
         high=high,
         realised=scores[tasks[:, eval_size:]].max(axis=1),
     )
+
+
+def measures_of(splits: Splits, eval_size: int, deploy_size: int, k: int, method: Method) -> dict[str, Any]:
+    """What a report says of its splits: the fields of :class:`ForecastReport` that depend on them alone.
+
+    :param splits: the splits
+    :param eval_size: evaluation set size m
+    :param deploy_size: deployment set size n
+    :param k: number of top evaluation scores that the forecast uses
+    :param method: forecast method
+    :return: values by the name of the field
+    """
+    errors, spread = splits.forecast - splits.realised, splits.scale > 0.0
+    with np.errstate(invalid="ignore"):  # both can be -inf
+        errors_log10 = (log_failure_probability(splits.forecast) - log_failure_probability(splits.realised)) / math.log(10.0)
+    return {
+        "limit_holds": float((splits.realised <= splits.limit).mean()),
+        "interval_holds": float(((splits.realised >= splits.low) & (splits.realised <= splits.high)).mean()),
+        "within_10x": float((np.abs(errors_log10) <= 1.0).mean()),
+        "error": ErrorSummary.of(errors),
+        "error_in_scale": ErrorSummary.of(errors[spread] / splits.scale[spread]),
+        "ideal_error_in_scale": ideal_error(k, eval_size, deploy_size, method),
+        "error_log10": ErrorSummary.of(errors_log10),
+        "under_predicted": float((errors < 0.0).mean()),
+        "mean_scale": float(splits.scale.mean()),
+    }
