@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sb3_forecast.baselines.ppo_lagrangian import PPOLagrangian
     from sb3_forecast.descriptors import Descriptors
     from sb3_forecast.measuring.active.evaluation import ActiveEvaluation
+    from sb3_forecast.measuring.active.examples import record_modes
     from sb3_forecast.measuring.active.report import ActiveReport
     from sb3_forecast.measuring.eval_callback import ForecastEvalCallback
     from sb3_forecast.measuring.evaluate import evaluate_forecast
@@ -61,6 +62,7 @@ _DEFINED_IN = {
     "PPOLagrangian": "sb3_forecast.baselines.ppo_lagrangian",
     "Descriptors": "sb3_forecast.descriptors",
     "ActiveEvaluation": "sb3_forecast.measuring.active.evaluation",
+    "record_modes": "sb3_forecast.measuring.active.examples",
     "ActiveReport": "sb3_forecast.measuring.active.report",
     "ForecastEvalCallback": "sb3_forecast.measuring.eval_callback",
     "evaluate_forecast": "sb3_forecast.measuring.evaluate",
@@ -161,6 +163,7 @@ __all__ = [
     "log_survival_probability",
     "missed_mode",
     "play",
+    "record_modes",
     "record_worst",
     "report_of_sketch",
     "resume_training",

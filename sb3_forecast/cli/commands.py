@@ -93,7 +93,7 @@ class Evaluate:
     level: float = 0.9
     """Coverage of intervals and limits."""
     record: Path | None = None
-    """Also record the worst tasks in this .gif or .mp4 file."""
+    """Also record the worst tasks in this .gif or .mp4 file; with --active, a file for each kind of task that fails."""
     plot: Path | None = None
     """Also draw the tail, its fit and the forecast into this file."""
     json: bool = False

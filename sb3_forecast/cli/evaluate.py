@@ -18,6 +18,7 @@ from sb3_forecast.cli.models import load_model, statistics_file
 from sb3_forecast.cli.pools import make_pool
 from sb3_forecast.files import check_output
 from sb3_forecast.measuring.active.evaluation import ActiveEvaluation
+from sb3_forecast.measuring.active.examples import record_modes
 from sb3_forecast.measuring.evaluate import evaluate_forecast
 from sb3_forecast.measuring.recording import record_worst
 from sb3_forecast.scorers.make import make_measuring_scorer
@@ -133,7 +134,7 @@ def _deployment(args: Evaluate, model: BaseAlgorithm, statistics: Path | None) -
     """All tasks of the deployment, drawn when they are needed."""
     way = "active" if args.active else "cluster"
     for name, value, usual in (("plot", args.plot, None), ("record", args.record, None), ("held_out", args.held_out, 0)):
-        if value != usual:
+        if value != usual and not (name == "record" and args.active):
             raise ValueError(
                 f"{name} must be left out with {way}, got {value}; leave out --{name.replace('_', '-')}, or --{way}"
             )
@@ -183,6 +184,9 @@ def run_active(args: Evaluate, model: BaseAlgorithm, tasks: Any, console: Consol
         console.print_json(report.to_json())
     else:
         console.print(report.summary(console.width), markup=False, highlight=False, soft_wrap=True)
+    if args.record is not None and report.found:
+        films = record_modes(model, tasks, report, args.record, seed=args.seed)
+        console.print(f"Failures of each kind are in {', '.join(str(film.path) for film in films.values())}.", markup=False)
 
 
 def check_spaces(model: BaseAlgorithm, pool: Any, args: Evaluate) -> None:

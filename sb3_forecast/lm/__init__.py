@@ -7,7 +7,7 @@ if _MISSING:
     raise ImportError(f"sb3_forecast.lm needs {', '.join(_MISSING)}; run `pip install 'sb3_forecast[lm]'`")
 
 from sb3_forecast.lm.baselines import RefusalPenalty, WorstScoresLoss  # noqa: E402  # only after the check for missing packages
-from sb3_forecast.lm.describing import describe_prompts  # noqa: E402
+from sb3_forecast.lm.describing import describe_prompts, mode_replies  # noqa: E402
 from sb3_forecast.lm.examples import PadOnTheRight, training_rows  # noqa: E402
 from sb3_forecast.lm.generation import generate_replies  # noqa: E402
 from sb3_forecast.lm.password_game.game import Example, PasswordGame, primary_examples  # noqa: E402
@@ -40,6 +40,7 @@ __all__ = [
     "generate_replies",
     "last_whole_checkpoint",
     "load_player",
+    "mode_replies",
     "primary_accuracy",
     "primary_examples",
     "smollm2",

@@ -1,6 +1,7 @@
 """`python -m sb3_forecast evaluate`: what a user types, and what they mistype."""
 
 import json
+import re
 import shutil
 
 import gymnasium as gym
@@ -286,3 +287,54 @@ def test_cart_poles_have_scores_by_their_physics(capsys, tmp_path):
     )
     assert status == 0
     assert "SurvivalScorer scores" in json.loads(out)["source"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cluster", "local"], "output must be given with cluster"),
+        (["--output", "scores"], "output must be left out without cluster, got scores"),
+        (["--cluster", "local", "--output", "scores", "--active"], "cluster must be left out with active"),
+        (
+            ["--cluster", "local", "--output", "scores", "--method", "pareto"],
+            "method must be one of .* with cluster, got pareto",
+        ),
+        (["--cluster", "local", "--output", "scores", "--level", 0.8], "level must be one of .* with cluster, got 0.8"),
+        (
+            ["--cluster", "local", "--output", "scores", "--eval-size", 2000],
+            "eval_size must be at most 1024 with cluster, got 2000",
+        ),
+        (["--cluster", "local", "--output", "scores", "--k", 0], r"k must be in \[2, 200\], got 0"),
+        (["--cluster", "local", "--output", "scores", "--held-out", 9], "held_out must be left out with cluster"),
+        (
+            ["--cluster", "local", "--output", "scores", "--context", "gravity"],
+            r"context must be like gravity=normal\(-10,1\)",
+        ),
+    ],
+)
+def test_options_that_do_not_go_with_a_cluster(saved, capsys, options, message):
+    status, _, error = evaluate(capsys, saved, "--env-id", "SB3Forecast/ThinIce-8x8-v0", *options)
+    assert status != 0
+    assert re.search(message, " ".join(error.split()))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray warns of itself
+def test_a_whole_deployment(clumsy, capsys, tmp_path):
+    clumsy.save(tmp_path / "model.zip")
+    given = (
+        tmp_path / "model.zip", "--env-id", "SB3Forecast/ThinIce-8x8-v0", "--deploy-size", 2000, "--seed", 4, "--cluster", "local", "--output",
+        tmp_path / "scores", "--eval-size", 50, "--no-progress-bar",
+    )  # fmt: skip
+    status, out, _ = evaluate(capsys, *given, "--json")
+    assert status == 0
+    found = json.loads(out)
+    scores = sf.score_large_pool(clumsy, sfe.TaskStream("ThinIce-8x8", 2000, seed=4), tmp_path / "here")
+    assert found["n_tasks"] == 2000
+    assert found["mean_failure"] == pytest.approx(scores.failure.mean())
+    assert found["worse_than"]["0.01"] == (scores.failure > 0.01).sum()
+    assert found["worst_task"] == scores.psi.argmax()
+    assert found["held_out"]["deploy_size"] == 1950
+    status, out, _ = evaluate(capsys, *given)
+    assert "All 2,000 tasks of the deployment" in out
+    assert "Would 50 random tasks have told?" in out

@@ -1,10 +1,13 @@
 """Descriptors of prompts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import sb3_forecast as sf
-from sb3_forecast.lm import LMFailureScorer, PasswordGame, describe_prompts
+from sb3_forecast.lm import LMFailureScorer, PasswordGame, describe_prompts, mode_replies
+from sb3_forecast.measuring.active.modes import Mode
 from tests.lm.conftest import random_llama
 
 
@@ -36,3 +39,14 @@ def test_prompts_are_chosen_by_their_words(tokenizer):
     np.testing.assert_allclose(found.scores, scorer.score(model, found.tasks).numpy(), rtol=1e-5)
     assert len(found.tasks) == 60
     assert all("in the prompt" in mode.rule or "words" in mode.rule for mode in found.found)
+
+
+def test_kinds_are_shown_with_replies(model, tokenizer, game):
+    scorer = LMFailureScorer(model, tokenizer, game.prompts, game.targets)
+    report = sf.ActiveEvaluation(scorer, game, 40, n_rounds=2, descriptors=describe_prompts(game.prompts)).run(model)
+    mode = Mode("word 'badge' >= 1", 0.1, 0.5, 5, tuple(range(7, 2, -1)))
+    shown = mode_replies(model, tokenizer, game.prompts, replace(report, found=(mode,)), n=2, max_new_tokens=3)
+    assert list(shown) == [mode.rule]
+    assert [prompt for prompt, _ in shown[mode.rule]] == [game.prompts[7], game.prompts[6]]
+    assert all(isinstance(reply, str) for _, reply in shown[mode.rule])
+    assert shown == mode_replies(model, tokenizer, game.prompts, replace(report, found=(mode,)), n=2, max_new_tokens=3)

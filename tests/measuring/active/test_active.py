@@ -1,6 +1,7 @@
 """Active evaluation: what it finds, what it promises, and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.measuring.active.choosing import Chooser, by_rank
-from sb3_forecast.measuring.active.modes import _condition, find_modes
+from sb3_forecast.measuring.active.modes import Mode, _condition, find_modes
 from sb3_forecast.measuring.active.plots import samples_plot
 from sb3_forecast.measuring.active.table import Table
 from sb3_forecast.statistics.design import Round
@@ -401,3 +402,19 @@ def test_scikit_learn_is_missing(game, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
     with pytest.raises(ImportError, match=r"run `pip install 'sb3-forecast\[active\]'`"):
         sf.ActiveEvaluation(Known(game.scores), game, 240)
+
+
+def test_films_of_the_kinds_that_fail(agent, tmp_path):
+    pool = sfe.TaskPool("ThinIce-8x8", 400, seed=5, rare_fraction=0.1)
+    report = sf.ActiveEvaluation("exact", pool, 200, seed=1).run(agent)
+    # the agent's failures are too even to be named: two kinds by hand
+    kinds = tuple(Mode(f"kind {i}", 0.1, 0.5, 5, (int(report.tasks[np.argsort(-report.scores)[i]]),)) for i in range(2))
+    report = replace(report, found=kinds)
+    films = sf.record_modes(agent, pool, report, tmp_path / "modes.gif", n=1, tries=2)
+    assert list(films) == [mode.rule for mode in report.found]
+    for number, (film, mode) in enumerate(zip(films.values(), report.found, strict=True), start=1):
+        assert film.path == tmp_path / f"modes-{number}.gif"
+        assert film.path.stat().st_size > 1000
+        assert film.tasks == [mode.worst[0]]
+    with pytest.raises(ValueError, match="report must name a kind of task that fails"):
+        sf.record_modes(agent, pool, replace(report, found=()), tmp_path / "modes.gif")
