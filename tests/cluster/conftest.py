@@ -1,4 +1,4 @@
-"""A local cluster for all tests of a process."""
+"""A local cluster for the tests of a file."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster():
     """Ray on this machine, with two cores."""
     ray = pytest.importorskip("ray")
