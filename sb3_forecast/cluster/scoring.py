@@ -132,7 +132,7 @@ def _passes(
             if row["error"]:
                 reasons.add(str(row["error"]))
                 bad.add(str(row["node"]))
-            else:
+            elif int(row["begin"]) not in done:  # a block that came twice would count twice
                 done.add(int(row["begin"]))
                 yield int(row["begin"]), TailSketch.from_bytes(row["sketch"])
         missing = [begin for begin in missing if begin not in done]
