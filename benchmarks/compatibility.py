@@ -130,7 +130,7 @@ def algorithms() -> list[tuple[str, str, str, str]]:
             )
             objective = sf.ForecastObjective(scorer, sf.ForecastLoss(20, 3, 8))
             learner.learn(256, callback=sf.ForecastCallback(objective, forecast_coef=0.3))
-            assert objective.drawn
+            assert objective.n_refreshes
             return "trained, by learned survival" if by_episodes else "trained"
 
         rows.append(

@@ -19,8 +19,11 @@ from sb3_forecast.statistics.exact_sums import ExactSum
 from sb3_forecast.statistics.scores import failure_probability, failure_score, float64_array, log_failure_probability
 
 #: failure probabilities for which the number of tasks beyond them is counted exactly: ten per decade from 1e-30, and some near 1
-THRESHOLDS: NDArray[np.float64] = np.sort(
-    np.concatenate([10.0 ** (-np.arange(1, 301) / 10.0), [0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999, 0.999999]])
+#: (six digits, so that they are the same numbers with every version of numpy, and 0.1 is 0.1)
+THRESHOLDS: NDArray[np.float64] = np.array(
+    sorted(
+        [float(f"{10.0 ** (-j / 10.0):.6g}") for j in range(1, 301)] + [0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 0.99999, 0.999999]
+    )
 )
 _GRID = failure_score(np.log(THRESHOLDS))
 #: usual number of largest scores, and size of the random sample
@@ -242,7 +245,7 @@ class TailSketch:
         """
         inside_unit("p", p, "for example 0.01")
         row = int(np.abs(np.log(THRESHOLDS / p)).argmin())
-        if math.isclose(THRESHOLDS[row], p, rel_tol=1e-9):
+        if math.isclose(THRESHOLDS[row], p, rel_tol=1e-5):
             return int(self.beyond[row])
         if self.counted:
             raise ValueError(f"p must be one of THRESHOLDS where failures were counted, got {p:g}; use {THRESHOLDS[row]:.3g}")

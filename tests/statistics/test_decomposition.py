@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch as th
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sb3_forecast as sf
@@ -39,6 +39,7 @@ def test_identity_for_any_scores(values, k, n, observed, method, target):
         assert abs(terms.universal) + abs(terms.curvature) + abs(terms.inflation) < 1e-9 * size
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # how fast a busy machine draws is not the point
 @given(st.lists(st.floats(-20, 20).map(lambda score: round(score, 12)), min_size=20, max_size=40), st.integers(3, 15))
 def test_inflation_is_not_negative_for_deployments_at_least_as_large(values, k):
     assert sf.decompose(np.array(values), len(values), 0.0, k=k).inflation >= -1e-9
