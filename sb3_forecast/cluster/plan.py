@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,8 +103,10 @@ def make_plan(
         )
     packed = pack(Job(model, tasks, make, seed, unit))
     _try_out(unpack(packed))
+    # which tasks are rare need not be part of a pool's key, but it is part of what is written
+    rare = zlib.crc32(np.asarray(tasks.rare, dtype=np.bool_).tobytes()) if isinstance(tasks, Pool) else None
     claim = {
-        "tasks": tasks.key, "n_tasks": len(tasks), "model": model_checksum(model) if told else type(model).__name__, "scorer": named,
+        "tasks": tasks.key, "n_tasks": len(tasks), "rare": rare, "model": model_checksum(model) if told else type(model).__name__, "scorer": named,
         "identity": identity, "counting": counted if named == "frequency" else {}, "seed": seed, "unit": unit, "block_size": block_size,
         "top": top, "sample": sample, "version": __version__, "torch": th.__version__,
     }  # fmt: skip
