@@ -106,7 +106,8 @@ def make_plan(
     # which tasks are rare need not be part of a pool's key, but it is part of what is written
     rare = zlib.crc32(np.asarray(tasks.rare, dtype=np.bool_).tobytes()) if isinstance(tasks, Pool) else None
     claim = {
-        "tasks": tasks.key, "n_tasks": len(tasks), "rare": rare, "model": model_checksum(model) if told else type(model).__name__, "scorer": named,
+        "tasks": tasks.key, "n_tasks": len(tasks), "rare": rare, "model": model_checksum(model) if told else type(model).__name__,
+        "scorer": named,
         "identity": identity, "counting": counted if named == "frequency" else {}, "seed": seed, "unit": unit, "block_size": block_size,
         "top": top, "sample": sample, "version": __version__, "torch": th.__version__,
     }  # fmt: skip
