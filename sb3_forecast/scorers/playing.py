@@ -12,6 +12,7 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 from tqdm import tqdm
@@ -84,14 +85,12 @@ def play(
     sync_normalisation(model, env)
     with (
         _seeded(seed),
+        _own_noise(model, env.num_envs),
         stationary(env),
         watched(env, AGAIN),
         tqdm(total=total, disable=not progress_bar, desc="episodes") as bar,
     ):
         env.seed(seed)
-        if isinstance(model, OnPolicyAlgorithm) and model.use_sde:
-            # the exploration matrix would be that of whatever was played before
-            model.policy.reset_noise(env.num_envs)
         queue = TaskQueue(env, chosen)
         state, starts = None, np.ones(env.num_envs, dtype=np.bool_)
         while queue.running:
@@ -274,6 +273,22 @@ def stationary(env: VecEnv) -> Iterator[None]:
     finally:
         if normalize is not None:
             normalize.training = training
+
+
+@contextmanager
+def _own_noise(model: BaseAlgorithm, n_envs: int) -> Iterator[None]:
+    """Draw the noise of gSDE anew, else it would be that of whatever was played before; then restore what a rollout of the training may need."""
+    if not isinstance(model, OnPolicyAlgorithm) or not model.use_sde:
+        yield
+        return
+    noise = model.policy.action_dist
+    assert isinstance(noise, StateDependentNoiseDistribution)
+    before = noise.weights_dist, noise.exploration_mat, noise.exploration_matrices
+    model.policy.reset_noise(n_envs)
+    try:
+        yield
+    finally:
+        noise.weights_dist, noise.exploration_mat, noise.exploration_matrices = before
 
 
 @contextmanager

@@ -224,7 +224,7 @@ def test_what_cannot_be_pickled(agent, stream, tmp_path):
         sf.cluster.score(agent, stream, tmp_path, make, identity="lock", progress_bar=False)
 
 
-def test_ray_client_is_refused(agent, stream, tmp_path):
+def test_ray_client_is_refused():
     with (
         pytest.raises(ValueError, match=r"address must be 'auto' or 'host:port', got 'ray://127.0.0.1:1'"),
         connected("ray://127.0.0.1:1"),

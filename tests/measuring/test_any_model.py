@@ -55,6 +55,26 @@ def test_continuous_actions(algorithm):
     np.testing.assert_array_equal(counts, sf.FrequencyScorer(tasks, 1, n_envs=6, seed=9).failures(model))
 
 
+def low(step):
+    """Whether the reward is low."""
+    return step.reward < -12.0
+
+
+def test_playing_leaves_the_noise_of_gsde_as_it_was():
+    """A rollout of the training goes on with its own noise; and what is counted does not depend on that noise."""
+    tasks = sfe.SeededTasks("Pendulum-v1", 3, failed=low, first_seed=3)
+    model = PPO("MlpPolicy", tasks.make_vec_env(2), n_steps=8, batch_size=16, use_sde=True, seed=0, device="cpu")
+    model.policy.reset_noise(2)
+    before = model.policy.action_dist.exploration_matrices
+    scorer = sf.FrequencyScorer(tasks, 1, n_envs=3)
+    scorer.failures(model)
+    first = scorer.last.returns
+    assert model.policy.action_dist.exploration_matrices is before
+    model.policy.reset_noise(2)
+    scorer.failures(model)
+    np.testing.assert_array_equal(scorer.last.returns, first)
+
+
 def test_auto_says_why_nothing_fits(pool):
     class Bare:
         scorers = ("exact",)

@@ -128,6 +128,16 @@ def test_bytes_and_files(data, tmp_path):
         sf.TailSketch.from_arrays({"rest": np.array("{}")})
 
 
+def test_its_size_is_bounded():
+    """Scores over the whole range of float64: as many powers of two as a sum can hold."""
+    generator = np.random.default_rng(0)
+    scores = -np.log(generator.uniform(1e-12, 2000.0, 50_000))
+    small, large = (
+        sf.TailSketch.of(scores[:n], rare=np.arange(n) % 2 == 0, success=generator.random(n)) for n in (10_000, 50_000)
+    )
+    assert len(large.to_bytes()) < 1.2 * len(small.to_bytes()) < 500_000
+
+
 def test_an_empty_sketch_merges():
     one = sf.TailSketch.of([0.5, 0.25])
     none = sf.TailSketch.of(np.empty(0), n_errors=4)
