@@ -170,7 +170,7 @@ class ScoresFolder:
         """
         with ThreadPoolExecutor(8) as pool:  # object stores answer slowly, and many at once
             items = sorted(self.blocks().items())
-            for first in range(0, len(items), 64):  # few at once: a sketch takes up to 500 kB
+            for first in range(0, len(items), 64):  # few at once: a sketch takes up to 600 kB
                 for begin, sketch in pool.map(lambda item: (item[0], self._sketch(item[1], about)), items[first : first + 64]):
                     if sketch is not None:
                         yield begin, sketch
