@@ -37,6 +37,10 @@ def test_tasks_do_not_depend_on_their_number_and_seeds_share_none(tasks):
     other = sfe.ContextTasks("CartPole-v1", 20, USUAL, sfe.ended_early, seed=4, rare=RARE, rare_fraction=0.1)
     assert not set(other.task_keys()) & set(tasks.task_keys())
     assert other.key != fewer.key
+    # the same reset seeds in other physics are other tasks
+    heavier = sfe.ContextTasks("CartPole-v1", 20, {**USUAL, "gravity": sfe.Normal(12.0, 0.2)}, sfe.ended_early, seed=3)
+    np.testing.assert_array_equal(heavier.seeds, fewer.seeds)
+    assert not set(heavier.task_keys()) & set(fewer.task_keys())
 
 
 def test_the_environment_has_the_numbers_of_its_task(tasks):

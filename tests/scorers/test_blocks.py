@@ -63,6 +63,30 @@ def test_other_seeds_give_other_samples(agent, stream):
     assert (one.psi != other.psi).any()
 
 
+class Repeated:
+    """The same fifty tasks again and again.
+
+    :param pool: the tasks
+    """
+
+    key = "repeated"
+
+    def __init__(self, pool):
+        self.pool = pool
+
+    def __len__(self):
+        return 100
+
+    def block(self, begin, end):
+        return self.pool.subset(np.arange(begin, end) % 50)
+
+
+def test_each_unit_has_a_seed_of_its_own(agent):
+    make, _ = scorer_maker("survival")
+    found = score_block(Repeated(sfe.TaskPool("ThinIce-6x6", 50, seed=5)), 0, 100, make, agent, 0, 50)
+    assert (found.psi[:50] != found.psi[50:]).any()
+
+
 def test_exact_scores_are_those_of_the_scorer(agent, stream):
     make, unit = scorer_maker("exact")
     found = score_block(stream, 0, 300, make, agent, 0, unit)
