@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sb3_forecast.scorers.learned.scorer import EpisodeScorer
     from sb3_forecast.scorers.playing import Episodes, play
     from sb3_forecast.scorers.protocols import FailureScorer, Measurement
+    from sb3_forecast.scorers.splitting.scorer import SplittingScorer
     from sb3_forecast.scorers.survival import SurvivalScorer
     from sb3_forecast.statistics import conformal
     from sb3_forecast.statistics.bias import BiasConstants, bias_constants
@@ -71,6 +72,7 @@ _DEFINED_IN = {
     "ForecastReport": "sb3_forecast.measuring.report",
     "ExactScorer": "sb3_forecast.scorers.exact",
     "FrequencyScorer": "sb3_forecast.scorers.frequency",
+    "SplittingScorer": "sb3_forecast.scorers.splitting.scorer",
     "LargePoolScores": "sb3_forecast.scorers.large_pools",
     "score_large_pool": "sb3_forecast.scorers.large_pools",
     "EpisodeScorer": "sb3_forecast.scorers.learned.scorer",
@@ -144,6 +146,7 @@ __all__ = [
     "PartitionRanks",
     "PolicyAverage",
     "Recording",
+    "SplittingScorer",
     "SurvivalScorer",
     "TailLineLoss",
     "TailSketch",

@@ -73,7 +73,7 @@ class Pool(ABC):
     def scorers(self) -> Sequence[str]:
         """Names of the scorers that the pool can serve, the strongest first; ``scorer="auto"`` takes the first."""
         known = (("exact", self.makers.finite_model), ("survival", self.makers.simulation))
-        return (*(name for name, maker in known if maker is not None), "episodes", "frequency")
+        return (*(name for name, maker in known if maker is not None), "episodes", "frequency", "splitting")
 
     def __len__(self) -> int:
         return len(self.rare)

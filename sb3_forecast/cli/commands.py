@@ -10,7 +10,7 @@ import tyro
 
 from sb3_forecast.statistics.names import InputKind, OutlookMethod
 
-ScorerName = Literal["auto", "exact", "survival", "frequency"]
+ScorerName = Literal["auto", "exact", "survival", "frequency", "splitting"]
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,12 @@ class Evaluate:
     failed: str | None = None
     """`module:function` that decides from a Step if it failed, e.g. sb3_forecast_envs:ended_early. If left out, a positive info["cost"]."""
     scorer: ScorerName = "auto"
-    """How tasks are scored: exact, survival or frequency. auto: the strongest one that fits the model and the tasks."""
+    """How tasks are scored: exact, survival, frequency (counts failed episodes) or splitting (resolves rare failures in simulators whose state
+    can be kept). auto: the strongest one that fits the model and the tasks, but not splitting."""
     episodes: int = 20
     """Number of episodes per task, for the scorer frequency."""
+    max_steps: int | None = None
+    """Environment steps after which the scorer splitting begins no further repetition."""
     deterministic: bool = False
     """Let the model take its likeliest action, and count failures. Without it, on-policy models sample their actions."""
     timeout_fails: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -24,6 +24,8 @@ from sb3_forecast.measuring.recording import record_worst
 from sb3_forecast.scorers.make import make_measuring_scorer
 from sb3_forecast.scorers.playing import is_stochastic
 from sb3_forecast.scorers.protocols import Measurement, Pool, Scorer
+from sb3_forecast.scorers.splitting.keeping import MakesEnvs
+from sb3_forecast.scorers.splitting.scorer import SplittingScorer
 from sb3_forecast.statistics.names import METHODS
 from sb3_forecast.statistics.outlook import outlook_of_counts, outlook_of_scores
 from sb3_forecast.statistics.tails import default_k
@@ -46,6 +48,12 @@ def run(args: Evaluate, console: Console) -> None:
         raise ValueError(f"deploy_size must be from 1 to 1e15, got {args.deploy_size}; use another --deploy-size")
     if not args.active and args.budget != 1000:
         raise ValueError(f"budget must be left out without active, got {args.budget}; use --active, or --eval-size")
+    if args.max_steps is not None and args.scorer != "splitting":
+        raise ValueError(
+            f"max_steps must be left out without splitting, got {args.max_steps}; use --scorer splitting, or --episodes"
+        )
+    if args.scorer == "splitting" and (args.active or args.cluster is not None):
+        raise ValueError("scorer must be another one with active or cluster, got splitting; leave out --active and --cluster")
     check_cluster(args)
     normalize = statistics_file(args.model, args.vec_normalize)
     model = load_model(args.model, args.algo)
@@ -103,10 +111,20 @@ def _scorer(args: Evaluate, tasks: Pool, model: BaseAlgorithm) -> Scorer:
     """The scorer that ``--scorer`` names, or the strongest that fits. ``--episodes`` applies if it counts failures."""
     counting: dict[str, Any] = {"episodes": args.episodes, "progress_bar": args.progress_bar and not args.json}
     name = args.scorer
+    if name == "splitting":
+        shown = args.progress_bar and not args.json
+        return SplittingScorer(
+            cast(MakesEnvs, tasks),
+            budget=args.max_steps,
+            seed=args.seed,
+            deterministic=args.deterministic or None,
+            progress_bar=shown,
+        )
     if args.deterministic:
         if name not in ("auto", "frequency"):
             raise ValueError(
-                f"scorer must be frequency for a model that takes its likeliest actions, got {name}; leave out --scorer or --deterministic"
+                f"scorer must be frequency or splitting for a model that takes its likeliest actions, got {name}; leave out "
+                "--scorer or --deterministic"
             )
         name, counting["deterministic"] = "frequency", True
     return make_measuring_scorer(name, tasks, model, args.seed, counting)

@@ -12,6 +12,7 @@ from sb3_forecast.scorers.exact import ExactScorer
 from sb3_forecast.scorers.frequency import FrequencyScorer
 from sb3_forecast.scorers.learned.scorer import EpisodeScorer
 from sb3_forecast.scorers.protocols import FailureScorer, Pool, Scorer, Stateful, Tasks
+from sb3_forecast.scorers.splitting.scorer import SplittingScorer
 from sb3_forecast.scorers.survival import SurvivalScorer
 
 SCORERS: dict[str, Callable[..., Scorer]] = {
@@ -19,6 +20,7 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
     "survival": SurvivalScorer,
     "episodes": EpisodeScorer,
     "frequency": FrequencyScorer,
+    "splitting": SplittingScorer,
 }
 
 
@@ -93,7 +95,7 @@ def make_scorer(
     """A scorer for a pool of tasks.
 
     :param scorer: ``"auto"`` for the strongest one that the pool can serve, or ``"exact"``, ``"survival"``, ``"episodes"``,
-        ``"frequency"``, or a scorer object
+        ``"frequency"``, ``"splitting"``, or a scorer object
     :param pool: the tasks
     :param seed: seed of a scorer that samples
     :param counting: arguments of :class:`FrequencyScorer`; other scorers ignore them

@@ -84,7 +84,7 @@ def play(
     masked = isinstance(model.policy, maskable_policy())
     sync_normalisation(model, env)
     with (
-        _seeded(seed),
+        seeded(seed),
         _own_noise(model, env.num_envs),
         stationary(env),
         watched(env, AGAIN),
@@ -292,7 +292,7 @@ def _own_noise(model: BaseAlgorithm, n_envs: int) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed the global random generators that policies use, then restore them."""
     numpy_state = np.random.get_state()  # noqa: NPY002  # DQN explores with it
     with th.random.fork_rng(devices=range(th.cuda.device_count())):

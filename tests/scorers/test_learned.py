@@ -231,7 +231,7 @@ class Dictionary(gym.Wrapper):
 
 def test_dictionaries_of_observations():
     tasks = sfe.SeededTasks(lambda: Dictionary(gym.make("CartPole-v1", max_episode_steps=40)), 40)
-    assert tasks.scorers == ("episodes", "frequency")
+    assert tasks.scorers == ("episodes", "frequency", "splitting")
     env = tasks.make_vec_env(8)
     scorer = sf.EpisodeScorer(tasks, probes=20, warm_up_rounds=1, warm_up_failures=5, n_envs=8, delay=3)
     model = sf.ForecastPPO(

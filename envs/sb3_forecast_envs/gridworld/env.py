@@ -191,6 +191,25 @@ class GridWorldEnv(MiniGridEnv):  # type: ignore[misc]  # minigrid ships no type
     def _cell_at(self, position: tuple[int, int]) -> Cell:
         return self.family.cells[self._codes[encoding_of(self.grid.get(*position))]]
 
+    def get_state(self) -> tuple[int, int, int, int, int]:
+        """The state of the running episode, for :meth:`set_state`: position, direction, steps taken, key of its gusts."""
+        return int(self.agent_pos[0]), int(self.agent_pos[1]), int(self.agent_dir), int(self.step_count), int(self._stream)
+
+    def set_state(self, state: tuple[int, int, int, int, int]) -> None:
+        """Go on from a state, in an episode of the same task.
+
+        :param state: as returned by :meth:`get_state`
+        """
+        x, y, self.agent_dir, self.step_count, stream = state
+        self.agent_pos, self._stream = (x, y), np.uint64(stream)
+
+    def set_noise(self, seed: int) -> None:
+        """Give the running episode other gusts from now on.
+
+        :param seed: seed of the gusts
+        """
+        self._stream = draw_stream(np.random.default_rng(seed))
+
     def get_full_render(self, highlight: bool, tile_size: int) -> NDArray[np.uint8]:
         """MiniGrid's picture, with failing cells framed in red.
 

@@ -131,7 +131,7 @@ class SeededTasks(Pool):
         Only MiniGrid environments have exact scores, and only if their wrappers do no more than change observations; :attr:`no_model` says
         what stands against it.
         """
-        return super().scorers if self.no_model is None else ("episodes", "frequency")
+        return super().scorers if self.no_model is None else ("episodes", "frequency", "splitting")
 
     def finite_model(self) -> Any:
         """The tasks as finite Markov decision processes, for exact scores.
