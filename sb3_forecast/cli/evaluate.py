@@ -87,6 +87,8 @@ def run(args: Evaluate, console: Console) -> None:
         result = outlook_of_scores(found.scores, args.deploy_size, args.method, args.k, args.level)
     if scorer.reason:
         result["caveats"].insert(0, f"failures were counted, because no stronger scorer fits: {scorer.reason}")
+    if args.scorer == "splitting":
+        result["caveats"] = [*found.warnings, *result["caveats"]]
     source = f"{source}; {type(model).__name__} {acts} in {args.env_id}"
     result = {"source": source, "deploy_size": args.deploy_size, **result}
     report = None

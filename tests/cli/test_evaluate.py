@@ -59,6 +59,26 @@ def test_counts_of_an_environment_without_costs(capsys, tmp_path):
     assert "DQN takes its likeliest actions" in json.loads(out)["source"]
 
 
+def test_rare_failures_by_splitting(capsys, tmp_path, pool):
+    tasks = sfe.CartPoleTasks(10, 0)
+    PPO("MlpPolicy", tasks.make_env(), n_steps=8, batch_size=8, device="cpu", seed=0).save(tmp_path / "ppo.zip")
+    given = (capsys, tmp_path / "ppo.zip", "--env-id", "SB3Forecast/CartPole-v0", "--eval-size", 10, "--json")
+    status, out, _ = evaluate(*given, "--scorer", "splitting", "--max-steps", 1)
+    assert status == 0
+    found = json.loads(out)
+    assert "splitting scores; PPO samples its actions" in found["source"]
+    # an untrained agent nearly always falls
+    assert any("where counting" in caveat for caveat in found["caveats"])
+    assert any("budget of 1" in c for c in found["caveats"])
+    for options, message in (
+        (("--max-steps", 5), "max_steps must be left out without splitting"),
+        (("--scorer", "splitting", "--active"), "scorer must be another one"),
+    ):
+        status, _, error = evaluate(*given, *options)
+        assert status == 2
+        assert message in " ".join(error.split())
+
+
 def test_the_policy_as_it_is_deployed(agent, saved, capsys):
     """--deterministic counts what the likeliest actions do; the sampled ones fail elsewhere."""
     given = (

@@ -210,6 +210,20 @@ TABLE: dict[str, tuple[Any, dict[str, Any], dict[str, Kind]]] = {
     "SurvivalScorer": (sf.SurvivalScorer, {"pool": POOL}, {"episodes": whole(), "seed": whole(0)}),
     "SurvivalScorer.score": (lambda **a: sf.SurvivalScorer(POOL).score(MODEL, **a), {}, {"tasks": tasks(60)}),
     "FrequencyScorer": (sf.FrequencyScorer, {"pool": POOL}, {"episodes": whole(), "seed": whole(0), "n_envs": whole()}),
+    "SplittingScorer": (
+        sf.SplittingScorer,
+        {"pool": POOL},
+        {
+            "particles": whole(4),
+            "repetitions": whole(),
+            "pilot": whole(0),
+            "seed": whole(0),
+            "slots": whole(),
+            "budget": Kind((0, -1, 1.5, "many")),
+            "tilt": Kind((-0.1, 1.0, float("nan"), "much")),
+            "coordinate": Kind((3, "height")),
+        },
+    ),
     "FrequencyScorer.score": (lambda **a: sf.FrequencyScorer(POOL, 1).score(MODEL, **a), {}, {"tasks": tasks(60)}),
     "evaluate_forecast": (
         lambda **a: sf.evaluate_forecast(MODEL, POOL, **{"eval_size": 20, "k": 4, "n_splits": 5, **a}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import ClassVar
 
 import gymnasium as gym
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.utils import EzPickle
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -45,8 +47,15 @@ class Climb(gym.Env):
         return self._seen(), 0.0, failed, self.time >= HORIZON, {"cost": float(failed)}
 
 
-class ClimbWithState(Climb):
-    """The same, with methods of its own to keep its state; copies are refused, as those of a real simulator often are."""
+class Simulator(Climb):
+    """The same, with an object that cannot be copied, as Box2D has."""
+
+    def __init__(self):
+        self.world = threading.Lock()
+
+
+class ClimbWithState(Simulator):
+    """The same, with methods of its own to keep its state."""
 
     def get_state(self):
         return self.height, self.time
@@ -54,15 +63,12 @@ class ClimbWithState(Climb):
     def set_state(self, state):
         self.height, self.time = state
 
-    def __deepcopy__(self, memo):
-        raise TypeError("cannot copy a simulator")
 
+class MadeAnew(Climb, EzPickle):
+    """Copies of it by ``copy.deepcopy`` begin from the start, as those of MuJoCo's environments in Gymnasium."""
 
-class ClimbThatReplays(Climb):
-    """The same, and its state can neither be read nor copied."""
-
-    def __deepcopy__(self, memo):
-        raise TypeError("cannot copy a simulator")
+    def __init__(self):
+        EzPickle.__init__(self)
 
 
 class HiddenNoise(Climb):
@@ -113,7 +119,7 @@ def height_of(observations):
 
 
 @pytest.mark.parametrize(
-    ("env", "way"), [(ClimbWithState, OwnState), (Climb, Copies), (ClimbThatReplays, Replay)], ids=["own", "copies", "replay"]
+    ("env", "way"), [(ClimbWithState, OwnState), (MadeAnew, Copies), (Simulator, Replay)], ids=["own", "copies", "replay"]
 )
 @pytest.mark.parametrize("coordinate", [height_of, lambda seen: -np.abs(seen[:, 0] - 3.0)], ids=["good", "bad"])
 def test_the_mean_is_the_probability_whatever_the_coordinate_is(env, way, coordinate, walker):
@@ -321,3 +327,14 @@ def test_intervals_pool_the_spread_of_similar_tasks():
     assert 0.85 < ((ends[:, 0] <= true) & (true <= ends[:, 1])).mean() < 0.95
     assert np.isnan(log_normal_intervals(np.zeros((3, 4)))).all()
     assert np.isnan(log_normal_intervals(np.ones((3, 1)))).all()
+
+
+@pytest.mark.parametrize(("env_id", "needs", "way"), [("Hopper-v5", "mujoco", Copies), ("LunarLander-v3", "Box2D", Replay)])
+def test_real_simulators(env_id, needs, way):
+    pytest.importorskip(needs)
+    tasks = sfe.SeededTasks(env_id, 3, failed=sfe.ended_early, identity=env_id)
+    model = PPO("MlpPolicy", tasks.make_env(), n_steps=64, batch_size=64, device="cpu", seed=0)
+    scorer = sf.SplittingScorer(tasks, 8, 2, pilot=20, seed=1)
+    assert type(scorer.keeper) is way
+    # an untrained agent falls in every episode
+    assert (scorer.estimate(model).probabilities > 0.9).all()

@@ -191,7 +191,14 @@ class Copies(Keeper):
         self._templates.clear()
 
     def _copied(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        return copy.deepcopy(env, _shared(env, self.pool))
+        # attribute by attribute: copy.deepcopy would make many of Gymnasium's environments anew, in their first state (EzPickle)
+        layers, memo = _layers(env), _shared(env, self.pool)
+        copies = [object.__new__(type(layer)) for layer in layers]
+        memo |= {id(layer): made for layer, made in zip(layers, copies, strict=True)}
+        for layer, made in zip(layers, copies, strict=True):
+            vars(made).update({name: copy.deepcopy(value, memo) for name, value in vars(layer).items()})
+        found: gym.Env[Any, Any] = copies[0]
+        return found
 
 
 class Replay(Keeper):
