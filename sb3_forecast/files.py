@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -251,3 +252,15 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def without_nan(value: Any) -> Any:
+    """A value for JSON, which has neither NaN nor infinity: they become ``None``.
+
+    :param value: numbers, texts, dictionaries and lists of them
+    """
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,7 @@ from rich.table import Table
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_forecast.cli.commands import Evaluate
-from sb3_forecast.measuring.report import without_nan
+from sb3_forecast.files import without_nan
 from sb3_forecast.measuring.sketch_report import report_of_sketch
 from sb3_forecast.statistics.names import METHODS, Method
 from sb3_forecast.statistics.scores import failure_probability

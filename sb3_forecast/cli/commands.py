@@ -35,6 +35,8 @@ class Forecast:
     """Coverage of intervals and limits."""
     plot: Path | None = None
     """Also draw the tail, its fit and the forecast into this file."""
+    html: Path | None = None
+    """Also write a report that one can send into this .html file: one file, no network, with a slider for the size of the deployment."""
     json: bool = False
     """Print JSON instead of a table."""
     traceback: bool = False
@@ -99,6 +101,8 @@ class Evaluate:
     """Also record the worst tasks in this .gif or .mp4 file; with --active, a file for each kind of task that fails."""
     plot: Path | None = None
     """Also draw the tail, its fit and the forecast into this file."""
+    html: Path | None = None
+    """Also write a report that one can send into this .html file: one file, no network, with a slider for the size of the deployment."""
     json: bool = False
     """Print JSON instead of a table."""
     progress_bar: bool = True

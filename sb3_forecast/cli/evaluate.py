@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_forecast.cli.cluster import check_cluster, run_cluster
 from sb3_forecast.cli.commands import Evaluate
-from sb3_forecast.cli.forecast import FIGURES, draw, refuse_for_counts, show
+from sb3_forecast.cli.forecast import FIGURES, draw, refuse_for_counts, show, write_page
 from sb3_forecast.cli.models import load_model, statistics_file
 from sb3_forecast.cli.pools import make_pool
 from sb3_forecast.files import check_output
@@ -40,6 +40,7 @@ def run(args: Evaluate, console: Console) -> None:
     """
     check_output("plot", args.plot, FIGURES)
     check_output("record", args.record, (".gif", ".mp4"))
+    check_output("html", args.html, (".html",))
     if not args.model.exists():
         raise ValueError(f"model must be an existing file, got {args.model}; pass the .zip that model.save() wrote")
     if args.eval_size < 10:
@@ -104,9 +105,16 @@ def run(args: Evaluate, console: Console) -> None:
         console.print(report.summary(), markup=False)
     if args.plot is not None:
         draw(found.scores, args.deploy_size, args.method, args.k, args.level, args.plot)
+    recorded = None
     if args.record is not None:
         recorded = record_worst(model, evaluated, path=args.record, scorer=scorer, seed=args.seed)
         console.print(f"The worst tasks {recorded.tasks} are in {recorded.path}.", markup=False)
+    if args.html is not None:
+        command = f"evaluate {args.model} --env-id {args.env_id} --eval-size {args.eval_size} --seed {args.seed}"
+        scores = None if scorer.counts_failures else found.scores
+        film = recorded if recorded is not None and recorded.path.suffix == ".gif" else None
+        write_page(args.html, result, scores, args.k, command, report=report, recording=film)
+        console.print(f"The report is in {args.html}.", markup=False) if not args.json else None
 
 
 def _scorer(args: Evaluate, tasks: Pool, model: BaseAlgorithm) -> Scorer:
@@ -153,7 +161,12 @@ def _use_statistics(model: BaseAlgorithm, pool: Any, file: Path | None) -> None:
 def _deployment(args: Evaluate, model: BaseAlgorithm, statistics: Path | None) -> Any:
     """All tasks of the deployment, drawn when they are needed."""
     way = "active" if args.active else "cluster"
-    for name, value, usual in (("plot", args.plot, None), ("record", args.record, None), ("held_out", args.held_out, 0)):
+    for name, value, usual in (
+        ("plot", args.plot, None),
+        ("html", args.html, None),
+        ("record", args.record, None),
+        ("held_out", args.held_out, 0),
+    ):
         if value != usual and not (name == "record" and args.active):
             raise ValueError(
                 f"{name} must be left out with {way}, got {value}; leave out --{name.replace('_', '-')}, or --{way}"

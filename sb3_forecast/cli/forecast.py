@@ -17,6 +17,7 @@ from sb3_forecast.cli.readers import read_scores
 from sb3_forecast.files import check_output
 from sb3_forecast.statistics.names import OutlookMethod
 from sb3_forecast.statistics.outlook import gumbel_tail, outlook_of_counts, outlook_of_scores
+from sb3_forecast.statistics.words import probability_in_words
 
 #: what a figure can be written as
 FIGURES = (".png", ".pdf", ".svg", ".jpg")
@@ -32,15 +33,44 @@ def run(args: Forecast, console: Console) -> None:
     if not 1 <= args.deploy_size <= 1e15:
         raise ValueError(f"deploy_size must be from 1 to 1e15, got {args.deploy_size}; use another --deploy-size")
     check_output("plot", args.plot, FIGURES)
+    check_output("html", args.html, (".html",))
     data = read_scores(args.scores, args.column, args.input, args.trials)
     if data.values is not None:
         result = outlook_of_scores(data.values, args.deploy_size, args.method, args.k, args.level)
     elif data.failures is not None and data.trials is not None:
         refuse_for_counts(args.plot, args.k, args.method)
         result = outlook_of_counts(data.failures, data.trials, args.deploy_size, args.level)
-    show({"source": data.source, "deploy_size": args.deploy_size, **result}, args.json, console)
+    result = {"source": data.source, "deploy_size": args.deploy_size, **result}
+    show(result, args.json, console)
+    if args.html is not None:
+        write_page(args.html, result, data.values, args.k, f"forecast {args.scores} --deploy-size {args.deploy_size:g}")
     if args.plot is not None and data.values is not None:
         draw(data.values, args.deploy_size, args.method, args.k, args.level, args.plot)
+
+
+def write_page(path: Path, result: dict[str, Any], scores: Any, k: int | None, command: str, **parts: Any) -> None:
+    """Write a report that one can send.
+
+    :param path: the file
+    :param result: as for :func:`show`
+    :param scores: failure score of every evaluation task, shape (m,); ``None`` for counts
+    :param k: number of worst scores that the tail is fitted to; ``None`` for the default
+    :param command: what was run, after ``python -m sb3_forecast``
+    :param parts: further parts of :func:`write_html`
+    """
+    from sb3_forecast.measuring.html.page import write_html
+
+    settings = {"command": f"python -m sb3_forecast {command}", "read as": result["source"]}
+    write_html(
+        path,
+        answer=result["answer"],
+        facts=facts(result),
+        scores=scores,
+        caveats=result["caveats"],
+        settings=settings,
+        k=k,
+        **parts,
+    )
 
 
 def refuse_for_counts(plot: Path | None, k: int | None, method: OutlookMethod) -> None:
@@ -98,22 +128,40 @@ def _jsonable(value: Any) -> Any:
 
 
 def _print(result: dict[str, Any], console: Console) -> None:
-    n = f"{result['deploy_size']:,.0f}"
     table = Table(
-        title=f"From {result['n_eval']:,} evaluated tasks to a deployment of {n}",
+        title=f"From {result['n_eval']:,} evaluated tasks to a deployment of {result['deploy_size']:,.0f}",
         caption=f"read as {result['source']}",
         show_header=False,
     )
     table.add_column("what")
     table.add_column("value", justify="right")
-    rows = [("the worst task seen in evaluation fails with probability", _p(result["observed_worst_probability"]))]
-    if "worst_probability" in result:
-        rows += _worst_rows(result, n)
+    for what, value in facts(result):
+        table.add_row(what, escape(value))
+    console.print(escape(result["answer"]), highlight=False)
+    console.print(table)
+    for caveat in result["caveats"]:
+        console.print(f"[yellow]Note:[/yellow] {escape(caveat)}", highlight=False)
+
+
+def facts(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a forecast says, in words, the limit first.
+
+    :param result: as for :func:`show`
+    :return: what, and its value
+    """
+    n = f"{result['deploy_size']:,.0f}"
+    rows = _worst_rows(result, n) if "worst_probability" in result else []
+    rows.append(
+        (
+            "the worst task seen in evaluation fails with probability",
+            probability_in_words(result["observed_worst_probability"]),
+        )
+    )
     if "share_above_half" in result:
         rows.append(
             (
                 "share of tasks that fail more than half of the time",
-                f"{_p(result['share_above_half'])}, at most {_p(result['share_above_half_limit'])}",
+                f"{probability_in_words(result['share_above_half'])}, at most {probability_in_words(result['share_above_half_limit'])}",
             )
         )
     if "exceeds_observed_worst" in result:
@@ -122,7 +170,7 @@ def _print(result: dict[str, Any], console: Console) -> None:
             if "k" in result
             else "some task fails in more of as many episodes than any seen"
         )
-        rows.append((f"{more} (needs no tail model)", _p(result["exceeds_observed_worst"])))
+        rows.append((f"{more} (needs no tail model)", probability_in_words(result["exceeds_observed_worst"])))
     if "fit_p" in result:
         rows.append(("method; p-value of the fit (below 5% is bad)", f"{result['method']}; {result['fit_p']:.2g}"))
     if "k" in result:
@@ -132,40 +180,35 @@ def _print(result: dict[str, Any], console: Console) -> None:
                 f"{result['method']}; {result['k']}; {_fit(result)}",
             )
         )
-    for row in rows:
-        table.add_row(*row)
-    console.print(escape(result["answer"]), highlight=False)
-    console.print(table)
-    for caveat in result["caveats"]:
-        console.print(f"[yellow]Note:[/yellow] {escape(caveat)}", highlight=False)
+    return rows
 
 
 def _worst_rows(result: dict[str, Any], n: str) -> list[tuple[str, str]]:
     """The rows about the worst task of the deployment and about the fitted mean."""
     low, high = result["interval_probability"]
+    forecast = (
+        f"the worst of {n} tasks is forecast to fail with probability",
+        probability_in_words(result["worst_probability"]),
+    )
+    rows = [forecast]
+    if not math.isnan(low):
+        rows = [
+            (
+                f"with {(1.0 + result['level']) / 2.0:.3g} confidence, the worst of {n} tasks fails with probability at most",
+                probability_in_words(high),
+            ),
+            forecast,
+            (
+                f"  {result['level']:.0%} interval of this probability",
+                f"{probability_in_words(low)} to {probability_in_words(high)}",
+            ),
+        ]
     return [
-        (f"the worst of {n} tasks is forecast to fail with probability", f"[bold]{_p(result['worst_probability'])}[/bold]"),
-        (
-            f"  {result['level']:.0%} interval of this probability",
-            f"{_p(low)} and {_p(high)}" if low == low else f"(no interval for {result['method']})",
-        ),
-        ("mean failure probability of a task, by the fit", _p(result["mean_failure"])),
-        (f"probability of at least one failure in {n} tasks, each tried once", _p(result["any_failure"])),
+        *rows,
+        ("mean failure probability of a task, by the fit", probability_in_words(result["mean_failure"])),
+        (f"probability of at least one failure in {n} tasks, each tried once", probability_in_words(result["any_failure"])),
     ]
 
 
 def _fit(result: dict[str, Any]) -> str:
     return f"{result['anderson_darling_p']:.2g} shape, {result['curvature_p']:.2g} curvature"
-
-
-def _p(p: float) -> str:
-    """A probability as text that is easy to read, for example "1 - 5.0e-05" instead of "1", and "1 in 250,000" instead of "4e-06"."""
-    if p > 1.0 - 1e-12:
-        return "practically 1"
-    if p >= 0.5:
-        return f"1 - {1 - p:.1e}" if p > 0.999 else f"{p:.3f}"
-    if p >= 0.001:
-        return f"{p:.2g}"
-    if p < 1e-12:
-        return f"{p:.1e}"
-    return f"1 in {float(f'{1 / p:.2g}'):,.0f}"

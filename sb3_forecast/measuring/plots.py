@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sb3_forecast.statistics.figures import BLACK, BLUE, CYCLE, ORANGE, RED, SKY, probability_axis, save
+from sb3_forecast.statistics.words import probability_in_words
 
 
 class EvaluatedTail(Protocol):
@@ -89,23 +90,25 @@ def draw_tail(ax: Axes, report: EvaluatedTail, split: int = 0) -> None:
 
 
 def tail_comparison(reports: Mapping[str, EvaluatedTail], path: str | pathlib.Path | None = None) -> Figure:
-    """Draw tail plots side by side. Each shows the split with the median error, on a score axis of its own.
+    """Draw tail plots side by side, on the same axes. Each shows the split with the median error.
 
     :param reports: reports by title
     :param path: also save the figure in this file
     :return: the figure
     """
     figure = Figure(figsize=(0.6 + 4.6 * len(reports), 4.4), layout="constrained")
-    axes = figure.subplots(1, len(reports), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(reports), sharex=True, sharey=True, squeeze=False)[0]
     for ax, (title, report) in zip(axes, reports.items(), strict=True):
         draw_tail(ax, report, report.splits.typical)
         ax.set_title(
-            f"{title}\n95% limit holds in {report.limit_holds:.0%}, worst task fails with p = {report.worst_failure:.1e}".strip(),
+            f"{title}\n95% limit holds in {report.limit_holds:.0%}\nworst task: p = {probability_in_words(report.worst_failure)}".strip(),
             fontsize=10,
         )
-        # show the tail, not the easy tasks
-        low, high = float(np.quantile(report.scores[np.isfinite(report.scores)], 0.4)), ax.get_xlim()[1]
-        ax.set_xlim(low, high + 0.03 * (high - low))
+    # show the tails, not the easy tasks
+    low = min(float(np.quantile(report.scores[np.isfinite(report.scores)], 0.4)) for report in reports.values())
+    high = axes[0].get_xlim()[1]
+    axes[0].set_xlim(low, high + 0.03 * (high - low))
+    for ax in axes:
         probability_axis(ax)
     axes[0].set_ylabel("share of tasks with a larger score")
     axes[-1].legend(fontsize=7.5, loc="best", framealpha=0.9)

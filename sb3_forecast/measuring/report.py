@@ -6,17 +6,21 @@ import io
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_forecast.files import write_text, write_whole
+from sb3_forecast.files import without_nan, write_text, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from sb3_forecast.measuring.active.report import ActiveReport
+    from sb3_forecast.measuring.html.parts import Example
+    from sb3_forecast.measuring.recording import Recording
 
 #: a report says "The forecast held" if the 95% limit holds in at least this share of the splits
 HELD = 0.9
@@ -221,12 +225,16 @@ class ForecastReport:
         values["warnings"] = tuple(content.get("warnings", ()))
         return cls(**values, scores=scores, rare=rare, splits=splits)
 
+    @property
+    def held(self) -> bool | None:
+        """Whether the 95% limit held in at least 90% of the splits; ``None`` if nothing was forecast, because all top scores are equal."""
+        return None if self.mean_scale == 0.0 else self.limit_holds >= HELD
+
     def verdict(self) -> str:
         """One sentence: whether the forecast held."""
-        if self.mean_scale == 0.0:
+        if self.held is None:
             return "Nothing was forecast: in every split the top evaluation scores are equal, as for an agent that always or never fails."
-        held = self.limit_holds >= HELD
-        said = "The forecast held" if held else "The forecast did NOT hold"
+        said = "The forecast held" if self.held else "The forecast did NOT hold"
         return (
             f"{said}: the worst of {self.deploy_size:,} deployment tasks stayed below the 95% limit in {self.limit_holds:.0%} of "
             f"{self.n_splits} splits (95% would be right), and inside the 90% interval in {self.interval_holds:.0%}."
@@ -276,6 +284,35 @@ class ForecastReport:
             console.print(f"Warning: {warning}", markup=False)
         return text.getvalue()
 
+    def to_html(
+        self,
+        path: str | pathlib.Path,
+        title: str = "Failure forecast",
+        *,
+        before: ForecastReport | None = None,
+        recording: Recording | None = None,
+        examples: Sequence[Example] = (),
+        active: ActiveReport | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> pathlib.Path:
+        """Write a report that one can send: one HTML file that needs no network, with a slider for the size of the deployment.
+
+        :param path: the file to write, ``.html``
+        :param title: its title
+        :param before: the report of the model before the training, to compare with
+        :param recording: a film of the worst tasks, from :func:`sb3_forecast.record_worst`
+        :param examples: further tasks to show, such as prompts with replies
+        :param active: the kinds of task that active evaluation found
+        :param settings: what else is needed to repeat it, by name, such as the command
+        :return: the file
+        :raises ValueError: if the file cannot be written there
+        """
+        from sb3_forecast.measuring.html.page import write_html
+
+        return write_html(
+            path, title, report=self, before=before, recording=recording, examples=examples, active=active, settings=settings
+        )
+
     def plot(self, path: str | pathlib.Path | None = None) -> Figure:
         """Draw the tail of one split: scores, fitted line, forecast with interval, realised worst score.
 
@@ -297,15 +334,3 @@ def _known(value: float, form: str = "{:.4f}") -> str:
 
 def _count(n: int) -> str:
     return "one independent split" if n == 1 else f"{n} independent ones"
-
-
-def without_nan(value: Any) -> Any:
-    """A value for JSON, which has neither NaN nor infinity: they become ``None``.
-
-    :param value: numbers, texts, dictionaries and lists of them
-    """
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

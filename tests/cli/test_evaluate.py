@@ -104,7 +104,7 @@ def test_the_policy_as_it_is_deployed(agent, saved, capsys):
     assert found["observed_mean_failure"] == pytest.approx(failures.mean() / 3)
     status, _, error = evaluate(*given, "--deterministic", "--scorer", "exact")
     assert status == 2
-    assert "scorer must be frequency for a model that takes its likeliest actions" in " ".join(error.split())
+    assert "scorer must be frequency or splitting for a model that takes its likeliest actions" in " ".join(error.split())
 
 
 def test_timeouts_that_fail(capsys, tmp_path):

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_forecast.checks import real
-from sb3_forecast.files import write_text
+from sb3_forecast.files import without_nan, write_text
 from sb3_forecast.measuring.active.modes import Mode
-from sb3_forecast.measuring.report import without_nan
 from sb3_forecast.statistics.design import Estimate, Round, estimate_total, round_weights
 from sb3_forecast.statistics.names import NoForecastError
 from sb3_forecast.statistics.scores import failure_probability
