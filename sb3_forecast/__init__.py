@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from sb3_forecast.measuring.active.evaluation import ActiveEvaluation
     from sb3_forecast.measuring.active.examples import record_modes
     from sb3_forecast.measuring.active.report import ActiveReport
+    from sb3_forecast.measuring.comparing import record_side_by_side
     from sb3_forecast.measuring.eval_callback import ForecastEvalCallback
     from sb3_forecast.measuring.evaluate import evaluate_forecast
+    from sb3_forecast.measuring.html.page import write_html
+    from sb3_forecast.measuring.html.parts import Example
     from sb3_forecast.measuring.recording import Recording, record_worst
     from sb3_forecast.measuring.report import ForecastReport
     from sb3_forecast.measuring.sketch_report import report_of_sketch
@@ -69,6 +72,9 @@ _DEFINED_IN = {
     "evaluate_forecast": "sb3_forecast.measuring.evaluate",
     "Recording": "sb3_forecast.measuring.recording",
     "record_worst": "sb3_forecast.measuring.recording",
+    "record_side_by_side": "sb3_forecast.measuring.comparing",
+    "write_html": "sb3_forecast.measuring.html.page",
+    "Example": "sb3_forecast.measuring.html.parts",
     "ForecastReport": "sb3_forecast.measuring.report",
     "ExactScorer": "sb3_forecast.scorers.exact",
     "FrequencyScorer": "sb3_forecast.scorers.frequency",
@@ -128,6 +134,7 @@ __all__ = [
     "EpisodeScorer",
     "Episodes",
     "ExactScorer",
+    "Example",
     "ExpectedSquaredError",
     "FailureScorer",
     "ForecastCallback",
@@ -167,6 +174,7 @@ __all__ = [
     "missed_mode",
     "play",
     "record_modes",
+    "record_side_by_side",
     "record_worst",
     "report_of_sketch",
     "resume_training",
@@ -174,6 +182,7 @@ __all__ = [
     "save_training",
     "score_large_pool",
     "stability_scan",
+    "write_html",
 ]
 
 

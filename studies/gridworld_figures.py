@@ -39,6 +39,15 @@ def draw_figures(
     sizes = (settings.eval_size, settings.splits, seed, settings.deploy_size, settings.k)
     reports = {title: sf.evaluate_forecast(model, held_out, *sizes, scorer=scorer) for title, model in models.items()}
     tail_comparison(reports, output / "forecast.png")
+    film = sf.record_side_by_side(models, held_out, 2, output / "side_by_side.gif", scorer, seed)
+    last = list(reports.values())[-1]
+    last.to_html(
+        output / "report.html",
+        f"{settings.family}, seed {seed}: {' and '.join(models)}",
+        before=next(iter(reports.values())) if len(reports) > 1 else None,
+        recording=film,
+        settings={"command": f"python examples/train_gridworld.py --family {settings.family} --first-seed {seed} --seeds 1"},
+    )
     by_quantity: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for method in settings.methods:
         for quantity, points in curves.get(method, {}).items():

@@ -78,7 +78,7 @@ def record_worst(
         if not 1 <= value <= most:
             raise ValueError(f"{name} must be in [1, {most}], got {value}; use a number in this range")
     scores = make_measuring_scorer(scorer, pool, model, seed).score(model).numpy()
-    clips = [_clip(model, pool, task, seed, tries) for task in _worst_distinct(scores, pool, n)]
+    clips = [clip_of(model, pool, task, seed, tries) for task in worst_distinct(scores, pool, n)]
     shown = [clip for clip in clips if clip.failed] or clips[:1]
     frames: list[NDArray[np.uint8]] = []
     for rank, clip in enumerate(shown):
@@ -87,28 +87,38 @@ def record_worst(
         p = float(failure_probability(scores[clip.task]))
         end = "failed" if clip.failed else f"did not fail in {tries} tries"
         cut = f", last {max_frames} steps" if len(clip.frames) > max_frames else ""
-        captioned = [
-            _captioned(frame, f"{rank + 1}. {name}{rare}: p(failure) = {p:.2g}, {end}{cut}")
+        named = [
+            captioned(frame, f"{rank + 1}. {name}{rare}: p(failure) = {p:.2g}, {end}{cut}")
             for frame in clip.frames[-max_frames:]
         ]
         # hold the last picture for a second: the end shows the failure
-        frames += [*captioned, *[captioned[-1]] * fps]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    frames = _same_size(frames)
-    if target.suffix.lower() == ".mp4":
-        write_by_name(target, lambda name: _film(frames, name, fps))
-    else:
-        first, *others = [Image.fromarray(frame) for frame in frames]
-        more: dict[str, Any] = {"save_all": True, "append_images": others, "duration": round(1000 / fps), "loop": 0}
-        write_whole(target, lambda file: first.save(file, format="GIF", **more))
+        frames += [*named, *[named[-1]] * fps]
+    write_frames(frames, target, fps)
     tasks = [clip.task for clip in shown]
     return Recording(
         target, tasks, [float(failure_probability(scores[task])) for task in tasks], [clip.failed for clip in shown]
     )
 
 
+def write_frames(frames: list[NDArray[np.uint8]], target: pathlib.Path, fps: int) -> None:
+    """Write pictures as a film.
+
+    :param frames: RGB pictures; smaller ones are padded with white
+    :param target: the file, ``.gif`` or ``.mp4``
+    :param fps: pictures per second
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    padded = _same_size(frames)
+    if target.suffix.lower() == ".mp4":
+        write_by_name(target, lambda name: _film(padded, name, fps))
+        return
+    first, *others = [Image.fromarray(frame) for frame in padded]
+    more: dict[str, Any] = {"save_all": True, "append_images": others, "duration": round(1000 / fps), "loop": 0}
+    write_whole(target, lambda file: first.save(file, format="GIF", **more))
+
+
 @dataclass(frozen=True)
-class _Clip:
+class Clip:
     """Pictures of one episode.
 
     :param task: index of the task
@@ -121,8 +131,13 @@ class _Clip:
     failed: bool
 
 
-def _worst_distinct(scores: NDArray[np.float64], pool: Any, n: int) -> list[int]:
-    """The n tasks with the largest scores, without those that equal a worse one."""
+def worst_distinct(scores: NDArray[np.float64], pool: Any, n: int) -> list[int]:
+    """The n tasks with the largest scores, without those that equal a worse one.
+
+    :param scores: score of every task
+    :param pool: the tasks
+    :param n: how many
+    """
     keys = pool.task_keys() if isinstance(pool, TellsTasksApart) else range(len(scores))
     found: dict[Any, int] = {}
     for task in np.argsort(-scores, kind="stable").tolist():
@@ -197,8 +212,15 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
         return result
 
 
-def _clip(model: Any, pool: Any, task: int, seed: int, tries: int) -> _Clip:
-    """Pictures of the first failed episode of a task, or of its last episode if none failed."""
+def clip_of(model: Any, pool: Any, task: int, seed: int, tries: int) -> Clip:
+    """Pictures of the first failed episode of a task, or of its last episode if none failed.
+
+    :param model: any SB3 or sb3-contrib model
+    :param pool: the tasks
+    :param task: index into the pool
+    :param seed: seed of the episodes
+    :param tries: number of episodes
+    """
 
     def play_it(camera: _Camera) -> Episodes:
         return play(model, DummyVecEnv([lambda: camera]), np.full(tries, task), seed)
@@ -210,11 +232,15 @@ def _clip(model: Any, pool: Any, task: int, seed: int, tries: int) -> _Clip:
     camera = _Camera(pool.make_env("rgb_array"), shown)
     with suppress(_Filmed):
         play_it(camera)
-    return _Clip(task, camera.frames, bool(outcome.failed[shown]))
+    return Clip(task, camera.frames, bool(outcome.failed[shown]))
 
 
-def _captioned(frame: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
-    """A picture with a line of text below it, shape (height, width, 3), uint8."""
+def captioned(frame: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
+    """A picture with a line of text below it, shape (height, width, 3), uint8.
+
+    :param frame: RGB picture
+    :param caption: the text
+    """
     height, width = frame.shape[:2]
     image = Image.new("RGB", (max(width, 6 * len(caption) + 12), height + 20), "white")
     image.paste(Image.fromarray(frame), ((image.width - width) // 2, 0))

@@ -241,3 +241,16 @@ def test_a_film_of_an_agent_that_does_not_fail_shows_the_worst_task(clumsy, tmp_
     shown = sf.record_worst(model, harmless, n=3, path=tmp_path / "b.gif", tries=1, scorer=sf.FrequencyScorer(harmless, 1))
     assert shown.failed == [False]
     assert harmless.label(shown.tasks[0]) == f"task {shown.tasks[0]} (seed {7 + shown.tasks[0]})"
+
+
+def test_models_side_by_side(agent, clumsy, pool, tmp_path):
+    shown = sf.record_side_by_side({"clumsy": clumsy, "agent": agent}, pool, 2, tmp_path / "both.gif", tries=3)
+    assert shown.failed == [True, True]
+    worst = np.argsort(-sf.ExactScorer(pool).score(clumsy).numpy())[0]
+    assert shown.tasks[0] == worst
+    with Image.open(tmp_path / "both.gif") as film:
+        assert film.n_frames > 6
+        assert film.width > 2 * 240
+    for options, message in (({"path": "a.avi"}, "path"), ({"models": {}}, "models must hold"), ({"n": 0}, "n must be")):
+        with pytest.raises(ValueError, match=message):
+            sf.record_side_by_side(**{"models": {"a": agent}, "pool": pool, "path": tmp_path / "c.gif", **options})
