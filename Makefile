@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo demo-lm smollm2 test test-slow test-faults test-cluster test-kernels test-matrix test-lowest test-sb3 coverage mutants lint format types commit-checks \
+.PHONY: help demo demo-lm smollm2 docs test-browser test test-slow test-faults test-cluster test-kernels test-matrix test-lowest test-sb3 coverage mutants lint format types commit-checks \
 	tables stale benchmarks benchmarks-environments release clean
 .DEFAULT_GOAL := test
 
@@ -15,8 +15,9 @@ help:  ## this list
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,lm]"
 	touch .venv/ready
 
-demo: .venv/ready  ## train, fine-tune and report in a few minutes; pictures in demo_output/
+demo: .venv/ready  ## train, fine-tune and report in a few minutes; the report is demo_output/report.html
 	$(BIN)/python examples/train_gridworld.py --methods ppo forecast --output demo_output
+	@echo "The report, one file to open in a browser or to send: $(CURDIR)/demo_output/report.html"
 
 demo-lm: .venv/ready  ## the same for a language model that keeps a password, pre-trained here first; pictures in demo_output_lm/
 	$(BIN)/python examples/train_password_game.py --method primary forecast --output demo_output_lm
@@ -28,6 +29,13 @@ TEST_PROCESSES ?= 2
 
 test: .venv/ready lint types  ## what CI runs: lint, types, and all tests that are not slow
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
+
+docs: .venv/ready  ## the site, in docs/_build/html; runs the tutorials, a few minutes
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "The site: docs/_build/html/index.html"
+
+test-browser: docs  ## the site and the report in Chromium (Debian: apt install chromium chromium-driver)
+	SB3_FORECAST_SITE=docs/_build/html $(BIN)/python -m pytest -q -n0 -p no:cacheprovider tests/browser
 
 test-slow: .venv/ready  ## the tests that are slow
 	$(BIN)/python -m pytest -m slow

@@ -63,7 +63,7 @@ def record_side_by_side(
         columns = []
         for title, clip in clips.items():
             p = probability_in_words(float(failure_probability(scores[title][task])))
-            columns.append([captioned(_scaled(frame, width), f"{title}: fails {p}") for frame in clip.frames])
+            columns.append([captioned(_scaled(frame, width), f"{title}: p(failure) = {p}") for frame in clip.frames])
         # a film that ends earlier waits; at the end all wait for a second
         length = max(len(column) for column in columns) + fps
         frames += [

@@ -229,7 +229,7 @@ class ForecastLoss:
     def suggest_partitions(self, scores: th.Tensor, generator: np.random.Generator, n_probe: int = 512) -> int:
         """Number of partitions at which the gradient noise has a tenth of the power of the gradient (docs/method.md section 7, R).
 
-        It measures the ratio tr Cov(g) / |E g|^2, where g is the gradient of the squared error of one partition, before any guard.
+        It measures the ratio ``tr Cov(g) / |E g|^2``, where g is the gradient of the squared error of one partition, before any guard.
 
         :param scores: score of every task, shape (N,)
         :param generator: source of randomness

@@ -245,7 +245,7 @@ class TaskFamily(ABC):
         """Observations of compact views.
 
         :param views: cell codes, shape (batch, view_size^2), uint8; an unseen cell has the code ``len(cells)``
-        :return: shape (batch, *observation_space.shape), float32 or uint8
+        :return: shape ``(batch, *observation_space.shape)``, float32 or uint8
         """
         out = np.empty((len(views), views.shape[1] * self.channels.shape[1]), dtype=self.channels.dtype)
         expand_batch(out, views, self.channels, self.observation == "onehot")

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from sb3_forecast.measuring.html.parts import Evaluated
 from sb3_forecast.statistics.figures import BLUE, ORANGE, RED, probability_axis
 
+#: points of a line above which it is drawn with pixels
+_MANY = 400
 _KINDS = {".gif": "image/gif", ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
 
@@ -21,9 +23,13 @@ def embedded_figure(figure: Figure) -> str:
 
     :param figure: the figure
     """
+    for ax in figure.axes:
+        for line in ax.lines:
+            # thousands of points are smaller as pixels
+            line.set_rasterized(len(np.atleast_1d(line.get_xdata())) > _MANY)
     file = io.BytesIO()
     with rc_context({"svg.hashsalt": "sb3_forecast"}):
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(file, format="svg", dpi=160, bbox_inches="tight", metadata={"Date": None})
     return _address("image/svg+xml", file.getvalue())
 
 
