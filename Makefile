@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo demo-lm smollm2 docs test-browser test test-slow test-faults test-cluster test-kernels test-matrix test-lowest test-sb3 coverage mutants lint format types commit-checks \
+.PHONY: help demo demo-lm smollm2 docs figures film test-browser test test-slow test-faults test-cluster test-kernels test-matrix test-lowest test-sb3 coverage mutants lint format types commit-checks \
 	tables stale benchmarks benchmarks-environments release clean
 .DEFAULT_GOAL := test
 
@@ -31,8 +31,14 @@ test: .venv/ready lint types  ## what CI runs: lint, types, and all tests that a
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 docs: .venv/ready  ## the site, in docs/_build/html; runs the tutorials, a few minutes
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "The site: docs/_build/html/index.html"
+
+figures: .venv/ready  ## the figures of the site: families, cells, tails, and what the records show
+	$(BIN)/python docs/figures.py
+
+film: demo  ## the film and the tails of README and site: from the demo, which trains them
+	cp demo_output/side_by_side.gif demo_output/forecast.png docs/results/gridworld/
 
 test-browser: docs  ## the site and the report in Chromium (Debian: apt install chromium chromium-driver)
 	SB3_FORECAST_SITE=docs/_build/html $(BIN)/python -m pytest -q -n0 -p no:cacheprovider tests/browser

@@ -1,16 +1,27 @@
 """Draws the figures of docs/statistics.md and docs/environments.md.
 
-python docs/figures.py
+make figures
 """
 
+import sys
+import textwrap
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# it holds the package `studies`
+sys.path.insert(0, str(ROOT))
 
 import numpy as np
 from matplotlib.figure import Figure
+from minigrid.core.grid import Grid
 
 import sb3_forecast_envs as sfe
 from sb3_forecast import GumbelTail
+from sb3_forecast.statistics.figures import BLACK, BLUE, GREEN, ORANGE, PINK
 from sb3_forecast.statistics.plots import return_level_plot, spacing_plot, stability_plot, tail_plot
+from sb3_forecast.statistics.words import probability_in_words
+from studies.gridworld_methods import LABELS
+from studies.records import read_records
 
 
 def families(path: Path) -> None:
@@ -30,11 +41,81 @@ def families(path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
+def cells(path: Path) -> None:
+    """A legend: every cell as MiniGrid draws it, with its name and what it does."""
+    shown = {
+        "goal: success": sfe.GOAL,
+        "lava: failure": sfe.LAVA,
+        "thin ice: failure": sfe.THIN_ICE,
+        "decoy: looks like a goal, failure": sfe.DECOY,
+        "gust: pushes sideways": sfe.GUST,
+        "closed door": sfe.CLOSED_DOOR,
+        "locked door": sfe.LOCKED_DOOR,
+        "key": sfe.KEY,
+    }
+    figure = Figure(figsize=(11, 1.9), layout="constrained")
+    for ax, (name, cell) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
+        grid = Grid(3, 3)
+        assert cell.make is not None
+        grid.set(1, 1, cell.make())
+        ax.imshow(grid.render(48, (0, 0), 0)[48:96, 48:96])
+        ax.set_axis_off()
+        ax.set_title("\n".join(textwrap.wrap(name, 16)), fontsize=9)
+    figure.savefig(path, dpi=90)
+
+
+#: one colour for each method, everywhere
+COLOURS = {"ppo": BLACK, "ppo_lagrangian": PINK, "mean_failure_equipped": GREEN, "forecast": ORANGE}
+FAMILIES = {
+    "ThinIce": "families_thin_ice",
+    "Decoy": "families_decoy",
+    "Bridge": "families_bridge",
+    "ThinIce 12x12": "families_thin_ice_12",
+    "Wind": "families_wind",
+}
+
+
+def what_training_does(path: Path) -> None:
+    """From the records: where the limit holds, the worst task and the success, per family and method; dots are seeds, bars medians."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for place, folder in enumerate(FAMILIES.values()):
+        records = read_records(ROOT / "studies" / "records" / folder)
+        start = {r.seed: r.result["success"] for r in records if r.method == "base"}
+        for offset, (method, colour) in enumerate(COLOURS.items()):
+            mine = [r.result | {"seed": r.seed} for r in records if r.method == method]
+            values = (
+                [entry["limit_holds"] for entry in mine],
+                [entry["worst_failure"] for entry in mine],
+                [entry["success"] - start[entry["seed"]] for entry in mine],
+            )
+            x = place + (offset - 1.5) * 0.17
+            for ax, column in zip(panels, values, strict=True):
+                label = LABELS[method] if place == 0 else None
+                ax.plot([x] * len(column), column, "o", ms=3.5, color=colour, alpha=0.55)
+                ax.plot([x - 0.06, x + 0.06], [float(np.median(column))] * 2, "-", lw=3, color=colour, label=label)
+    for ax, title in zip(
+        panels, ("95% limit holds", "worst task's failure probability", "success, minus checkpoint"), strict=True
+    ):
+        ax.set_title(title, fontsize=10)
+        ax.set_xticks(range(len(FAMILIES)), FAMILIES, fontsize=8, rotation=20)
+        ax.grid(alpha=0.2, axis="y")
+    panels[0].axhline(0.95, color=BLUE, lw=1, ls="--")
+    panels[1].set_yscale("log")
+    marks = [1.0, 1e-3, 1e-6, 1e-9]
+    panels[1].set_yticks(marks, ["1", *(probability_in_words(p) for p in marks[1:])], fontsize=8)
+    panels[2].axhline(0.0, color=BLUE, lw=1, ls="--")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
 if __name__ == "__main__":
     folder = Path(__file__).parent / "figures"
     scores = 0.6 * np.random.default_rng(0).gumbel(size=500) - 2.5
     tail = GumbelTail.fit(scores)
     families(folder / "families.png")
+    cells(folder / "cells.png")
+    what_training_does(folder / "training.png")
     tail_plot(tail, [1e3, 1e5, 1e7], path=folder / "tail.png")
     spacing_plot(tail, folder / "spacings.png")
     stability_plot(scores, 1e6, path=folder / "stability.png")

@@ -23,14 +23,28 @@ def blocks(path):
 
 
 def test_readme(capsys):
-    code, family = blocks("README.md")
-    exec(compile(family.replace("5_000", "50"), "README.md", "exec"), namespace := {})
-    assert len(namespace["tasks"]) == 50
+    scores, code = blocks("README.md")
+    exec(compile(scores, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert f"```\n{printed}```" in (ROOT / "README.md").read_text(encoding="utf-8")
     for old, new in SMALLER.items():
         assert old in code
         code = code.replace(old, new)
     exec(compile(code, "README.md", "exec"), {})  # the point of the test
     assert "worst failure probability of a task" in capsys.readouterr().out
+
+
+def test_moving_from_ppo():
+    (code,) = blocks("docs/from_ppo.md")
+    for old in ("n_tasks=20_000", "n_envs=128", "500_000, progress_bar=True"):
+        assert old in code
+        code = code.replace(old, SMALLER[old])
+    exec(compile(code, "docs/from_ppo.md", "exec"), namespace := {})
+    assert namespace["model"].num_timesteps == 16_384
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_statistics(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from sb3_forecast.statistics.diagnostics import stability_scan
 from sb3_forecast.statistics.figures import BLACK, BLUE, GREEN, ORANGE, SKY, probability_axis, save
 from sb3_forecast.statistics.scores import log_survival_probability
 from sb3_forecast.statistics.tails import GumbelTail
+from sb3_forecast.statistics.words import probability_in_words
 
 #: width of a paper column, in inches
 _WIDTH = 3.6
@@ -168,11 +169,11 @@ def return_level_plot(
     ax.set_xscale("log")
     ax.set_yscale("log")
     low, high = ax.get_ylim()
-    marks = [10.0**-e for e in (30, 20, 15, 12, 10, 8, 6, 5, 4, 3, 2, 1)] + [0.5, 0.9, 0.99, 0.999, 1 - 1e-5, 1 - 1e-8]
+    marks = [10.0**-e for e in (30, 20, 15, 12, 10, 8, 6, 5, 4, 3, 2, 1)] + [0.5, 0.9, 0.99, 0.999, 1 - 1e-5]
     shown = [p for p in marks if low < p / (1 - p) < high]
     ax.set_yticks(
         [p / (1 - p) for p in shown],
-        [f"{p:g}" if 1e-3 <= p <= 0.999 else (f"{p:.0e}" if p < 0.5 else f"1-{1 - p:.0e}") for p in shown],
+        [probability_in_words(p) for p in shown],
     )
     ax.minorticks_off()
     ax.set_xlabel("tasks in the deployment")
