@@ -15,12 +15,23 @@ ScorerName = Literal["auto", "exact", "survival", "frequency", "splitting"]
 
 @dataclass(frozen=True)
 class Forecast:
-    """Forecast the failures of a deployment from a file with the scores of an evaluation set."""
+    """Forecast the failures of a deployment from a file with one number per evaluated task.
+
+    You evaluated m tasks (the lines of the file), and n tasks are to come (--deploy-size). The k worst of the m show how the tail falls; the
+    forecast follows it down to 1 in n. The answer comes first: how many failures to expect; then the limit for the worst task.
+
+    What people run:
+    python -m sb3_forecast forecast scores.csv
+
+    python -m sb3_forecast forecast scores.csv --column log_p --deploy-size 1e8 --html report.html
+
+    python -m sb3_forecast forecast failures.csv --input count --trials 20
+    """
 
     scores: Annotated[Path, tyro.conf.Positional]
     """CSV, JSONL, Parquet or npy file with one number per task, or a log of RePULSe, lm-evaluation-harness or Inspect."""
     deploy_size: float = 1e6
-    """Number of tasks in the deployment."""
+    """Number of tasks in the deployment, n."""
     column: str | None = None
     """Column to read. If left out, the only numeric column or one with a known name."""
     input: InputKind = "auto"
@@ -28,11 +39,13 @@ class Forecast:
     trials: str | None = None
     """For counts: the column with the number of trials, or one number of trials for all tasks."""
     method: OutlookMethod = "blue"
-    """Point forecast: blue (unbiased), jones, direct, pareto (the tail may bend) or lognormal (uses all scores, not just the tail)."""
+    """How the worst task is forecast. blue: unbiased, leave it so. jones, direct: as in the paper of Jones et al., and its direct variant.
+    pareto: the tail may bend. lognormal: uses all scores, not just the tail."""
     k: int | None = None
-    """Number of worst tasks that the tail is fitted to. If left out, about 2 sqrt(m) of m tasks."""
+    """Number of worst tasks that the tail is fitted to. More: less noise, but tasks that do not belong to the tail. If left out, about 2 sqrt(m)
+    of m tasks: 28 of 200."""
     level: float = 0.9
-    """Coverage of intervals and limits."""
+    """Coverage of the two-sided intervals. 0.9 gives a one-sided limit of 95%."""
     plot: Path | None = None
     """Also draw the tail, its fit and the forecast into this file."""
     html: Path | None = None
@@ -45,7 +58,20 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a saved model on evaluation tasks, and forecast its failures in a deployment."""
+    """Play or compute how a saved model fails on m evaluation tasks, and forecast its failures in a deployment of n tasks.
+
+    A task is a start situation: a layout of a family, or a reset seed of any Gymnasium environment. The answer comes first: how many failures
+    to expect; then the limit for the worst task.
+
+    What people run:
+    python -m sb3_forecast evaluate model.zip --env-id SB3Forecast/ThinIce-8x8-v0 --html report.html
+
+    python -m sb3_forecast evaluate model.zip --env-id LunarLander-v3 --failed sb3_forecast_envs:ended_early --episodes 20
+
+    python -m sb3_forecast evaluate model.zip --env-id Hopper-v5 --failed sb3_forecast_envs:ended_early --scorer splitting
+
+    python -m sb3_forecast evaluate model.zip --env-id SB3Forecast/Decoy-8x8-v0 --active --deploy-size 1e5 --budget 1000
+    """
 
     model: Annotated[Path, tyro.conf.Positional]
     """The model file that model.save() wrote (model.zip). Loading it executes code that it may hold: use only files that you trust."""
@@ -54,7 +80,7 @@ class Evaluate:
     eval_size: int = 200
     """Number of evaluation tasks m."""
     deploy_size: float = 1e6
-    """Number of tasks in the deployment."""
+    """Number of tasks in the deployment, n."""
     algo: str = "auto"
     """ppo, a2c, dqn, sac, td3, ddpg or an algorithm of sb3-contrib. auto: recognised from the model file."""
     failed: str | None = None
@@ -96,7 +122,7 @@ class Evaluate:
     k: int | None = None
     """Number of worst tasks that the tail is fitted to. If left out, about 2 sqrt(m) of m tasks."""
     level: float = 0.9
-    """Coverage of intervals and limits."""
+    """Coverage of the two-sided intervals. 0.9 gives a one-sided limit of 95%."""
     record: Path | None = None
     """Also record the worst tasks in this .gif or .mp4 file; with --active, a file for each kind of task that fails."""
     plot: Path | None = None
