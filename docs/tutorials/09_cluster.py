@@ -25,7 +25,7 @@ folder = tempfile.mkdtemp()
 sketch = sf.cluster.score(agent, sfe.TaskStream("ThinIce-8x8", 20_000, seed=101), folder, progress_bar=False)
 print("mean failure:", sketch.mean_failure)
 print("tasks above 1 in 100:", sketch.worse_than(0.01))
-print(sf.report_of_sketch(sketch, eval_size=200, deploy_size=3_800).verdict())
+print(sf.report_of_sketch(sketch, eval_size=200).verdict())
 
 import ray
 

@@ -40,6 +40,9 @@ class Actor:
     :raises ValueError: if the model's action probabilities cannot be read, or its actions do not fit the tasks
     """
 
+    #: whether actions may be other than Discrete; then only a subclass can tell their probabilities
+    any_actions = False
+
     def __init__(self, model: Any, n_actions: int, may_remember: bool = False) -> None:
         if not isinstance(model, OnPolicyAlgorithm) or not isinstance(model.policy, (ActorCriticPolicy, maskable_policy())):
             raise ValueError(
@@ -52,15 +55,8 @@ class Actor:
                 f"model must act without a memory for 'exact' and 'survival' scores, got {type(model).__name__}; "
                 "use scorer='episodes', or 'frequency' to measure"
             )
-        if not isinstance(model.action_space, spaces.Discrete):
-            raise ValueError(
-                f"action_space must be Discrete for every scorer but 'frequency', got {model.action_space}; use scorer='frequency' to measure"
-            )
-        if int(model.action_space.n) != n_actions:
-            raise ValueError(
-                f"model must have the {n_actions} actions of the tasks, got one with {model.action_space.n} actions; "
-                "use a model that was trained on such tasks"
-            )
+        if not self.any_actions:
+            _check_discrete(model.action_space, n_actions)
         self.policy: Any = model.policy
         self.normalize = model.get_vec_normalize_env()
         self.masked = isinstance(model.policy, maskable_policy())
@@ -112,6 +108,17 @@ class Actor:
         :return: log-probabilities, shape (batch, actions), float64, CPU; the memory afterwards, shape (batch, 2, layers,
             width), or ``None`` for a model without a memory
         """
+        distribution, after = self.distribution(situations, normalize)
+        logits: th.Tensor = distribution.distribution.logits
+        return logits.double().log_softmax(-1).cpu(), after
+
+    def distribution(self, situations: Situations, normalize: VecNormalize | None) -> tuple[Any, NDArray[np.float32] | None]:
+        """The policy's distribution over actions in some situations.
+
+        :param situations: a batch
+        :param normalize: see :meth:`consider`
+        :return: distribution of Stable-Baselines3; the memory afterwards
+        """
         seen = situations.observations
         batch, _ = self.policy.obs_to_tensor(seen if normalize is None else normalize.normalize_obs(seen))
         after = None
@@ -127,8 +134,7 @@ class Actor:
             distribution = self.policy.get_distribution(batch, action_masks=situations.masks)
         else:
             distribution = self.policy.get_distribution(batch)
-        logits: th.Tensor = distribution.distribution.logits
-        return logits.double().log_softmax(-1).cpu(), after
+        return distribution, after
 
     def log_probabilities_of_views(self, tasks: Views, views: NDArray[np.uint8]) -> th.Tensor:
         """Log-probabilities of the actions at compact views. Only a part of the observations is in memory at once.
@@ -143,6 +149,18 @@ class Actor:
                 self.log_probabilities(tasks.observations(part), tasks.action_masks(part) if self.masked else None)
                 for part in parts
             ]
+        )
+
+
+def _check_discrete(space: Any, n_actions: int) -> None:
+    if not isinstance(space, spaces.Discrete):
+        raise ValueError(
+            f"action_space must be Discrete for 'exact' and 'survival' scores, got {space}; use scorer='frequency' or 'splitting' to measure, "
+            "'episodes' to train"
+        )
+    if int(space.n) != n_actions:
+        raise ValueError(
+            f"model must have the {n_actions} actions of the tasks, got one with {space.n} actions; use a model that was trained on such tasks"
         )
 
 

@@ -18,11 +18,14 @@ class Situations:
     :param masks: actions that may be taken, shape (batch, actions), bool; ``None`` if there are no masks
     :param memory: memory of the agent before it sees the observation, shape (batch, 2, layers, width), float32; ``None``
         for agents without a memory
+    :param candidates: actions that are considered, where they are too many to list: arrays by name, each of shape (batch, ...); ``None`` where
+        all actions are considered
     """
 
     observations: Any
     masks: NDArray[np.bool_] | None = None
     memory: NDArray[np.float32] | None = None
+    candidates: dict[str, NDArray[Any]] | None = None
 
     def take(self, rows: NDArray[np.int64]) -> Situations:
         """Some situations of the batch.
@@ -34,6 +37,7 @@ class Situations:
             _take(self.observations, rows),
             None if self.masks is None else self.masks[rows],
             None if self.memory is None else self.memory[rows],
+            None if self.candidates is None else {name: part[rows] for name, part in self.candidates.items()},
         )
 
     def __len__(self) -> int:
@@ -65,10 +69,12 @@ class Situations:
         """
         masks = [part.masks for part in parts if part.masks is not None]
         memories = [part.memory for part in parts if part.memory is not None]
+        candidates = [part.candidates for part in parts if part.candidates is not None]
         return Situations(
             joined_observations([part.observations for part in parts]),
             np.concatenate(masks) if masks else None,
             np.concatenate(memories) if memories else None,
+            joined_observations(candidates) if candidates else None,
         )
 
 

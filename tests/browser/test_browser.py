@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -89,10 +92,21 @@ def test_dark_mode_changes_the_page(report):
 needs_site = pytest.mark.skipif(SITE is None, reason="needs the site: `make test-browser` builds it")
 
 
-def open_page(browser, name):
-    page = (ROOT / SITE / name).resolve()
-    assert page.exists(), f"{name} is not part of the site"
-    browser.get(page.as_uri())
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files without a log."""
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The site, served on this machine: pages that are opened as files may not search."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(ROOT / SITE)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
 
 
 @needs_site
@@ -108,8 +122,8 @@ def open_page(browser, name):
         "results.html",
     ],
 )
-def test_pages_load_whole(browser, name):
-    open_page(browser, name)
+def test_pages_load_whole(browser, address, name):
+    browser.get(address + name)
     broken = browser.execute_script(
         "return [...document.images].filter(i => !i.complete || i.naturalWidth === 0).map(i => i.src)"
     )
@@ -117,30 +131,30 @@ def test_pages_load_whole(browser, name):
     assert errors(browser) == []
     assert browser.find_element("tag name", "h1").text
     outside = browser.execute_script(
-        "return performance.getEntriesByType('resource').map(e => e.name).filter(name => !name.startsWith('file:') && !name.startsWith('data:'))"
+        "return performance.getEntriesByType('resource').map(e => e.name)"
+        ".filter(name => !name.startsWith(arguments[0]) && !name.startsWith('data:'))",
+        address,
     )
     assert outside == []
 
 
 @needs_site
-def test_search_finds_a_page(browser):
+def test_search_finds_a_page(browser, address):
     from selenium.webdriver.support.ui import WebDriverWait
 
-    open_page(browser, "search.html")
-    page = browser.current_url.split("?")[0]
-    browser.get(f"{page}?q=splitting")
+    browser.get(f"{address}search.html?q=splitting")
     WebDriverWait(browser, 20).until(lambda b: b.find_elements("css selector", "#search-results li a"))
     assert errors(browser) == []
 
 
 @needs_site
-def test_equations_are_drawn(browser):
-    open_page(browser, "method.html")
+def test_equations_are_drawn(browser, address):
+    browser.get(address + "method.html")
     assert len(browser.find_elements("css selector", "math")) > 100
 
 
 @needs_site
-def test_every_public_name_is_in_the_reference(browser):
+def test_every_public_name_is_in_the_reference():
     import importlib
 
     for package, pages in {

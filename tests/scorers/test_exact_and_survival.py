@@ -294,7 +294,7 @@ def test_models_that_cannot_be_scored(pool):
     env = sfe.GridVecEnv(pool, 1)
     with pytest.raises(ValueError, match="model must have a stochastic actor-critic policy, got DQN"):
         sf.ExactScorer(pool).score(DQN("MlpPolicy", env, buffer_size=10, device="cpu"))
-    with pytest.raises(ValueError, match=r"action_space must be Discrete for every scorer but 'frequency', got Box"):
+    with pytest.raises(ValueError, match=r"action_space must be Discrete for 'exact' and 'survival' scores, got Box"):
         sf.ExactScorer(pool).score(PPO("MlpPolicy", "Pendulum-v1", device="cpu"))
 
 

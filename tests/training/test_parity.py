@@ -41,27 +41,22 @@ def test_coefficient_zero(case):
 )
 def test_forecasting(case):
     tasks = case.tasks()
-    if not case.discrete:
-        with pytest.raises(ValueError, match="action_space must be Discrete for learned survival"):
-            sf.EpisodeScorer(tasks)
-        model = PPO(case.policy, case.env(tasks), **SETTINGS, **case.settings)
-    else:
-        normalises = "Normalize" in case.name
-        env = tasks.make_vec_env(8) if normalises else case.wrap(tasks.make_vec_env(8))
-        scorer = sf.EpisodeScorer(tasks, env=env, probes=10, warm_up_rounds=1, warm_up_failures=3, delay=2)
-        model = sf.ForecastPPO(
-            case.policy,
-            case.env(tasks),
-            scorer=scorer,
-            eval_size=12,
-            k=3,
-            n_partitions=8,
-            full_every=1,
-            **SETTINGS,
-            **case.settings,
-        )
-        model.learn(512)
-        assert model.objective.n_refreshes >= 1
+    normalises = "Normalize" in case.name
+    env = tasks.make_vec_env(8) if normalises else case.wrap(tasks.make_vec_env(8))
+    scorer = sf.EpisodeScorer(tasks, env=env, probes=10, warm_up_rounds=1, warm_up_failures=3, delay=2)
+    model = sf.ForecastPPO(
+        case.policy,
+        case.env(tasks),
+        scorer=scorer,
+        eval_size=12,
+        k=3,
+        n_partitions=8,
+        full_every=1,
+        **SETTINGS,
+        **case.settings,
+    )
+    model.learn(512)
+    assert model.objective.n_refreshes >= 1
     own = tasks.make_vec_env(4) if "Normalize" in case.name else case.wrap(tasks.make_vec_env(4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_forecast.checks import task_indices
 from sb3_forecast.scorers.actor import Actor
+from sb3_forecast.scorers.learned.choices import choices_of
 from sb3_forecast.scorers.learned.cost_model import CostModel
-from sb3_forecast.scorers.learned.features import features_of, n_features
+from sb3_forecast.scorers.learned.features import features_of
 from sb3_forecast.scorers.learned.probing import draw, probing_actions
 from sb3_forecast.scorers.learned.transitions import EpisodeLog, label_costs
 from sb3_forecast.scorers.learned.trust import Trust
@@ -44,7 +44,8 @@ class EpisodeScorer(Scorer):
     :param env: environments to play in, with the same wrappers as the model's own, but without ``VecNormalize``; they are
         not saved with the model; ``None`` for environments made by the pool
     :param n_envs: number of parallel environments that the pool makes; not used if ``env`` is given
-    :param tau: c below this counts as 0, because false alarms on safe moves would swamp the tail
+    :param tau: c below this counts as 0, because false alarms on safe moves would swamp the tail; ``None`` for 0.1 where actions are
+        Discrete, and for 0.01 elsewhere
     :param delay: a cost that comes up to so many steps after an action counts as caused by that action, too
     :param probes: number of episodes per round that look for failures on purpose: half on random tasks, half on the worst
         tasks, with a fifth of their actions exploratory. Use them only in simulators, where failures do no harm. With the
@@ -65,7 +66,7 @@ class EpisodeScorer(Scorer):
         seed: int = 0,
         env: VecEnv | None = None,
         n_envs: int = 64,
-        tau: float = 0.1,
+        tau: float | None = None,
         delay: int = 0,
         probes: int = 0,
         warm_up_rounds: int = 3,
@@ -80,7 +81,7 @@ class EpisodeScorer(Scorer):
         ):  # fmt: skip
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}; use a larger number")
-        if not 0.0 < tau < 1.0:
+        if tau is not None and not 0.0 < tau < 1.0:
             raise ValueError(f"tau must be above 0 and below 1, got {tau}; use for example 0.1")
         self.pool = pool
         self.n_tasks = len(pool)
@@ -95,17 +96,12 @@ class EpisodeScorer(Scorer):
                 "env must not normalise observations, because the cost model needs the original ones, got an env with VecNormalize; pass env "
                 "without it: the scorer uses the statistics of the model's own environment"
             )
-        if not isinstance(self.env.action_space, spaces.Discrete):
-            raise ValueError(
-                f"action_space must be Discrete for learned survival, got {self.env.action_space}; use scorer='frequency' to measure, or "
-                "make the actions discrete"
-            )
-        self.n_actions = int(self.env.action_space.n)
-        self.tau, self.delay, self.probes = tau, delay, probes
+        self.choices = choices_of(self.env.observation_space, self.env.action_space)
+        self.tau = self.choices.tau if tau is None else tau
+        self.delay, self.probes = delay, probes
         self.warm_up_rounds, self.warm_up_failures = warm_up_rounds, warm_up_failures
         self.generator = np.random.default_rng([seed, 37])
-        width = n_features(self.env.observation_space)
-        self.cost_model = CostModel(width, self.n_actions, seed) if cost_model is None else cost_model
+        self.cost_model = self.choices.new_cost_model(seed) if cost_model is None else cost_model
         self.trust = Trust()
         self.rounds = 0
         self._steps_played = 0
@@ -195,7 +191,7 @@ class EpisodeScorer(Scorer):
         seen = rows(buffer.observations) if observations is None else joined_observations(observations)
         failed, known = label_costs(costs > 0.0, dones, self.delay)
         features = features_of(seen, model.observation_space)
-        actions = buffer.actions.reshape(steps * envs).astype(np.int64)
+        features, actions = self.choices.of_buffer(model, features, rows(buffer.actions))
         chosen = known.reshape(-1)
         self._add(features[chosen], actions[chosen], failed.reshape(-1)[chosen], probing=False)
 
@@ -237,15 +233,16 @@ class EpisodeScorer(Scorer):
             tasks = np.where(
                 np.arange(self.probes) % 2 == 0, uniform, worst[self.generator.integers(len(worst), size=self.probes)]
             )
-        actor = Actor(model, self.n_actions, may_remember=True)
+        actor = self.choices.actor(model)
         log = EpisodeLog()
         with stationary(self.env), actor.evaluating(), th.no_grad():
             queue = self._queue(tasks)
             memory = actor.first_memory(queue.env.num_envs)
             while queue.running:
-                _, features, log_pi, memory = self._look(queue, actor, memory, model)
-                actions = probing_actions(log_pi, self.cost_model.logits(features), self.generator)
-                self._step(queue, actions, features, memory, log)
+                seen, features, log_pi, memory = self._look(queue, actor, memory, model)
+                logits = self.choices.logits(self.cost_model, features, seen)
+                columns = probing_actions(log_pi, logits, self.generator)
+                self._step(queue, columns, features, seen, memory, log)
         self._keep(log, probing=True)
 
     def _keep(self, log: EpisodeLog, probing: bool) -> None:
@@ -274,22 +271,25 @@ class EpisodeScorer(Scorer):
         """Current situations, their features, the policy's log-probabilities there, and the policy's memory afterwards."""
         features = features_of(queue.observations, self.env.observation_space)
         masks = np.stack(self.env.env_method("action_masks")) if actor.masked else None
-        seen = Situations(queue.observations, masks, memory)
-        log_pi, memory = actor.consider(seen, own_normalisation(model, self.env))
+        normalize = own_normalisation(model, self.env)
+        seen = self.choices.considered(actor, Situations(queue.observations, masks, memory), normalize, self.generator)
+        log_pi, memory = actor.consider(seen, normalize)
         return seen, features, log_pi.numpy(), memory
 
     def _step(
         self,
         queue: TaskQueue,
-        actions: NDArray[np.int64],
+        columns: NDArray[np.int64],
         features: NDArray[np.float32],
+        seen: Situations,
         memory: NDArray[np.float32] | None,
         log: EpisodeLog,
     ) -> NDArray[np.bool_]:
         """Take a step, log it, and clear the memory where an episode ended. Returns whether each step had a cost."""
+        actions, inputs = self.choices.taken(features, seen, columns)
         step = queue.step(actions)
-        self._steps_played += len(actions)
-        log.add(features, actions, step)
+        self._steps_played += len(columns)
+        log.add(inputs, self.choices.outputs(columns), step)
         if memory is not None:
             memory[step.dones] = 0.0
         failed: NDArray[np.bool_] = step.costs > 0.0
@@ -307,7 +307,7 @@ class EpisodeScorer(Scorer):
         """
         chosen = task_indices(tasks, self.n_tasks)
         repeated = np.repeat(chosen, self.episodes)
-        actor = Actor(model, self.n_actions, may_remember=True)
+        actor = self.choices.actor(model)
         log = EpisodeLog()
         total, fallen = np.zeros(len(repeated)), np.zeros(len(repeated), dtype=np.bool_)
         episodes, failures, situations = [], [], []
@@ -317,12 +317,12 @@ class EpisodeScorer(Scorer):
             while queue.running:
                 current = queue.episodes
                 seen, features, log_pi, memory = self._look(queue, actor, memory, model)
-                c = self.cost_model.probabilities(features)
+                c = self.choices.risks(self.cost_model, features, seen)
                 c[c < self.tau] = 0.0
                 c = np.minimum(c, CERTAIN)
                 uniforms = self.generator.random(len(c))
                 actions = draw(np.exp(log_pi) * (1.0 - c), uniforms)
-                failed = self._step(queue, actions, features, memory, log)
+                failed = self._step(queue, actions, features, seen, memory, log)
                 # c already holds the failures that the model foresaw
                 unforeseen = np.flatnonzero(failed & (c[np.arange(len(c)), actions] == 0.0))
                 c[unforeseen, actions[unforeseen]] = CERTAIN
@@ -332,7 +332,7 @@ class EpisodeScorer(Scorer):
                 fallen[current[alive & failed]] = True
                 if len(risky):
                     steps = log_survival_of_step(th.from_numpy(log_pi[risky]), th.from_numpy(c[risky]))
-                    np.add.at(total, current[risky], steps.numpy())
+                    np.add.at(total, current[risky], steps.numpy() / self.choices.repeats(self.delay))
                     episodes.append(current[risky])
                     failures.append(c[risky])
                     situations.append(seen.take(risky))
@@ -342,7 +342,7 @@ class EpisodeScorer(Scorer):
             chosen,
             np.concatenate(episodes) if episodes else np.zeros(0, dtype=np.int64),
             situations,
-            np.concatenate(failures) if failures else np.zeros((0, self.n_actions)),
+            np.concatenate(failures) if failures else np.zeros((0, 1)),
         )
         self._visits = [visits] if tasks is None else [*self._visits[:1], visits]
         return th.from_numpy(total.reshape(len(chosen), self.episodes))
@@ -374,7 +374,7 @@ class EpisodeScorer(Scorer):
         tasks = task_indices(tasks, self.n_tasks)
         total = th.zeros(len(tasks) * self.episodes, dtype=th.float64)
         missing = np.ones(len(tasks), dtype=np.bool_)
-        actor = Actor(model, self.n_actions, may_remember=True)
+        actor = self.choices.actor(model)
         for visits in reversed(self._visits):
             # position in `tasks`; -1 if it is not wanted, or a later scoring already has it
             place = np.full(self.n_tasks, -1)
@@ -390,7 +390,7 @@ class EpisodeScorer(Scorer):
                 log_pi, _ = actor.consider(seen, own_normalisation(model, self.env))
             steps = log_survival_of_step(log_pi, th.from_numpy(visits.failure[chosen]))
             slot = row[chosen] * self.episodes + visits.episode[chosen] % self.episodes
-            total = total.index_add(0, th.from_numpy(slot), steps)
+            total = total.index_add(0, th.from_numpy(slot), steps / self.choices.repeats(self.delay))
         if missing.any():
             raise RuntimeError(
                 f"rescore() needs tasks that were scored before, got task {int(np.asarray(tasks)[missing][0])}; call score(model) first"
