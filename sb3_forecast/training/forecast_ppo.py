@@ -207,11 +207,11 @@ class ForecastPPO(PPO):
             return
         seed = 0 if self.seed is None else self.seed
         aside = kept_back(pool, self.validation_share, seed)
-        self.validation = self._make_validation(pool, aside, seed)
+        scorer = make_scorer(self.scorer, pool, seed)
+        self.validation = self._make_validation(pool, aside, seed, counts=scorer.learns)
         if self.validation is None:
             aside = aside[:0]
         loss = self._loss(len(pool) - len(aside)) if self.forecast_loss is None else self.forecast_loss
-        scorer = make_scorer(self.scorer, pool, seed)
         full_every = self.full_every
         if full_every is None:
             full_every = 5 if scorer.supports_partial else 1
@@ -226,12 +226,12 @@ class ForecastPPO(PPO):
         self.forecast_state = None
         self.objective, self._objective_key = objective, pool.key
 
-    def _make_validation(self, pool: Pool, aside: NDArray[np.int64], seed: int) -> Validation | None:
+    def _make_validation(self, pool: Pool, aside: NDArray[np.int64], seed: int, counts: bool) -> Validation | None:
         """The validation on some tasks; ``None`` if there are none, or they cannot be played as the model sees them."""
         if not len(aside):
             return None
         eval_size = self.eval_size or _usual_eval_size(len(aside), self.k)
-        validation = Validation(pool.subset(aside), eval_size, self.k, self.min_success, seed)
+        validation = Validation(pool.subset(aside), eval_size, self.k, self.min_success, seed, counts)
         try:
             validation.scorer(self).score(self, np.array([0]))
         except ValueError as error:

@@ -91,10 +91,14 @@ class Validation:
     :param k: number of top scores of its forecasts
     :param min_success: smallest success that you accept; ``None`` for that of the start, less 0.005, when the training ends
     :param seed: seed of the splits and of the episodes
+    :param counts: whether failures are counted, whatever the pool knows of its dynamics. A training that learns from costs alone is watched in
+        the same way; and a scorer that samples can miss what it does not meet
     """
 
-    def __init__(self, pool: Pool, eval_size: int, k: int, min_success: float | None = None, seed: int = 0) -> None:
-        self.pool, self.min_success, self.seed = pool, min_success, seed
+    def __init__(
+        self, pool: Pool, eval_size: int, k: int, min_success: float | None = None, seed: int = 0, counts: bool = False
+    ) -> None:
+        self.pool, self.min_success, self.seed, self.counts = pool, min_success, seed, counts
         check_seed(seed)
         self.k = min(whole("k", k, low=2), max(2, len(pool) // 8))
         self.eval_size = max(self.k, min(whole("eval_size", eval_size, low=1), len(pool) // 4))
@@ -111,11 +115,15 @@ class Validation:
         self._steps_before = 0
 
     def scorer(self, model: Any) -> Scorer:
-        """The scorer of the looks: exact where it can be, otherwise episodes."""
+        """The scorer of the looks: exact where it can be and may be, otherwise episodes."""
         if self._scorer is None:
             episodes = max(1, math.ceil(_EPISODES / len(self.pool)))
             self._scorer = make_measuring_scorer(
-                "auto", self.pool, model, self.seed, {"episodes": episodes, "progress_bar": False}
+                "frequency" if self.counts else "auto",
+                self.pool,
+                model,
+                self.seed,
+                {"episodes": episodes, "progress_bar": False},
             )
         return self._scorer
 
