@@ -30,6 +30,7 @@ html_theme = "furo"
 html_title = "sb3_forecast"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/icon.svg"
 templates_path: list[str] = []
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 
@@ -41,6 +42,13 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_mock_imports: list[str] = []
 autoclass_content = "class"
+
+
+def _link_sources(app: Any, docname: str, source: list[str]) -> None:
+    """Links that leave docs/ have no page on the site: they become names of files."""
+    text = source[0].replace("](../CONTRIBUTING.md", "](contributing.md").replace("](../CHANGELOG.md", "](changelog.md")
+    source[0] = re.sub(r"\[([^]]+)\]\(\.\./([^)]+)\)", r"\1 (`\2` in the repository)", text)
+
 
 sphinx_gallery_conf: dict[str, Any] = {
     "examples_dirs": "tutorials",
@@ -54,13 +62,8 @@ sphinx_gallery_conf: dict[str, Any] = {
     "min_reported_time": 10_000,
     "show_signature": False,
     "reset_modules": ("matplotlib",),
+    "image_scrapers": ("gallery_pictures",),
 }
-
-
-def _link_sources(app: Any, docname: str, source: list[str]) -> None:
-    """Links that leave docs/ have no page on the site: they become names of files."""
-    text = source[0].replace("](../CONTRIBUTING.md", "](contributing.md").replace("](../CHANGELOG.md", "](changelog.md")
-    source[0] = re.sub(r"\[([^]]+)\]\(\.\./([^)]+)\)", r"\1 (`\2` in the repository)", text)
 
 
 class _MathML:

@@ -52,7 +52,6 @@ class Combination:
     :param failed: what counts as failure there
     :param wrap: vectorised wrappers
     :param settings: further arguments of the algorithm
-    :param discrete: whether the actions are Discrete, which fine-tuning needs
     :param subprocess: environments in processes of their own
     """
 
@@ -62,7 +61,6 @@ class Combination:
     failed: Callable[[sfe.Step], bool] = ended
     wrap: Callable[[VecEnv], VecEnv] = VecMonitor
     settings: dict[str, Any] = field(default_factory=dict)
-    discrete: bool = True
     subprocess: bool = False
 
     def tasks(self) -> Any:
@@ -110,11 +108,11 @@ COMBINATIONS = [
     Combination("images", "CnnPolicy", partial(FakeImageEnv, screen_height=40, screen_width=40, n_channels=3, discrete=True), unlucky),
     Combination("dictionary of observations", "MultiInputPolicy", partial(SimpleMultiObsEnv, random_start=True), unlucky),
     Combination("Discrete observations", "MlpPolicy", partial(IdentityEnv, dim=4, ep_length=10), unlucky),
-    Combination("MultiDiscrete actions", "MlpPolicy", partial(IdentityEnvMultiDiscrete, dim=3, ep_length=10), unlucky, discrete=False),
-    Combination("MultiBinary actions", "MlpPolicy", partial(IdentityEnvMultiBinary, dim=3, ep_length=10), unlucky, discrete=False),
-    Combination("continuous actions", "MlpPolicy", pendulum, lambda step: step.reward < -10.0, discrete=False),
+    Combination("MultiDiscrete actions", "MlpPolicy", partial(IdentityEnvMultiDiscrete, dim=3, ep_length=10), unlucky),
+    Combination("MultiBinary actions", "MlpPolicy", partial(IdentityEnvMultiBinary, dim=3, ep_length=10), unlucky),
+    Combination("continuous actions", "MlpPolicy", pendulum, lambda step: step.reward < -10.0),
     Combination(
         "continuous actions, SDE, VecNormalize", "MlpPolicy", pendulum, lambda step: step.reward < -10.0, VecNormalize,
-        {"use_sde": True, "sde_sample_freq": 4}, discrete=False,
+        {"use_sde": True, "sde_sample_freq": 4},
     ),
 ]  # fmt: skip

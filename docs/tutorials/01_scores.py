@@ -42,5 +42,5 @@ print("warnings:", tail.diagnostics().warnings)
 
 from sb3_forecast.statistics.plots import tail_plot
 
-tail_plot(tail, [1e4, 1e6], path="tail.png")
+figure = tail_plot(tail, [1e4, 1e6], path="tail.png")
 Path("scores.csv").unlink()

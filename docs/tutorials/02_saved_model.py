@@ -31,7 +31,7 @@ print(report.summary())
 # The command line does the same for a file: ``python -m sb3_forecast evaluate agent.zip --env-id SB3Forecast/ThinIce-8x8-v0 --held-out 3800
 # --html report.html``. In Python, ``report.to_html("report.html")`` writes a file that you can send.
 
-report.plot()
+figure = report.plot("tail.png")
 
 # %%
 # The tasks that it fails most:

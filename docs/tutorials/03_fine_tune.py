@@ -40,5 +40,5 @@ for name, report in (("before", before), ("after", after)):
 
 from sb3_forecast.measuring.plots import tail_comparison
 
-tail_comparison({"before": before, "after": after}, "tails.png")
-after.to_html("report.html", "ThinIce, before and after", before=before)
+figure = tail_comparison({"before": before, "after": after}, "tails.png")
+path = after.to_html("report.html", "ThinIce, before and after", before=before)
