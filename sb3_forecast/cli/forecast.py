@@ -194,7 +194,7 @@ def _worst_rows(result: dict[str, Any], n: str) -> list[tuple[str, str]]:
     if not math.isnan(low):
         rows = [
             (
-                f"with {(1.0 + result['level']) / 2.0:.3g} confidence, the worst of {n} tasks fails with probability at most",
+                f"with {50.0 * (1.0 + result['level']):g}% confidence, the worst of {n} tasks fails with probability at most",
                 probability_in_words(high),
             ),
             forecast,

@@ -54,7 +54,8 @@ class ForecastPPO(PPO):
     :param n_partitions: partitions drawn per rollout, or ``"exact"`` for the expectation over all of them (needs a linear ``forecast_method``)
     :param scorer: ``"auto"`` (the strongest that the tasks offer), ``"exact"``, ``"survival"`` or a scorer object
     :param forecast_kind: ``"line"`` (see :class:`TailLineLoss`), or ``"guarded"``, ``"squared"`` (our reading of the paper) or ``"hinge"``; see
-        :class:`ForecastLoss`
+        :class:`ForecastLoss`. ``"auto"``: the line, or ``"guarded"`` where the scorer learns what is dangerous, since its errors let the line
+        hold tasks that should fall (docs/model_free.md)
     :param forecast_method: ``"jones"``, ``"blue"`` or ``"direct"``. Reports and the command line use ``"blue"``, which is unbiased on an
         exponential tail. ``"line"`` does not use it
     :param p_floor: the worst tasks are not pushed below this failure probability
@@ -107,7 +108,7 @@ class ForecastPPO(PPO):
         k: int = 10,
         n_partitions: int | Literal["exact"] = 128,
         scorer: str | FailureScorer = "auto",
-        forecast_kind: Kind | Literal["line"] = "line",
+        forecast_kind: Kind | Literal["auto", "line"] = "auto",
         forecast_method: Method = "jones",
         p_floor: float = 1e-9,
         drawn_share: float = 0.25,
@@ -122,7 +123,7 @@ class ForecastPPO(PPO):
         restore_best: bool = True,
     ) -> None:
         check_injection(forecast_coef, gradient_every, drawn_share)
-        one_of("forecast_kind", forecast_kind, ("line", *KINDS))
+        one_of("forecast_kind", forecast_kind, ("auto", "line", *KINDS))
         one_of("forecast_method", forecast_method, METHODS)
         if eval_size is not None:
             whole("eval_size", eval_size, low=2, use="None for 200")
@@ -211,7 +212,7 @@ class ForecastPPO(PPO):
         self.validation = self._make_validation(pool, aside, seed, counts=scorer.learns)
         if self.validation is None:
             aside = aside[:0]
-        loss = self._loss(len(pool) - len(aside)) if self.forecast_loss is None else self.forecast_loss
+        loss = self._loss(len(pool) - len(aside), scorer.learns) if self.forecast_loss is None else self.forecast_loss
         full_every = self.full_every
         if full_every is None:
             full_every = 5 if scorer.supports_partial else 1
@@ -244,9 +245,12 @@ class ForecastPPO(PPO):
             return None
         return validation
 
-    def _loss(self, n_learning: int) -> PoolLoss:
+    def _loss(self, n_learning: int, scorer_learns: bool) -> PoolLoss:
         """The loss that the arguments describe, for a number of tasks."""
-        if self.forecast_kind == "line":
+        kind = self.forecast_kind
+        if kind == "auto":
+            kind = "guarded" if scorer_learns else "line"
+        if kind == "line":
             eval_size = _usual_eval_size(n_learning, self.k) if self.eval_size is None else self.eval_size
             check_partition(n_learning, eval_size, self.k)
             deploy_size = min(19 * eval_size, n_learning - eval_size)
@@ -255,7 +259,7 @@ class ForecastPPO(PPO):
         # in a small pool, a twentieth of the tasks is too few for k top scores
         eval_size = max(n_learning // 20, 2 * self.k) if self.eval_size is None else self.eval_size
         check_partition(n_learning, eval_size, self.k)
-        return ForecastLoss(eval_size, self.k, self.n_partitions, self.forecast_kind, self.forecast_method, self.p_floor)
+        return ForecastLoss(eval_size, self.k, self.n_partitions, kind, self.forecast_method, self.p_floor)
 
     def learn(
         self: SelfForecastPPO,

@@ -196,14 +196,18 @@ class Validation:
         :return: a snapshot to restore; ``None`` to keep the present policy
         """
         report, reasons = self.look(model)
+        assert self.start is not None
         assert self.best is not None
-        if reasons:
-            return self.best
-        here, there = self._quality(report), self._quality(self.best.look)
-        if here[0] and here[1] >= there[1] - CLOSE and report.mean_failure <= 10.0 * self.best.look.mean_failure:
+        # during the training a little harm may pass, since it may go; what is left behind fails no more than the start, as far as is seen
+        failure = self.start.look.mean_failure
+        best = self.best if self.best.look.mean_failure <= failure else self.start
+        if reasons or report.mean_failure > failure:
+            return best
+        here, there = self._quality(report), self._quality(best.look)
+        if here[0] and here[1] >= there[1] - CLOSE and report.mean_failure <= 10.0 * best.look.mean_failure:
             # a single look is noisy, and the last policy has learnt longest
             return None
-        return self.best
+        return best
 
     def _quality(self, report: Look) -> tuple[bool, int, float]:
         return quality(report, self.floor - self._noise(self.floor))

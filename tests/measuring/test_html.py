@@ -120,9 +120,9 @@ def test_the_command_line_writes_it(tmp_path, capsys):
     (tmp_path / "p.csv").write_text("p\n" + "\n".join(str(p) for p in rng.beta(0.5, 50, 100)))
     assert main(["forecast", str(tmp_path / "p.csv"), "--html", str(tmp_path / "report.html")]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "with 0.95 confidence" in out
+    assert "with 95% confidence" in out
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "with 0.95 confidence, the worst of 1,000,000" in text
+    assert "with 95% confidence, the worst of 1,000,000" in text
     (tmp_path / "n.csv").write_text("failures\n" + "\n".join("0" if i % 7 else "2" for i in range(60)))
     assert main(["forecast", str(tmp_path / "n.csv"), "--trials", "20", "--html", str(tmp_path / "counts.html")]) == 0
     assert 'type="range"' not in (tmp_path / "counts.html").read_text(encoding="utf-8")
