@@ -18,7 +18,7 @@ SOURCES = {
 _GRID, _POLE = gridworld.COLUMNS, cart_pole.COLUMNS
 _GRID_NAMES = ("error", "scales", "signed", "under", "worst", "rare_mean", "success", "rare_success")
 _FREE_NAMES = ("error", "signed", "under", "worst", "rare_mean", "success", "rare_success")
-_POLE_NAMES = ("error", "under", "worst", "mean", "rare_mean", "success", "rare_success")
+_POLE_NAMES = ("limit", "error", "under", "worst", "mean", "rare_mean", "success", "rare_success")
 
 #: the password game's columns; not from studies.password_game, which needs the extra `lm`
 _PROMPTS = {
@@ -100,7 +100,9 @@ TABLES = {
         "cart_pole",
         (
             *(Row(label, method) for method, label in cart_pole.LABELS.items()),
-            Row("ForecastPPO, equal updates: 99, scoring not counted", "forecast", "cart_pole_updates"),
+            Row("ForecastPPO, line loss", "forecast", "cart_pole_line"),
+            Row("ForecastPPO 0.2.0, no validation, seeds 1 to 3", "forecast", "cart_pole_unguarded"),
+            Row("... equal updates: 99, scoring not counted", "forecast", "cart_pole_updates"),
         ),
         [_POLE[name] for name in _POLE_NAMES],
     ),
