@@ -88,7 +88,7 @@ def _forecast_episodes(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -
     """Ours, told nothing but the cost of each step; its scoring and probing are part of the budget of steps, see ``Budget``."""
     # few environments side by side: each steps on until the last episode of a scoring has ended, and all steps count
     scorer = sf.EpisodeScorer(pool, probes=200, seed=seed, n_envs=32)
-    return _tuned(scorer=scorer, forecast_kind="guarded", p_floor=1e-6, full_every=20, **BARE)(base, pool, n_envs, seed)
+    return _tuned(scorer=scorer, p_floor=1e-6, full_every=20)(base, pool, n_envs, seed)
 
 
 METHODS: dict[str, Make] = {
