@@ -65,7 +65,7 @@ def test_finite_model_predicts_real_episodes(name, make):
 
 def test_wrappers_with_a_state_of_their_own_allow_counting_only(make):
     tasks = make(lambda: _Cycled(ImgObsWrapper(gym.make("MiniGrid-LavaGapS5-v0"))))
-    assert tasks.scorers == ("episodes", "frequency")
+    assert tasks.scorers == ("episodes", "frequency", "splitting")
     with pytest.raises(
         ValueError, match=r"got none: wrappers must only change observations, got _Cycled.*use scorer='frequency'"
     ):
@@ -348,7 +348,7 @@ def test_tasks_of_functions_written_on_the_spot_can_be_pickled():
 
 def test_other_environments_have_no_finite_model():
     tasks = sfe.SeededTasks("CartPole-v1", 5, failed=lambda step: step.terminated)
-    assert tasks.scorers == ("episodes", "frequency")
+    assert tasks.scorers == ("episodes", "frequency", "splitting")
     with pytest.raises(ValueError, match="need a finite model, got none: CartPoleEnv is not a MiniGrid environment"):
         tasks.finite_model()
     with pytest.raises(ValueError, match=r"must be one that the pool can serve ..episodes', 'frequency'"):

@@ -54,7 +54,7 @@ def test_what_is_usual_for_ppo_is_usual_here():
 def test_what_is_usual_for_the_forecast(pool):
     model = sf.ForecastPPO("MlpPolicy", sfe.GridVecEnv(pool, 8, seed=0), **SMALL_PPO)
     usual = {
-        "forecast_coef": 1.0, "eval_size": None, "k": 10, "n_partitions": 128, "scorer": "auto", "forecast_kind": "line",
+        "forecast_coef": 1.0, "eval_size": None, "k": 10, "n_partitions": 128, "scorer": "auto", "forecast_kind": "auto",
         "forecast_method": "jones", "p_floor": 1e-9, "drawn_share": 0.25, "gradient_every": 8, "full_every": None, "n_candidates": None,
         "forecast_loss": None, "pool": None, "validation_share": 0.2, "validate_every": 10, "min_success": None, "restore_best": True,
     }  # fmt: skip
@@ -96,7 +96,7 @@ def idle(**arguments):
     ],
 )
 def test_the_line_that_the_arguments_describe(arguments, n, expected):
-    loss = idle(**arguments)._loss(n)
+    loss = idle(**arguments)._loss(n, False)
     assert (loss.eval_size, loss.deploy_size, loss.k, loss.p_target, loss.n_partitions) == expected
 
 
@@ -113,14 +113,14 @@ def test_the_line_that_the_arguments_describe(arguments, n, expected):
     ],
 )
 def test_the_other_losses_that_the_arguments_describe(arguments, n, expected):
-    loss = idle(**arguments)._loss(n)
+    loss = idle(**arguments)._loss(n, False)
     assert (loss.eval_size, loss.k, loss.n_partitions, loss.kind, loss.method, loss.p_floor) == expected
 
 
 @pytest.mark.parametrize("kind", ["line", "guarded"])
 def test_an_evaluation_set_must_leave_something_to_deploy(kind):
     with pytest.raises(ValueError, match="eval_size must be below the pool size 50, got 50"):
-        idle(forecast_kind=kind, eval_size=50)._loss(50)
+        idle(forecast_kind=kind, eval_size=50)._loss(50, False)
 
 
 @pytest.mark.parametrize(
@@ -283,3 +283,10 @@ def test_other_actions_are_refused():
     env.action_space = gym.spaces.Discrete(3)
     with pytest.raises(ValueError, match=r"action_space of env must be that of the PPO \(Discrete\(2\)\), got Discrete\(3\)"):
         sf.ForecastPPO.from_ppo(source, env, device="cpu", forecast_coef=0.0)
+
+
+def test_a_scorer_that_learns_gets_the_guarded_loss():
+    """Its errors let the line hold tasks that should fall."""
+    assert isinstance(idle()._loss(1000, False), sf.TailLineLoss)
+    assert idle()._loss(1000, True).kind == "guarded"
+    assert isinstance(idle(forecast_kind="line")._loss(1000, True), sf.TailLineLoss)

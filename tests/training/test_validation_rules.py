@@ -142,14 +142,27 @@ def test_the_coefficient_is_halved_twice_and_then_0():
         (look(limit_holds=0.79), [], False),
         (look(success=0.796), [], True),
         (look(success=0.794), [], False),  # below the floor
-        (look(mean_failure=0.1), [], True),
-        (look(mean_failure=0.11), [], False),
+        (look(mean_failure=0.0101), [], False),  # more failures than at the start
+        (look(mean_failure=0.0001), [], True),
     ],
 )
 def test_the_last_policy_is_kept_unless_the_best_is_clearly_better(monkeypatch, now, reasons, kept):
     mine = started()
     monkeypatch.setattr(mine, "look", lambda model: (now, reasons))
     assert mine.to_leave_behind(None) is (None if kept else mine.best)
+
+
+def test_a_best_policy_that_fails_more_than_the_start_is_not_left_behind(monkeypatch):
+    mine = started(best=look(mean_failure=0.012, limit_holds=0.95))
+    monkeypatch.setattr(mine, "look", lambda model: (look(mean_failure=0.02), ["harm"]))
+    assert mine.to_leave_behind(None) is mine.start
+
+
+def test_the_last_policy_may_fail_ten_times_as_often_as_the_best(monkeypatch):
+    mine = started(best=look(mean_failure=0.0001))
+    for failure, kept in ((0.001, True), (0.0011, False)):
+        monkeypatch.setattr(mine, "look", lambda model, failure=failure: (look(mean_failure=failure), []))
+        assert mine.to_leave_behind(None) is (None if kept else mine.best)
 
 
 def test_a_policy_with_too_little_success_is_not_kept_for_its_limit(monkeypatch):
