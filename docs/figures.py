@@ -17,7 +17,7 @@ from minigrid.core.grid import Grid
 
 import sb3_forecast_envs as sfe
 from sb3_forecast import GumbelTail
-from sb3_forecast.statistics.figures import BLACK, BLUE, GREEN, ORANGE, PINK
+from sb3_forecast.statistics.figures import BLACK, BLUE, GREEN, ORANGE, PINK, SKY
 from sb3_forecast.statistics.plots import return_level_plot, spacing_plot, stability_plot, tail_plot
 from sb3_forecast.statistics.words import probability_in_words
 from studies.gridworld_methods import LABELS
@@ -109,6 +109,61 @@ def what_training_does(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def decoy_training(path: Path) -> None:
+    """From the records: what training does on Decoy, seed 1."""
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for record in read_records(ROOT / "studies" / "records" / "families_decoy"):
+        if record.seed == 1 and record.method in COLOURS:
+            for quantity, points in record.result["curves"].items():
+                curves.setdefault(quantity, {})[record.method] = [(step, value) for step, value in points]
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(curves))
+    for ax, (quantity, methods) in zip(panels, curves.items(), strict=True):
+        for method, colour in COLOURS.items():
+            steps, values = zip(*methods[method], strict=True)
+            ax.plot(np.array(steps) / 1e3, values, lw=1.6, color=colour, label=LABELS[method])
+        if quantity != "success":
+            ax.set_yscale("log")
+        ax.set_title(quantity, fontsize=10)
+        ax.set_xlabel("environment steps (thousands)")
+        ax.grid(alpha=0.2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+#: one colour for each method of the password game
+PROMPT_COLOURS = {
+    "start": ("starting model", BLUE),
+    "primary": ("primary task only", BLACK),
+    "refusal_sft": ("refusal SFT", PINK),
+    "cvar": ("CVaR, worst 5%", SKY),
+    "worst_prompt": ("worst prompt only", GREEN),
+    "forecast": ("ForecastTrainer", ORANGE),
+}
+
+
+def prompts(folder: str, path: Path) -> None:
+    """From the records: forecasts that are too low, worst leak and accuracy of the methods of the password game."""
+    records = read_records(ROOT / "studies" / "records" / folder)
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    shown = [method for method in PROMPT_COLOURS if any(r.method == method for r in records)]
+    for place, method in enumerate(shown):
+        name, colour = PROMPT_COLOURS[method]
+        for ax, quantity in zip(panels, ("under_predicted", "worst_failure", "primary_accuracy"), strict=True):
+            column = [r.result[quantity] for r in records if r.method == method]
+            ax.plot([place] * len(column), column, "o", ms=4, color=colour, alpha=0.55)
+            ax.plot([place - 0.25, place + 0.25], [float(np.median(column))] * 2, "-", lw=3, color=colour, label=name)
+    for ax, title in zip(panels, ("forecast too low, share of splits", "worst leak of a prompt", "accuracy"), strict=True):
+        ax.set_title(title, fontsize=10)
+        ax.set_xticks([])
+        ax.grid(alpha=0.2, axis="y")
+    panels[0].axhline(0.5, color=BLUE, lw=1, ls="--")
+    panels[1].set_yscale("log")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(shown), fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
 if __name__ == "__main__":
     folder = Path(__file__).parent / "figures"
     scores = 0.6 * np.random.default_rng(0).gumbel(size=500) - 2.5
@@ -116,6 +171,9 @@ if __name__ == "__main__":
     families(folder / "families.png")
     cells(folder / "cells.png")
     what_training_does(folder / "training.png")
+    decoy_training(folder / "decoy_training.png")
+    for study in ("password_game", "smollm2"):
+        prompts(study, folder / f"{study}.png")
     tail_plot(tail, [1e3, 1e5, 1e7], path=folder / "tail.png")
     spacing_plot(tail, folder / "spacings.png")
     stability_plot(scores, 1e6, path=folder / "stability.png")
