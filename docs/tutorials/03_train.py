@@ -16,7 +16,7 @@ import sb3_forecast_envs as sfe
 
 tasks = sfe.TaskPool("ThinIce-8x8", n_tasks=20_000, seed=100)
 env = VecMonitor(sfe.GridVecEnv(tasks, n_envs=128))
-settings = {"n_steps": 64, "batch_size": 512, "n_epochs": 4, "seed": 100, "device": "cpu"}
+settings = {"n_steps": 64, "batch_size": 512, "n_epochs": 4, "learning_rate": 1e-3, "seed": 100, "device": "cpu"}
 
 ppo = PPO("MlpPolicy", env, **settings).learn(500_000)
 
