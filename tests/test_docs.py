@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 
 ROOT = Path(__file__).parent.parent
@@ -118,3 +119,37 @@ def test_model_free(capsys):
     tasks = sfe.TaskPool("ThinIce-8x8", 300, seed=0)
     other = other.replace("500_000", "200")
     exec(compile(other, "docs/model_free.md", "exec"), namespace | {"tasks": tasks, "env": tasks.make_vec_env(8)})
+
+
+def test_splitting(agent, pool):
+    (code,) = blocks("docs/splitting.md")
+    tasks = pool.subset(np.arange(24))
+    code = code.replace("particles=50, repetitions=4", "particles=4, repetitions=1, pilot=40").replace(
+        "eval_size=200", "eval_size=12, k=3"
+    )
+    exec(compile(code, "docs/splitting.md", "exec"), namespace := {"sf": sf, "tasks": tasks, "model": agent})
+    assert len(namespace["found"].probabilities) == 24
+    assert namespace["report"].scorer == "SplittingScorer"
+
+
+def test_active(agent, capsys):
+    (code,) = blocks("docs/active.md")
+    code = code.replace("100_000", "2_000").replace("budget=1_000", "budget=120")
+    exec(compile(code, "docs/active.md", "exec"), {"model": agent})  # the point of the test
+    assert "failures per million tasks" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_cluster(agent, tmp_path, monkeypatch, capsys):
+    ray = pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("docs/cluster.md")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        exec(
+            compile(code.replace("10_000_000", "8_000"), "docs/cluster.md", "exec"), {"model": agent}
+        )  # the point of the test
+    finally:
+        ray.shutdown()
+    assert "95% limit" in capsys.readouterr().out
