@@ -38,7 +38,7 @@ figures: .venv/ready  ## the figures of the site: families, cells, tails, and wh
 	$(BIN)/python docs/figures.py
 
 film: demo  ## the film and the tails of README and site: from the demo, which trains them
-	cp demo_output/side_by_side.gif demo_output/forecast.png docs/results/gridworld/
+	cp demo_output/side_by_side.gif demo_output/forecast.png demo_output/worst_tasks.png docs/results/gridworld/
 
 test-browser: docs  ## the site and the report in Chromium (Debian: apt install chromium chromium-driver)
 	SB3_FORECAST_SITE=docs/_build/html $(BIN)/python -m pytest -q -n0 -p no:cacheprovider tests/browser

@@ -164,6 +164,40 @@ def prompts(folder: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+#: deployments of the study of active evaluation
+DEPLOYMENTS = {
+    "ThinIce": "active_thin_ice",
+    "Decoy": "active_decoy",
+    "Bridge": "active_bridge",
+    "Wind": "active_wind",
+    "Vault": "active_vault",
+    "cart-poles": "active_cart_pole",
+    "password game": "active_password_game",
+}
+
+
+def active(path: Path) -> None:
+    """From the records: what active evaluation finds with 1,000 scores, beside a random sample."""
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for place, folder in enumerate(DEPLOYMENTS.values()):
+        records = read_records(ROOT / "studies" / "records" / folder)
+        for offset, (method, name, colour) in enumerate((("random_1000", "random", BLACK), ("active_1000", "active", ORANGE))):
+            for ax, quantity in zip(panels, ("rare_factor", "worst_within"), strict=True):
+                column = [r.result[quantity] for r in records if r.method == method]
+                x = place + (offset - 0.5) * 0.3
+                ax.plot([x] * len(column), column, "o", ms=4, color=colour, alpha=0.55)
+                label = name if place == 0 else None
+                ax.plot([x - 0.1, x + 0.1], [float(np.median(column))] * 2, "-", lw=3, color=colour, label=label)
+    for ax, title in zip(panels, ("rare tasks found, times their share", "worst task found"), strict=True):
+        ax.set_title(title, fontsize=10)
+        ax.set_xticks(range(len(DEPLOYMENTS)), DEPLOYMENTS, fontsize=8, rotation=20)
+        ax.grid(alpha=0.2, axis="y")
+    panels[0].set_yscale("log")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
 if __name__ == "__main__":
     folder = Path(__file__).parent / "figures"
     scores = 0.6 * np.random.default_rng(0).gumbel(size=500) - 2.5
@@ -172,6 +206,7 @@ if __name__ == "__main__":
     cells(folder / "cells.png")
     what_training_does(folder / "training.png")
     decoy_training(folder / "decoy_training.png")
+    active(folder / "active.png")
     for study in ("password_game", "smollm2"):
         prompts(study, folder / f"{study}.png")
     tail_plot(tail, [1e3, 1e5, 1e7], path=folder / "tail.png")
