@@ -182,6 +182,31 @@ def test_gusts_are_new_after_a_branch():
     assert int(env.unwrapped._stream) != before
 
 
+class Hill(ClimbWithState):
+    """How steep it is belongs to the task, and decides alone whether it fails."""
+
+    steep = 0.0
+
+    def step(self, action):
+        seen, reward, _, late, _ = super().step(action)
+        failed = self.time == 5 and self.steep > 0.5
+        return seen, reward, failed, late, {"cost": float(failed)}
+
+
+def test_contexts_stay_with_their_tasks(walker):
+    """An environment that was restored for one task is used for another one afterwards."""
+    tasks = sfe.ContextTasks(Hill, 12, {"steep": sfe.Uniform(0.0, 1.0)}, identity="Hill")
+    scorer = sf.SplittingScorer(tasks, 8, 2, lambda seen: seen[:, 1], slots=4)
+    assert type(scorer.keeper) is OwnState
+    for task in (0, 1):
+        kept = scorer.keeper.keep(scorer.keeper.start(task, 0))
+        scorer.keeper.release(scorer.keeper.restore(kept))
+    fails = tasks.contexts[:, 0] > 0.5
+    assert fails.any()
+    assert not fails.all()
+    assert np.array_equal(scorer.estimate(walker).probabilities > 0.5, fails)
+
+
 @pytest.mark.parametrize(
     ("env", "what"),
     [(Forgetful, "another (course|future)"), (HiddenNoise, r"set_noise\(seed\)")],

@@ -135,8 +135,11 @@ class OwnState(Keeper):
         """See :meth:`Keeper.keep`."""
         inner: Any = episode.env.unwrapped
         memo = _shared(episode.env, self.pool)
+        # functions stay with their layer: they may refer to its environment
         held = [
-            copy.deepcopy({name: value for name, value in vars(layer).items() if name != "env"}, dict(memo))
+            copy.deepcopy(
+                {name: value for name, value in vars(layer).items() if name != "env" and not callable(value)}, dict(memo)
+            )
             for layer in _layers(episode.env)[:-1]
         ]
         state, noise = copy.deepcopy(inner.get_state()), copy.deepcopy(inner._np_random)

@@ -224,9 +224,7 @@ class SplittingScorer(Scorer):
                     bar.update(len(runs))
                 columns.append(np.array(found))
                 used = walker.steps - before
-                if self.budget is not None and repetition + 1 < self.repetitions and walker.steps + used > self.budget:
-                    if repetition == 0:
-                        continue
+                if self.budget is not None and repetition > 0 and walker.steps + used > self.budget:
                     break
         if self.budget is not None and walker.steps > self.budget:
             self._notes.append(
