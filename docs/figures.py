@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from minigrid.core.grid import Grid
 
@@ -75,6 +76,12 @@ FAMILIES = {
 }
 
 
+def dots(ax: Axes, x: float, values: list[float], colour: str, label: str | None, half: float) -> None:
+    """One dot for each seed, and a bar at the median."""
+    ax.plot([x] * len(values), values, "o", ms=4, color=colour, alpha=0.55)
+    ax.plot([x - half, x + half], [float(np.median(values))] * 2, "-", lw=3, color=colour, label=label)
+
+
 def what_training_does(path: Path) -> None:
     """From the records: where the limit holds, the worst task and the success, per family and method; dots are seeds, bars medians."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
@@ -91,9 +98,7 @@ def what_training_does(path: Path) -> None:
             )
             x = place + (offset - 1.5) * 0.17
             for ax, column in zip(panels, values, strict=True):
-                label = LABELS[method] if place == 0 else None
-                ax.plot([x] * len(column), column, "o", ms=3.5, color=colour, alpha=0.55)
-                ax.plot([x - 0.06, x + 0.06], [float(np.median(column))] * 2, "-", lw=3, color=colour, label=label)
+                dots(ax, x, column, colour, LABELS[method] if place == 0 else None, 0.06)
     for ax, title in zip(
         panels, ("95% limit holds", "worst task's failure probability", "success, minus checkpoint"), strict=True
     ):
@@ -152,9 +157,12 @@ def prompts(folder: str, path: Path) -> None:
         name, colour = PROMPT_COLOURS[method]
         for ax, quantity in zip(panels, ("under_predicted", "worst_failure", "primary_accuracy"), strict=True):
             column = [r.result[quantity] for r in records if r.method == method]
-            ax.plot([place] * len(column), column, "o", ms=4, color=colour, alpha=0.55)
-            ax.plot([place - 0.25, place + 0.25], [float(np.median(column))] * 2, "-", lw=3, color=colour, label=name)
-    for ax, title in zip(panels, ("forecast too low, share of splits", "worst leak of a prompt", "accuracy"), strict=True):
+            dots(ax, place, column, colour, name, 0.25)
+    for ax, title in zip(
+        panels,
+        ("forecast too low, share of splits", "worst prompt's probability of a leak", "accuracy on the primary task"),
+        strict=True,
+    ):
         ax.set_title(title, fontsize=10)
         ax.set_xticks([])
         ax.grid(alpha=0.2, axis="y")
@@ -185,11 +193,10 @@ def active(path: Path) -> None:
         for offset, (method, name, colour) in enumerate((("random_1000", "random", BLACK), ("active_1000", "active", ORANGE))):
             for ax, quantity in zip(panels, ("rare_factor", "worst_within"), strict=True):
                 column = [r.result[quantity] for r in records if r.method == method]
-                x = place + (offset - 0.5) * 0.3
-                ax.plot([x] * len(column), column, "o", ms=4, color=colour, alpha=0.55)
-                label = name if place == 0 else None
-                ax.plot([x - 0.1, x + 0.1], [float(np.median(column))] * 2, "-", lw=3, color=colour, label=label)
-    for ax, title in zip(panels, ("rare tasks found, times their share", "worst task found"), strict=True):
+                dots(ax, place + (offset - 0.5) * 0.3, column, colour, name if place == 0 else None, 0.1)
+    for ax, title in zip(
+        panels, ("rare tasks found, times their share", "worst task found, share of repetitions"), strict=True
+    ):
         ax.set_title(title, fontsize=10)
         ax.set_xticks(range(len(DEPLOYMENTS)), DEPLOYMENTS, fontsize=8, rotation=20)
         ax.grid(alpha=0.2, axis="y")

@@ -100,7 +100,6 @@ TABLES = {
         "cart_pole",
         (
             *(Row(label, method) for method, label in cart_pole.LABELS.items()),
-            Row("ForecastPPO, line loss", "forecast", "cart_pole_line"),
             Row("ForecastPPO 0.2.0, no validation, seeds 1 to 3", "forecast", "cart_pole_unguarded"),
             Row("... equal updates: 99, scoring not counted", "forecast", "cart_pole_updates"),
         ),
