@@ -46,7 +46,10 @@ def draw_figures(
         f"{settings.family}, seed {seed}: {' and '.join(models)}",
         before=next(iter(reports.values())) if len(reports) > 1 else None,
         recording=film,
-        settings={"command": f"python examples/train_gridworld.py --family {settings.family} --first-seed {seed} --seeds 1"},
+        settings={
+            "command": f"python examples/train_gridworld.py --methods {' '.join(settings.methods)} --first-seed {seed}",
+            **settings.kept(),
+        },
     )
     by_quantity: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for method in settings.methods:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -140,3 +141,23 @@ class Evaluate:
 @dataclass(frozen=True)
 class Version:
     """Print the version."""
+
+
+def command_of(args: Forecast | Evaluate) -> str:
+    """The command line that gives some options, for a report that is to be repeated.
+
+    :param args: the options
+    :return: the command, with every option that is not the usual one
+    """
+    words = ["python", "-m", "sb3_forecast", type(args).__name__.lower()]
+    for entry in fields(args):
+        value, option = getattr(args, entry.name), f"--{entry.name.replace('_', '-')}"
+        if value == entry.default:
+            continue
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{option[2:]}")
+            continue
+        values = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
+        positional = entry.default is MISSING and entry.name in ("scores", "model")
+        words += values if positional else [option, *values]
+    return shlex.join(words)

@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_forecast.cli.cluster import check_cluster, run_cluster
-from sb3_forecast.cli.commands import Evaluate
+from sb3_forecast.cli.commands import Evaluate, command_of
 from sb3_forecast.cli.forecast import FIGURES, draw, refuse_for_counts, show, write_page
 from sb3_forecast.cli.models import load_model, statistics_file
 from sb3_forecast.cli.pools import make_pool
@@ -110,11 +110,11 @@ def run(args: Evaluate, console: Console) -> None:
         recorded = record_worst(model, evaluated, path=args.record, scorer=scorer, seed=args.seed)
         console.print(f"The worst tasks {recorded.tasks} are in {recorded.path}.", markup=False)
     if args.html is not None:
-        command = f"evaluate {args.model} --env-id {args.env_id} --eval-size {args.eval_size} --seed {args.seed}"
         scores = None if scorer.counts_failures else found.scores
         film = recorded if recorded is not None and recorded.path.suffix == ".gif" else None
-        write_page(args.html, result, scores, args.k, command, report=report, recording=film)
-        console.print(f"The report is in {args.html}.", markup=False) if not args.json else None
+        write_page(args.html, result, scores, args.k, command_of(args), report=report, recording=film)
+        if not args.json:
+            console.print(f"The report is in {args.html}.", markup=False)
 
 
 def _scorer(args: Evaluate, tasks: Pool, model: BaseAlgorithm) -> Scorer:

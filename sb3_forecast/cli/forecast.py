@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sb3_forecast.cli.commands import Forecast
+from sb3_forecast.cli.commands import Forecast, command_of
 from sb3_forecast.cli.readers import read_scores
 from sb3_forecast.files import check_output
 from sb3_forecast.statistics.names import OutlookMethod
@@ -43,7 +43,7 @@ def run(args: Forecast, console: Console) -> None:
     result = {"source": data.source, "deploy_size": args.deploy_size, **result}
     show(result, args.json, console)
     if args.html is not None:
-        write_page(args.html, result, data.values, args.k, f"forecast {args.scores} --deploy-size {args.deploy_size:g}")
+        write_page(args.html, result, data.values, args.k, command_of(args))
     if args.plot is not None and data.values is not None:
         draw(data.values, args.deploy_size, args.method, args.k, args.level, args.plot)
 
@@ -55,12 +55,12 @@ def write_page(path: Path, result: dict[str, Any], scores: Any, k: int | None, c
     :param result: as for :func:`show`
     :param scores: failure score of every evaluation task, shape (m,); ``None`` for counts
     :param k: number of worst scores that the tail is fitted to; ``None`` for the default
-    :param command: what was run, after ``python -m sb3_forecast``
+    :param command: what was run
     :param parts: further parts of :func:`write_html`
     """
     from sb3_forecast.measuring.html.page import write_html
 
-    settings = {"command": f"python -m sb3_forecast {command}", "read as": result["source"]}
+    settings = {"command": command, "read as": result["source"]}
     write_html(
         path,
         answer=result["answer"],

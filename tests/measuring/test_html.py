@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
+from typing import Annotated
 
 import numpy as np
 import pytest
+import tyro
 
 import sb3_forecast as sf
 from sb3_forecast.__main__ import main
+from sb3_forecast.cli.commands import Evaluate, Forecast, command_of
 from sb3_forecast.measuring.html.page import write_html
 from sb3_forecast.measuring.html.parts import Example
 from sb3_forecast.measuring.html.pictures import embedded_file
@@ -123,6 +127,7 @@ def test_the_command_line_writes_it(tmp_path, capsys):
     assert "with 95% confidence" in out
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "with 95% confidence, the worst of 1,000,000" in text
+    assert f"python -m sb3_forecast forecast {tmp_path}/p.csv --html {tmp_path}/report.html<" in text
     (tmp_path / "n.csv").write_text("failures\n" + "\n".join("0" if i % 7 else "2" for i in range(60)))
     assert main(["forecast", str(tmp_path / "n.csv"), "--trials", "20", "--html", str(tmp_path / "counts.html")]) == 0
     assert 'type="range"' not in (tmp_path / "counts.html").read_text(encoding="utf-8")
@@ -154,3 +159,31 @@ def test_sizes_begin_at_the_evaluation():
     assert found.sizes.tolist() == [500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000]
     assert (np.diff(found.limit) > 0).all()
     assert (found.forecast <= found.limit).all()
+
+
+def test_the_command_of_a_report_gives_its_options_again():
+    for words in (
+        [
+            "evaluate",
+            "a b.zip",
+            "--env-id",
+            "X-v0",
+            "--wrapper",
+            "m:A",
+            "m:B",
+            "--no-progress-bar",
+            "--deterministic",
+            "--seed",
+            "7",
+        ],
+        ["forecast", "a.csv", "--deploy-size", "1e8", "--k", "12"],
+    ):
+        args = tyro.cli(
+            Annotated[Forecast, tyro.conf.subcommand("forecast")] | Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
+            args=words,
+        )
+        again = tyro.cli(
+            Annotated[Forecast, tyro.conf.subcommand("forecast")] | Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
+            args=shlex.split(command_of(args))[3:],
+        )
+        assert again == args
