@@ -16,7 +16,7 @@ help:  ## this list
 	touch .venv/ready
 
 demo: .venv/ready  ## train, fine-tune and report in a few minutes; the report is demo_output/report.html
-	$(BIN)/python examples/train_gridworld.py --methods ppo forecast --output demo_output
+	OMP_NUM_THREADS=1 $(BIN)/python examples/train_gridworld.py --methods ppo forecast --output demo_output
 	@echo "The report, one file to open in a browser or to send: $(CURDIR)/demo_output/report.html"
 
 demo-lm: .venv/ready  ## the same for a language model that keeps a password, pre-trained here first; pictures in demo_output_lm/
