@@ -158,6 +158,9 @@ def test_sizes_begin_at_the_evaluation():
     found = forecasts_by_size(np.random.default_rng(0).gumbel(size=300), largest=1e5)
     assert found.sizes.tolist() == [500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000]
     assert (np.diff(found.limit) > 0).all()
+    safe = forecasts_by_size(np.random.default_rng(0).gumbel(-3.0, 0.1, size=300))
+    assert safe.any_failure[0] < 1e-3 < safe.any_failure[-1]
+    assert safe.any_failure[3] == pytest.approx(float(safe.tail.aggregate_risk(safe.sizes[3])))
     assert (found.forecast <= found.limit).all()
 
 

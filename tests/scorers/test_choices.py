@@ -123,6 +123,14 @@ def test_the_cost_model_sees_what_the_environment_gets():
     assert executed == pytest.approx(2.0 * np.tanh(squashed.candidates["points"]), abs=1e-5)
 
 
+def test_transitions_of_a_rollout_hold_what_was_executed():
+    model, _, _ = considered(Edge)
+    choices = choices_of(model.observation_space, model.action_space)
+    inputs, outputs = choices.of_buffer(model, np.full((3, 1), 0.5, dtype=np.float32), np.array([[[-7.0]], [[0.5]], [[9.0]]]))
+    assert inputs.tolist() == [[0.5, -2.0], [0.5, 0.5], [0.5, 2.0]]
+    assert outputs.tolist() == [0, 0, 0]
+
+
 def test_candidates_stay_with_their_situations():
     _, actor, found = considered(Edge, n=6)
     some = found.take(np.array([4, 1]))

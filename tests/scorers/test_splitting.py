@@ -179,7 +179,12 @@ def test_gusts_are_new_after_a_branch():
     env.reset(seed=1, options={"task": 0})
     before = int(env.unwrapped._stream)
     new_noise(env, 5)
-    assert int(env.unwrapped._stream) != before
+    after = int(env.unwrapped._stream)
+    assert after != before
+    keeper = find_keeper(tasks)
+    branch = keeper.branch(keeper.keep(keeper.start(0, 1)), 5)
+    assert int(branch.env.unwrapped._stream) == after
+    assert int(keeper.restore(keeper.keep(branch)).env.unwrapped._stream) == after
 
 
 class Hill(ClimbWithState):
@@ -344,14 +349,49 @@ def test_tilting_keeps_every_action_of_the_policy_possible():
     assert drawn[1] == pytest.approx(pi[1])  # no action is worse than what the policy does
 
 
-def test_intervals_pool_the_spread_of_similar_tasks():
+@pytest.mark.parametrize("spread", [0.2, 0.6])
+def test_intervals_pool_the_spread_of_similar_tasks(spread):
     generator = np.random.default_rng(0)
     true = 10.0 ** generator.uniform(-6, -2, 400)
-    estimates = true[:, None] * generator.lognormal(-0.18, 0.6, (400, 4))
+    estimates = true[:, None] * generator.lognormal(-(spread**2) / 2, spread, (400, 4))
     ends = log_normal_intervals(estimates)
     assert 0.85 < ((ends[:, 0] <= true) & (true <= ends[:, 1])).mean() < 0.95
+    assert np.median(np.log(ends[:, 1] / ends[:, 0])) == pytest.approx(2 * 1.645 * spread / 2, rel=0.25)
+
+
+def test_intervals_of_nothing():
     assert np.isnan(log_normal_intervals(np.zeros((3, 4)))).all()
     assert np.isnan(log_normal_intervals(np.ones((3, 1)))).all()
+
+
+class Trap(gym.Env):
+    """Five steps; action 0 fails at once."""
+
+    observation_space = spaces.Box(0.0, 5.0, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        failed = int(action) == 0
+        return np.full(1, self.time, dtype=np.float32), 0.0, failed, self.time >= 5, {"cost": float(failed)}
+
+
+def test_weights_undo_the_tilt():
+    """The policy takes the fatal action once in 10,000 steps; drawn more often and weighted, the mean is still its probability."""
+    model = PPO("MlpPolicy", Trap(), n_steps=8, batch_size=8, seed=0, device="cpu")
+    with th.no_grad():
+        model.policy.action_net.weight.zero_()
+        model.policy.action_net.bias.copy_(th.tensor([np.log(1e-4), np.log1p(-1e-4)]))
+    estimates = sf.SplittingScorer(tasks_of(Trap), 30, 20, pilot=200, seed=0).estimate(model).estimates.reshape(-1)
+    exact = 1.0 - (1.0 - 1e-4) ** 5
+    error = estimates.std() / np.sqrt(len(estimates))
+    assert abs(estimates.mean() - exact) < 3.0 * error
+    assert error < 0.1 * exact  # 1,800 counted episodes would see a failure or none
 
 
 @pytest.mark.parametrize(("env_id", "needs", "way"), [("Hopper-v5", "mujoco", Copies), ("LunarLander-v3", "Box2D", Replay)])

@@ -290,3 +290,23 @@ def test_a_scorer_that_learns_gets_the_guarded_loss():
     assert isinstance(idle()._loss(1000, False), sf.TailLineLoss)
     assert idle()._loss(1000, True).kind == "guarded"
     assert isinstance(idle(forecast_kind="line")._loss(1000, True), sf.TailLineLoss)
+
+
+def test_a_training_that_learns_from_costs_is_watched_by_counting():
+    """Its pool may know the physics; the training may not."""
+    tasks = sfe.CartPoleTasks(120, 0)
+    model = sf.ForecastPPO(
+        "MlpPolicy",
+        tasks.make_vec_env(2),
+        scorer=sf.EpisodeScorer(tasks),
+        eval_size=20,
+        k=3,
+        n_steps=8,
+        batch_size=16,
+        device="cpu",
+    )
+    model._build_objective()
+    assert isinstance(model.validation.scorer(model), sf.FrequencyScorer)
+    known = sf.ForecastPPO("MlpPolicy", tasks.make_vec_env(2), eval_size=20, k=3, n_steps=8, batch_size=16, device="cpu")
+    known._build_objective()
+    assert isinstance(known.validation.scorer(known), sf.SurvivalScorer)

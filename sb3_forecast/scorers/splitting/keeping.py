@@ -313,7 +313,8 @@ def _prove(keeper: Keeper, generator: np.random.Generator, tasks: int = 3, horiz
         actions = [space.sample() for _ in range(horizon)]
         whole = list(_future(keeper, keeper.start(task, first), actions))
         noisy |= not _same(whole, list(_future(keeper, keeper.start(task, second), actions)))
-        middle = int(generator.integers(1, max(len(whole) // 2, 1) + 1))
+        # after the first step at least, where noise may hide that belongs to the episode; before the last one, if there are two
+        middle = int(generator.integers(1, len(whole) // 2 + 1)) if len(whole) > 1 else 0
         for action in actions[:middle]:
             keeper.step(episode, action)
         kept = keeper.keep(episode)
