@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from sb3_forecast.training.callback import ForecastCallback
     from sb3_forecast.training.checkpoints import TrainingCheckpoints, resume_training, save_training
     from sb3_forecast.training.forecast_ppo import ForecastPPO
+    from sb3_forecast.training.guard import TrainingWarning
     from sb3_forecast.training.losses import ForecastLoss
     from sb3_forecast.training.objective import ForecastObjective
     from sb3_forecast.training.tail_line import TailLineLoss
@@ -112,6 +113,7 @@ _DEFINED_IN = {
     "resume_training": "sb3_forecast.training.checkpoints",
     "save_training": "sb3_forecast.training.checkpoints",
     "ForecastPPO": "sb3_forecast.training.forecast_ppo",
+    "TrainingWarning": "sb3_forecast.training.guard",
     "ForecastLoss": "sb3_forecast.training.losses",
     "NoForecastError": "sb3_forecast.statistics.names",
     "PolicyAverage": "sb3_forecast.training.averaging",
@@ -158,6 +160,7 @@ __all__ = [
     "TailLineLoss",
     "TailSketch",
     "TrainingCheckpoints",
+    "TrainingWarning",
     "Validation",
     "__version__",
     "bias_constants",

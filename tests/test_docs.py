@@ -98,7 +98,6 @@ class Ledge(gym.Env):
         return self._look(), float(action), crashed, self.steps >= 10, {"crashed": crashed}
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # so young a scorer is not to be trusted, and says so
 def test_model_free(capsys):
     first, other = blocks("docs/model_free.md")
     for old, new in {

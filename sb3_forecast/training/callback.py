@@ -21,7 +21,7 @@ from sb3_forecast.scorers.playing import check_finite, normalisation_of
 from sb3_forecast.scorers.protocols import Rollout
 from sb3_forecast.statistics.names import NoForecastError
 from sb3_forecast.statistics.scores import failure_probability
-from sb3_forecast.training.guard import ForecastGuard
+from sb3_forecast.training.guard import ForecastGuard, TrainingWarning
 from sb3_forecast.training.injection import GradientInjector, attach, detach
 from sb3_forecast.training.losses import LossTerms, TooFewScoresError
 from sb3_forecast.training.objective import WATCHED_TASKS, ForecastObjective
@@ -194,6 +194,7 @@ class ForecastCallback(BaseCallback):
             warnings.warn(
                 f"the training did harm on tasks that no gradient sees: {'; '.join(reasons)}. The policy goes back to that of step "
                 f"{unharmed.timesteps}, and the forecast is {action}",
+                TrainingWarning,
                 stacklevel=2,
             )
         self.logger.record("validation/factor", self.validation.factor)
@@ -263,7 +264,7 @@ class ForecastCallback(BaseCallback):
         kind = "".join(letter for letter in text if not letter.isdigit())
         if kind not in self._warned:
             self._warned.add(kind)
-            warnings.warn(text, stacklevel=2)
+            warnings.warn(text, TrainingWarning, stacklevel=2)
 
     def _warn_of_idleness(self) -> None:
         assert self.objective is not None

@@ -10,6 +10,15 @@ from sb3_forecast.training.losses import LossTerms
 _PATIENCE = 3
 
 
+class TrainingWarning(UserWarning):
+    """What a training says of its own course. It depends on the weights, so it may differ between machines.
+
+    It is a category of its own, so that one can silence it, or turn it into an error::
+
+        warnings.simplefilter("error", sb3_forecast.TrainingWarning)
+    """
+
+
 class ForecastGuard:
     """Says what looks wrong with a training. Use one object for all refreshes of a run.
 

@@ -126,8 +126,6 @@ def test_survival_scores_are_unbiased(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sf.SurvivalScorer(pool, episodes=5).score(model).isfinite().all()
 
 
-# a cost model after so few steps is not to be trusted, and says so
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_scorer_that_is_told_nothing_runs_on_them() -> None:
     scorer = sf.EpisodeScorer(POOL, probes=20, delay=4, n_envs=8, warm_up_rounds=1, warm_up_failures=5)
     model = sf.ForecastPPO(

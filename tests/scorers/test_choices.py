@@ -156,7 +156,6 @@ def test_a_delay_does_not_count_a_failure_twice():
     assert sf.EpisodeScorer(tasks_of(Edge)).tau == 0.01
 
 
-@pytest.mark.filterwarnings("ignore:the cost model has seen")  # so young a scorer says so
 @pytest.mark.parametrize("env", [Edge, Switches, Bits])
 def test_training_with_other_algorithms(env):
     tasks = tasks_of(env)
@@ -168,7 +167,6 @@ def test_training_with_other_algorithms(env):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")  # an agent from scratch makes the training say a lot
 def test_what_is_learnt_agrees_with_counting():
     """The cost model foresees the failures, and its scores of fresh tasks are those of counted episodes."""
     tasks = tasks_of(Edge, 200)

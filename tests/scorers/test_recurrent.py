@@ -90,7 +90,6 @@ def test_rescoring_gives_the_scores_again(few, model):
     np.testing.assert_allclose(scorer.rescore(model, finite).detach(), scores[finite], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.slow
 def test_the_callback_trains_them(few):
     def learn(coef):

@@ -217,7 +217,7 @@ def test_too_few_scores_are_an_error_unless_the_scorer_may_learn_more(learns):
     found = callback(objective(scorer=scorer(learns=learns, after_rollout=lambda rollout: {}), refresh=refresh))
     found._costs, found._dones = [np.zeros(2)], [np.zeros(2)]
     if learns:
-        with pytest.warns(UserWarning, match="this rollout has no forecast: too few"):
+        with pytest.warns(sf.TrainingWarning, match="this rollout has no forecast: too few"):
             found._on_rollout_end()
         assert "forecast/loss" not in logged(found)
     else:
@@ -246,7 +246,7 @@ def test_a_forecast_that_is_not_trusted_is_told_where_it_would_act():
     found = callback(objective(scorer=scorer(trusted=False)), forecast_coef=1.0)
     found._on_rollout_end()  # nothing would act
     found._injector = SimpleNamespace(restart=lambda: None)
-    with pytest.warns(UserWarning, match="the forecast is not active"):
+    with pytest.warns(sf.TrainingWarning, match="the forecast is not active"):
         found._on_rollout_end()
     assert logged(found)["forecast/coef"] == 0.0
 

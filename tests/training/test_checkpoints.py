@@ -87,7 +87,6 @@ def test_going_on_is_as_not_stopping(pool, tmp_path, case):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")  # so young a scorer is not to be trusted, and says so
 def test_episodes_scorer_goes_on(pool, agent, tmp_path):
     def make(source=None):
         scorer = sf.EpisodeScorer(pool, probes=50, seed=2, n_envs=32, warm_up_rounds=1, warm_up_failures=5)

@@ -30,7 +30,7 @@ def test_coefficient_zero(case):
     assert th.equal(*found)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # so young a scorer is not to be trusted, and says so
+@pytest.mark.filterwarnings("ignore:there is no validation")
 @pytest.mark.parametrize(
     "case",
     [

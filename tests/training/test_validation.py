@@ -138,7 +138,7 @@ def test_harm_is_taken_back(pool, agent):
     """A policy that is ruined from outside goes back to its last unharmed state; after three times the forecast is off."""
     model = sf.ForecastPPO.from_ppo(agent, sfe.GridVecEnv(pool, 32, seed=5), device="cpu", learning_rate=1e-9, **FORECAST)
     with pytest.warns(
-        UserWarning, match="did harm on tasks that no gradient sees: .*goes back to that of step .*multiplied by 0.5"
+        sf.TrainingWarning, match="did harm on tasks that no gradient sees: .*goes back to that of step .*multiplied by 0.5"
     ):
         model.learn(4 * 16 * 32, callback=Ruin({1}))
     assert model.validation.factor == 0.5
@@ -166,7 +166,7 @@ def test_a_scorer_that_is_often_wrong_moves_nothing(pool, agent):
     class Doubtful(sf.ExactScorer):
         trusted = False
 
-    with pytest.warns(UserWarning, match="the forecast is not active: the scorer's checks failed"):
+    with pytest.warns(sf.TrainingWarning, match="the forecast is not active: the scorer's checks failed"):
         ours = sf.ForecastPPO.from_ppo(
             agent,
             sfe.GridVecEnv(pool, 32, seed=5),
