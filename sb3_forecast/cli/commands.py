@@ -67,7 +67,7 @@ class Evaluate:
     What people run:
     python -m sb3_forecast evaluate model.zip --env-id SB3Forecast/ThinIce-8x8-v0 --html report.html
 
-    python -m sb3_forecast evaluate model.zip --env-id LunarLander-v3 --failed sb3_forecast_envs:ended_early --episodes 20
+    python -m sb3_forecast evaluate model.zip --env-id LunarLander-v3 --failed sb3_forecast_envs:ended_early --max-episodes 4000
 
     python -m sb3_forecast evaluate model.zip --env-id Hopper-v5 --failed sb3_forecast_envs:ended_early --scorer splitting
 
@@ -91,6 +91,9 @@ class Evaluate:
     can be kept). auto: the strongest one that fits the model and the tasks, but not splitting."""
     episodes: int = 20
     """Number of episodes per task, for the scorer frequency."""
+    max_episodes: int | None = None
+    """Number of episodes of all tasks together, for the scorer frequency. Most of them play another task each, the others repeat tasks that
+    failed. Instead of --eval-size and --episodes: it says more for the same work."""
     max_steps: int | None = None
     """Environment steps after which the scorer splitting begins no further repetition."""
     deterministic: bool = False

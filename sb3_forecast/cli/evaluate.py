@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_forecast.cli.cluster import check_cluster, run_cluster
 from sb3_forecast.cli.commands import Evaluate, command_of
+from sb3_forecast.cli.counting import check_max_episodes, counter, use_of
 from sb3_forecast.cli.forecast import FIGURES, draw, refuse_for_counts, show, write_page
 from sb3_forecast.cli.models import load_model, statistics_file
 from sb3_forecast.cli.pools import make_pool
@@ -23,7 +24,7 @@ from sb3_forecast.measuring.evaluate import evaluate_forecast
 from sb3_forecast.measuring.recording import record_worst
 from sb3_forecast.scorers.make import make_measuring_scorer
 from sb3_forecast.scorers.playing import is_stochastic
-from sb3_forecast.scorers.protocols import Measurement, Pool, Scorer
+from sb3_forecast.scorers.protocols import Measurement, Pool, Scorer, SupportsEpisodes
 from sb3_forecast.scorers.splitting.keeping import MakesEnvs
 from sb3_forecast.scorers.splitting.scorer import SplittingScorer
 from sb3_forecast.statistics.names import METHODS
@@ -55,6 +56,7 @@ def run(args: Evaluate, console: Console) -> None:
         )
     if args.scorer == "splitting" and (args.active or args.cluster is not None):
         raise ValueError("scorer must be another one with active or cluster, got splitting; leave out --active and --cluster")
+    check_max_episodes(args)
     check_cluster(args)
     normalize = statistics_file(args.model, args.vec_normalize)
     model = load_model(args.model, args.algo)
@@ -62,26 +64,28 @@ def run(args: Evaluate, console: Console) -> None:
         tasks = _deployment(args, model, normalize)
         run_active(args, model, tasks, console) if args.active else run_cluster(args, model, tasks, console)
         return
-    pool = make_pool(
-        args.env_id,
-        args.eval_size + args.held_out,
-        args.seed,
-        args.failed,
-        args.timeout_fails,
-        args.wrapper,
-        contexts=args.context,
-    )
-    evaluated = pool.subset(np.arange(args.eval_size))
-    check_spaces(model, evaluated, args)
-    _use_statistics(model, pool, normalize)
-    scorer = _scorer(args, evaluated, model)
+
+    def make(n_tasks: int) -> SupportsEpisodes:
+        made = make_pool(args.env_id, n_tasks, args.seed, args.failed, args.timeout_fails, args.wrapper, contexts=args.context)
+        check_spaces(model, made.subset(np.arange(1)), args)
+        _use_statistics(model, made, normalize)
+        return made
+
+    if args.max_episodes is not None:
+        pool, scorer = counter(args, model, make)
+        evaluated = pool
+    else:
+        pool = make(args.eval_size + args.held_out)
+        evaluated = pool.subset(np.arange(args.eval_size))
+        scorer = _scorer(args, evaluated, model)
     if scorer.counts_failures:
         refuse_for_counts(args.plot, args.k, args.method)
     found = _measure(args, scorer, model)
     acts = "samples its actions" if is_stochastic(model) and not args.deterministic else "takes its likeliest actions"
     if found.counts is not None:
-        source = f"failures of {args.episodes} episodes of each task"
-        result = outlook_of_counts(found.counts.failures, found.counts.trials, args.deploy_size, args.level)
+        counts = found.counts
+        source = f"failures of {args.episodes} episodes of each task" if counts.design is None else use_of(counts)
+        result = outlook_of_counts(counts.failures, counts.trials, args.deploy_size, args.level, counts.first, counts.design)
         result["success"] = float(found.success.mean())
     else:
         source = f"{args.scorer if args.scorer != 'auto' else type(scorer).__name__} scores"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_forecast.checks import check_seed, task_indices, whole
 from sb3_forecast.scorers.playing import Episodes, play
 from sb3_forecast.scorers.protocols import Counts, Measurement, Scorer, SupportsEpisodes, Tasks
+from sb3_forecast.statistics.allocation import Design, failure_means, further_episodes
 from sb3_forecast.statistics.scores import failure_score
+
+_COLUMNS = tuple(field.name for field in fields(Episodes))
 
 
 class FrequencyScorer(Scorer):
@@ -22,8 +26,13 @@ class FrequencyScorer(Scorer):
     infinite, and no score is above about log(2 M). Agents that fail less often than once in M episodes get the same
     scores. The scores have no gradient.
 
+    With a ``budget``, every task is played ``episodes`` times, and then the tasks whose failure probability is least known are played again,
+    mostly those that failed (:mod:`sb3_forecast.statistics.allocation`). With one episode of each of many tasks first, the same number of
+    episodes says far more of the mean than many episodes of a few tasks. Then p is drawn towards the mean of all tasks by the weight of one
+    episode. Where the tasks that are played again all end as before, the task decides, and the rest of the budget is not used.
+
     :param pool: tasks that can be played
-    :param episodes: number M of episodes of each task
+    :param episodes: number M of episodes of each task; with a budget, of its first ones
     :param seed: seed of environments and actions
     :param env: environments to play in, with the same wrappers as the model's own; ``None`` for environments made by the
         pool
@@ -31,6 +40,7 @@ class FrequencyScorer(Scorer):
     :param deterministic: whether the model takes its likeliest action. ``None``: on-policy models sample their actions,
         others take their likeliest action
     :param progress_bar: whether to show the progress
+    :param budget: number of episodes of all tasks together; ``None`` for ``episodes`` of each
     :raises ValueError: if an argument is out of range, or the tasks cannot be played
     """
 
@@ -46,6 +56,7 @@ class FrequencyScorer(Scorer):
         n_envs: int = 16,
         deterministic: bool | None = None,
         progress_bar: bool = False,
+        budget: int | None = None,
     ) -> None:
         if "frequency" not in pool.scorers:
             raise ValueError(
@@ -54,6 +65,7 @@ class FrequencyScorer(Scorer):
         whole("episodes", episodes, low=1, use="for example 20")
         whole("n_envs", n_envs, low=1, use="for example 16")
         check_seed(seed)
+        self.design = None if budget is None else Design(episodes, budget)
         self.pool = pool
         self.n_tasks = len(pool)
         self.episodes = episodes
@@ -61,9 +73,11 @@ class FrequencyScorer(Scorer):
         self.env = pool.make_vec_env(n_envs) if env is None else env
         self.deterministic = deterministic
         self.progress_bar = progress_bar
-        #: the episodes of the last :meth:`score` or :meth:`failures`; those of one task are neighbours
+        #: the episodes of the last :meth:`score` or :meth:`failures`; those of one task are neighbours, in the order in which they were played
         self.last: Episodes | None = None
+        self._trials = np.zeros(0, dtype=np.int64)
         self._steps_played = 0
+        self._notes: tuple[str, ...] = ()
 
     @property
     def steps_played(self) -> int:
@@ -77,12 +91,48 @@ class FrequencyScorer(Scorer):
 
     def measure(self, model: Any, k: int = 10, seed: int = 0) -> Measurement:
         """Scores, shares of failed and successful episodes, and counts; see :meth:`Scorer.measure`."""
-        failures = self.failures(model)
-        trials = np.full(self.n_tasks, self.episodes)
-        scores = self._scores(failures)
-        steps = self._played().lengths.reshape(-1, self.episodes).sum(axis=1)
-        warnings = self.warnings(scores, k)
-        return Measurement(scores, self.frequencies(), self.success(), warnings, Counts(failures, trials), steps)
+        counts = self.counts(model)
+        scores = self._scores(counts)
+        steps = np.add.reduceat(self._played().lengths, self._starts())
+        return Measurement(scores, self.frequencies(), self.success(), self.warnings(scores, k), counts, steps)
+
+    def counts(self, model: Any, tasks: Tasks | None = None) -> Counts:
+        """Play the tasks, and count.
+
+        :param model: any SB3 or sb3-contrib model
+        :param tasks: indices of the tasks; ``None`` for all
+        :return: failures and episodes of each task
+        :raises ValueError: if the budget is too small for these tasks
+        """
+        chosen = task_indices(tasks, self.n_tasks)
+        self._notes = ()
+        if self.design is not None:
+            self.design.check(len(chosen))
+        rows, rounds = [np.repeat(np.arange(len(chosen)), self.episodes)], []
+        rounds.append(self._play(model, chosen[rows[0]], self.seed))
+        once = np.bincount(rows[0][rounds[0].failed], minlength=len(chosen))
+        failures, trials = once.copy(), np.full(len(chosen), self.episodes)
+        if self.design is not None:
+            for number, episodes in enumerate(self.design.rounds(len(chosen)), 1):
+                extra = further_episodes(failures, trials, episodes)
+                rows.append(np.repeat(np.arange(len(chosen)), extra))
+                # other noise than in the episodes before
+                seed = int(np.random.default_rng([self.seed, number]).integers(2**31))
+                rounds.append(self._play(model, chosen[rows[-1]], seed))
+                failures += np.bincount(rows[-1][rounds[-1].failed], minlength=len(chosen))
+                trials += extra
+                if all_as_before(np.concatenate(rows), _joined(rounds)):
+                    note = (
+                        f"every task that was played again ended as before, so the task decides: {int(trials.sum()):,} of "
+                        f"{self.design.budget:,} episodes were played; use as many tasks as episodes"
+                    )
+                    self._notes = (note,)
+                    break
+        order = np.argsort(np.concatenate(rows), kind="stable")
+        self.last, self._trials = _joined(rounds, order), trials
+        if self.design is None:
+            return Counts(failures, trials)
+        return Counts(failures, trials, once, self.design)
 
     def failures(self, model: Any, tasks: Tasks | None = None) -> NDArray[np.int64]:
         """Number of failed episodes of each task.
@@ -91,12 +141,7 @@ class FrequencyScorer(Scorer):
         :param tasks: indices of the tasks; ``None`` for all
         :return: shape (tasks,), int64
         """
-        chosen = task_indices(tasks, self.n_tasks)
-        repeated = np.repeat(chosen, self.episodes)
-        self.last = play(model, self.env, repeated, self.seed, self.deterministic, self.progress_bar)
-        self._steps_played += int(self.last.lengths.sum())
-        counts: NDArray[np.int64] = self.last.failed.reshape(len(chosen), self.episodes).sum(axis=1)
-        return counts
+        return self.counts(model, tasks).failures
 
     def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
         """Scores from counted failures.
@@ -105,11 +150,22 @@ class FrequencyScorer(Scorer):
         :param tasks: indices of the tasks; ``None`` for all
         :return: scores, shape (tasks,), float64, CPU
         """
-        return th.from_numpy(self._scores(self.failures(model, tasks)))
+        return th.from_numpy(self._scores(self.counts(model, tasks)))
 
-    def _scores(self, failures: NDArray[np.int64]) -> NDArray[np.float64]:
-        scores: NDArray[np.float64] = failure_score(np.log((failures + 0.5) / (self.episodes + 1.0)))
+    def _scores(self, counts: Counts) -> NDArray[np.float64]:
+        own = self.design is None
+        means = (counts.failures + 0.5) / (self.episodes + 1.0) if own else failure_means(counts.failures, counts.trials)
+        scores: NDArray[np.float64] = failure_score(np.log(means))
         return scores
+
+    def _play(self, model: Any, tasks: NDArray[np.int64], seed: int) -> Episodes:
+        found = play(model, self.env, tasks, seed, self.deterministic, self.progress_bar)
+        self._steps_played += int(found.lengths.sum())
+        return found
+
+    def warnings(self, scores: NDArray[np.float64], k: int) -> tuple[str, ...]:
+        """Reasons not to trust the scores, and how the budget was used; see :meth:`Scorer.warnings`."""
+        return (*super().warnings(scores, k), *self._notes)
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
         """Not possible: counts have no gradient.
@@ -122,7 +178,7 @@ class FrequencyScorer(Scorer):
         )
 
     def frequencies(self) -> NDArray[np.float64]:
-        """Share of failed episodes of each task in the last :meth:`score`.
+        """Share of failed episodes of each task in the last :meth:`score`; with a budget, of the first episodes, whose mean has no bias.
 
         :return: shape (tasks,), float64
         :raises RuntimeError: if nothing was scored yet
@@ -130,7 +186,7 @@ class FrequencyScorer(Scorer):
         return self._share(self._played().failed)
 
     def success(self) -> NDArray[np.float64]:
-        """Share of successful episodes of each task in the last :meth:`score`.
+        """Share of successful episodes of each task in the last :meth:`score`; with a budget, of the first episodes.
 
         :return: shape (tasks,), float64; NaN for tasks whose environment does not report success
         :raises RuntimeError: if nothing was scored yet
@@ -142,7 +198,28 @@ class FrequencyScorer(Scorer):
             raise RuntimeError("no episode was played yet; call score(model) first")
         return self.last
 
+    def _starts(self) -> NDArray[np.int64]:
+        """Position of the first episode of each task, shape (tasks,), int64."""
+        return np.cumsum(self._trials) - self._trials
+
     def _share(self, outcomes: NDArray[Any]) -> NDArray[np.float64]:
-        """Mean over the episodes of each task, shape (tasks,), float64."""
-        share: NDArray[np.float64] = outcomes.reshape(-1, self.episodes).mean(axis=1)
+        """Mean over the first episodes of each task, shape (tasks,), float64."""
+        share: NDArray[np.float64] = outcomes[self._starts()[:, None] + np.arange(self.episodes)].mean(axis=1)
         return share
+
+
+def _joined(rounds: list[Episodes], order: Any = slice(None)) -> Episodes:
+    """All episodes of some rounds, in a given order."""
+    return Episodes(*(np.concatenate([getattr(part, name) for part in rounds])[order] for name in _COLUMNS))
+
+
+def all_as_before(tasks: NDArray[np.int64], episodes: Episodes) -> bool:
+    """Whether all episodes of a task ended alike, in every task that was played more than once.
+
+    :param tasks: task of each episode, shape (episodes,), int64
+    :param episodes: the episodes
+    :return: ``False`` also if fewer than five tasks were played more than once: that can be chance
+    """
+    _, where, repeats = np.unique(tasks, return_inverse=True, return_counts=True)
+    ends = np.stack([where, episodes.failed, episodes.lengths, episodes.returns], axis=1)
+    return int((repeats > 1).sum()) >= 5 and len(np.unique(ends, axis=0)) == len(repeats)

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
+from sb3_forecast.statistics.allocation import Design
 from sb3_forecast.statistics.scores import failure_probability
 
 Tasks = NDArray[np.int64]
@@ -210,10 +211,14 @@ class Counts:
 
     :param failures: number of failed episodes of each task, shape (N,), int64
     :param trials: number of episodes of each task, shape (N,), int64
+    :param first: failures among the first episodes of each task, shape (N,), int64, if what was played later depended on them
+    :param design: what was played, if that depended on failures
     """
 
     failures: NDArray[np.int64]
     trials: NDArray[np.int64]
+    first: NDArray[np.int64] | None = None
+    design: Design | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sb3_forecast.checks import check_seed, whole
+from sb3_forecast.statistics.allocation import Design
 from sb3_forecast.statistics.counts import CountTail
 from sb3_forecast.statistics.names import NoForecastError
 
@@ -15,7 +16,9 @@ from sb3_forecast.statistics.names import NoForecastError
 GAIN = 2.3
 
 
-def best_fit(failures: NDArray[np.int64], trials: NDArray[np.int64]) -> tuple[CountTail, CountTail]:
+def best_fit(
+    failures: NDArray[np.int64], trials: NDArray[np.int64], design: Design | None = None
+) -> tuple[CountTail, CountTail]:
     """The plain beta-binomial fit and the zero-inflated one, the one to believe first.
 
     The zero-inflated fit has one parameter more. It is believed if its log-likelihood is larger by 2.3: by chance that happens in about 1.6%
@@ -23,12 +26,13 @@ def best_fit(failures: NDArray[np.int64], trials: NDArray[np.int64]) -> tuple[Co
 
     :param failures: failures of each task, shape (m,)
     :param trials: trials of each task, shape (m,)
+    :param design: how the trials were chosen, if that depended on failures
     :return: the fit to believe, and the other one
     :raises ValueError: if a count is impossible
     :raises NoForecastError: as :meth:`CountTail.fit`
     """
-    plain = CountTail.fit(failures, trials)
-    inflated = CountTail.fit(failures, trials, zero_inflated=True)
+    plain = CountTail.fit(failures, trials, design=design)
+    inflated = CountTail.fit(failures, trials, zero_inflated=True, design=design)
     return (inflated, plain) if inflated.log_likelihood > plain.log_likelihood + GAIN else (plain, inflated)
 
 
@@ -49,7 +53,7 @@ def goodness_of_fit(fit: CountTail, n_boot: int = 99, seed: int = 0) -> float:
     larger = 0
     for _ in range(n_boot):
         try:
-            simulated = fit.refit(fit.sample(generator))
+            simulated = fit.refit(*fit.sample(generator))
         except NoForecastError:
             # too few failures to fit: such counts are as unlike the data as can be
             larger += 1

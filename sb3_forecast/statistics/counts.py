@@ -21,6 +21,7 @@ from scipy import optimize, stats
 from scipy.special import betaln
 
 from sb3_forecast.checks import check_seed, inside_unit, real, whole
+from sb3_forecast.statistics.allocation import Design
 from sb3_forecast.statistics.names import NoForecastError
 from sb3_forecast.statistics.risk import clopper_pearson
 from sb3_forecast.statistics.scores import failure_score_from_log_survival
@@ -74,6 +75,7 @@ class CountTail:
     :param trials: trials of each task, shape (m,), int64
     :param never: share of the tasks that never fail, in [0, 1); 0 for a plain beta distribution
     :param log_likelihood: of the counts, up to a constant that is the same for all fits of these counts
+    :param design: how the trials were chosen, if that depended on failures. The likelihood is the same; repetitions of the counting are not
     """
 
     a: float
@@ -82,14 +84,18 @@ class CountTail:
     trials: NDArray[np.int64]
     never: float = 0.0
     log_likelihood: float = math.nan
+    design: Design | None = None
 
     @classmethod
-    def fit(cls, failures: NDArray[np.int64], trials: NDArray[np.int64], zero_inflated: bool = False) -> CountTail:
+    def fit(
+        cls, failures: NDArray[np.int64], trials: NDArray[np.int64], zero_inflated: bool = False, design: Design | None = None
+    ) -> CountTail:
         """Fit the beta distribution by maximum likelihood; the counts are beta-binomial.
 
         :param failures: failures of each task, shape (m,)
         :param trials: trials of each task, shape (m,)
         :param zero_inflated: whether to fit a share of tasks that never fail, too
+        :param design: how the trials were chosen, if that depended on failures
         :return: the fit
         :raises ValueError: if a count is impossible
         :raises NoForecastError: if fewer than 5 tasks ever failed, or the tasks differ no more than by chance
@@ -101,22 +107,25 @@ class CountTail:
         starts = [[logit, size] for size in (-2.0, 0.0, 3.0)]
         if zero_inflated:
             starts = [[*start, share] for start in starts for share in (-2.0, 2.0)]
-        return cls._best(failures, trials, starts)
+        return cls._best(failures, trials, starts, design)
 
-    def refit(self, failures: NDArray[np.int64]) -> CountTail:
-        """Fit other counts of the same trials, from the parameters of this fit on. It is several times faster than :meth:`fit`.
+    def refit(self, failures: NDArray[np.int64], trials: NDArray[np.int64]) -> CountTail:
+        """Fit other counts, from the parameters of this fit on. It is several times faster than :meth:`fit`.
 
         :param failures: failures of each task, shape (m,)
+        :param trials: trials of each task, shape (m,)
         :return: the fit
         :raises NoForecastError: as :meth:`fit`
         """
         start = [math.log(self.a / self.b), math.log(self.a + self.b)]
         if self.never > 0.0:
             start.append(math.log(self.never / (1.0 - self.never)))
-        return self._best(failures, self.trials, [start])
+        return self._best(failures, trials, [start], self.design)
 
     @classmethod
-    def _best(cls, failures: NDArray[np.int64], trials: NDArray[np.int64], starts: list[list[float]]) -> CountTail:
+    def _best(
+        cls, failures: NDArray[np.int64], trials: NDArray[np.int64], starts: list[list[float]], design: Design | None
+    ) -> CountTail:
         """The likeliest fit that is found from some starts."""
         failing = int((failures > 0).sum())
         if failing < MIN_FAILING:
@@ -142,7 +151,7 @@ class CountTail:
             )
         mean, size = _sigmoid(logit), math.exp(log_size)
         never = _sigmoid(share[0]) if share else 0.0
-        return cls(mean * size, (1.0 - mean) * size, failures, trials, never, -float(best.fun))
+        return cls(mean * size, (1.0 - mean) * size, failures, trials, never, -float(best.fun), design)
 
     @property
     def mean(self) -> float:
@@ -183,7 +192,7 @@ class CountTail:
         worst = []
         for _ in range(n_boot):
             try:
-                refit = self.refit(self.sample(rng))
+                refit = self.refit(*self.sample(rng))
             except NoForecastError:
                 # this replicate has too few failures, or no spread, for a fit: take the lowest score possible
                 worst.append(-math.inf)
@@ -192,16 +201,19 @@ class CountTail:
         low, high = np.quantile(worst, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], method="inverted_cdf")
         return float(low), float(high)
 
-    def sample(self, generator: np.random.Generator) -> NDArray[np.int64]:
-        """Draw failures of fresh tasks with the same numbers of trials, from the fit.
+    def sample(self, generator: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draw failures of fresh tasks from the fit, with the same numbers of trials, or by the same design.
 
         :param generator: generator of the random numbers
-        :return: shape (m,), int64
+        :return: failures and trials, each of shape (m,), int64
         """
         p = generator.beta(self.a, self.b, size=self.n_eval)
         if self.never > 0.0:
             p[generator.random(self.n_eval) < self.never] = 0.0
-        return generator.binomial(self.trials, p)
+        if self.design is not None:
+            failures, trials, _ = self.design.simulate(p, generator)
+            return failures, trials
+        return generator.binomial(self.trials, p), self.trials
 
 
 def _check_deployment(n_deploy: float) -> None:

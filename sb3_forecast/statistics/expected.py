@@ -56,6 +56,8 @@ class ExpectedFailures:
 def expected_failures(p: NDArray[np.float64], level: float = 0.9, seed: int = 0) -> ExpectedFailures:
     """Mean failure probability of fresh tasks, with a BCa bootstrap interval over the tasks (``scipy.stats.bootstrap``).
 
+    Outcomes of single episodes, all 0 or 1, are binomial: their interval is exact (Clopper-Pearson).
+
     If no task failed, the upper end is the exact (Clopper-Pearson) limit of the share of tasks that fail at all, 1 - (1 - level)^(1/m): a
     task that always fails may have been missed, whatever the number of episodes.
 
@@ -74,6 +76,9 @@ def expected_failures(p: NDArray[np.float64], level: float = 0.9, seed: int = 0)
     m, mean = len(values), float(values.mean())
     if mean == 0.0:
         return ExpectedFailures(0.0, 0.0, 1.0 - (1.0 - level) ** (1.0 / m), m)
+    if ((values == 0.0) | (values == 1.0)).all():
+        exact = stats.binomtest(int(values.sum()), m).proportion_ci(level, "exact")
+        return ExpectedFailures(mean, float(exact.low), float(exact.high), m)
     if m < 2 or np.ptp(values) <= _EQUAL * values.max():
         return ExpectedFailures(mean, mean, mean, m)
     if m > _MANY:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_forecast.statistics.allocation import Design
 from sb3_forecast.statistics.alternatives import ParetoTail, lognormal_forecast
 from sb3_forecast.statistics.conformal import exceedance_probability
 from sb3_forecast.statistics.count_checks import best_fit, goodness_of_fit
@@ -128,7 +129,12 @@ def outlook_of_scores(
 
 
 def outlook_of_counts(
-    failures: NDArray[np.int64], trials: NDArray[np.int64], n_deploy: float, level: float = 0.9
+    failures: NDArray[np.int64],
+    trials: NDArray[np.int64],
+    n_deploy: float,
+    level: float = 0.9,
+    first: NDArray[np.int64] | None = None,
+    design: Design | None = None,
 ) -> dict[str, Any]:
     """Outlook on a deployment from how often each task failed.
 
@@ -136,16 +142,20 @@ def outlook_of_counts(
     :param trials: episodes of each task, shape (m,)
     :param n_deploy: deployment set size n
     :param level: coverage of the interval
+    :param first: failures among the first episodes of each task, shape (m,), if what was played later depended on them
+    :param design: what was played, if that depended on failures
     :return: numbers by name, and ``caveats``, a list of sentences
     :raises ValueError: as :meth:`CountTail.fit`; too few failures for a fit are no error, but then there is no forecast of the worst task
     """
     n = n_deploy
     failures, trials = np.asarray(failures), np.asarray(trials)
+    # later episodes of a design were chosen by what was seen, so only the first ones have the right mean
+    shares = failures / trials if first is None or design is None else np.asarray(first) / design.first
     try:
-        tail, other = best_fit(failures, trials)
+        tail, other = best_fit(failures, trials, design)
     except NoForecastError as error:
-        return _counts_only(failures, trials, n, level, str(error))
-    expected = expected_failures(failures / trials, level)
+        return _counts_only(failures, trials, shares, n, level, str(error))
+    expected = expected_failures(shares, level)
     forecast = tail.forecast(n)
     low, high = tail.interval(n, level)
     fit_p = goodness_of_fit(tail)
@@ -190,10 +200,15 @@ def _model(fit: CountTail) -> str:
 
 
 def _counts_only(
-    failures: NDArray[np.int64], trials: NDArray[np.int64], n_deploy: float, level: float, reason: str
+    failures: NDArray[np.int64],
+    trials: NDArray[np.int64],
+    shares: NDArray[np.float64],
+    n_deploy: float,
+    level: float,
+    reason: str,
 ) -> dict[str, Any]:
     """What can be said of counts with too few failures for a fit."""
-    expected = expected_failures(failures / trials, level)
+    expected = expected_failures(shares, level)
     total = int(trials.sum())
     by_task = clopper_pearson(int((failures > 0).sum()), len(failures), level)
     by_episode = clopper_pearson(int(failures.sum()), total, level)

@@ -209,7 +209,7 @@ TABLE: dict[str, tuple[Any, dict[str, Any], dict[str, Kind]]] = {
     "ExactScorer.rescore": (lambda **a: sf.ExactScorer(POOL).rescore(MODEL, **a), {"tasks": np.array([1])}, {"tasks": tasks(60)}),
     "SurvivalScorer": (sf.SurvivalScorer, {"pool": POOL}, {"episodes": whole(), "seed": whole(0)}),
     "SurvivalScorer.score": (lambda **a: sf.SurvivalScorer(POOL).score(MODEL, **a), {}, {"tasks": tasks(60)}),
-    "FrequencyScorer": (sf.FrequencyScorer, {"pool": POOL}, {"episodes": whole(), "seed": whole(0), "n_envs": whole()}),
+    "FrequencyScorer": (sf.FrequencyScorer, {"pool": POOL}, {"episodes": whole(), "seed": whole(0), "n_envs": whole(), "budget": whole()}),
     "SplittingScorer": (
         sf.SplittingScorer,
         {"pool": POOL},

@@ -120,7 +120,7 @@ def test_p_values_of_right_fits_are_spread():
 
 def test_a_refit_of_the_same_counts_is_the_fit():
     for fit in best_fit(*mostly_harmless(m=500)):
-        again = fit.refit(fit.failures)
+        again = fit.refit(fit.failures, fit.trials)
         assert again.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-3)
         assert again.mean == pytest.approx(fit.mean, rel=1e-2)
 
@@ -237,6 +237,7 @@ def test_the_forecast_is_the_median_of_the_worst(n_deploy):
 def test_counts_drawn_from_a_fit_hold_its_tasks_that_never_fail():
     m = 4000
     fit = CountTail(30.0, 10.0, np.zeros(m, dtype=np.int64), np.full(m, 50), never=0.9)
-    drawn = fit.sample(np.random.default_rng(0))
+    drawn, trials = fit.sample(np.random.default_rng(0))
+    np.testing.assert_array_equal(trials, 50)
     assert (drawn == 0).mean() == pytest.approx(0.9, abs=0.02)
     assert drawn[drawn > 0].mean() == pytest.approx(0.75 * 50, rel=0.05)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sb3_forecast.statistics.expected import ExpectedFailures, expected_failures
 
@@ -30,10 +31,10 @@ def test_ten_episodes_of_a_task_are_not_ten_tasks():
 
 def test_sentences_and_many_tasks():
     many = expected_failures(np.r_[np.ones(200), np.zeros(19_800)], 0.9)
-    assert (many.low, many.mean, many.high) == pytest.approx((0.0088427, 0.01, 0.0111573), abs=1e-6)
+    assert (many.low, many.mean, many.high) == pytest.approx((0.0088708, 0.01, 0.0112367), abs=1e-6)
     assert (
         many.sentence(1e6, 0.9)
-        == "Expect about 10,000 failures in 1,000,000 tasks, each tried once (90% interval: 8,800 to 11,000)."
+        == "Expect about 10,000 failures in 1,000,000 tasks, each tried once (90% interval: 8,900 to 11,000)."
     )
     rare = expected_failures(np.full(50, 1e-9))
     assert rare.sentence(1e6, 0.9).startswith("Expect about 0.001 failures in 1,000,000 tasks")
@@ -75,11 +76,20 @@ def test_the_number_of_tasks_is_told(p):
 
 
 def test_limits_of_many_tasks_are_shares():
-    high = expected_failures(np.r_[np.ones(10_000), [0.0]])
-    low = expected_failures(np.r_[np.zeros(10_000), [1.0]])
+    high = expected_failures(np.r_[np.ones(10_000), [0.5]])
+    low = expected_failures(np.r_[np.zeros(10_000), [0.5]])
     assert (high.high, low.low) == (1.0, 0.0)
     assert high.low < high.mean < 1.0
     assert 0.0 < low.mean < low.high
+
+
+def test_single_episodes_are_binomial():
+    """Outcomes of 0 and 1 have the exact interval, whose ends are quantiles of the beta distribution."""
+    found = expected_failures(np.r_[np.ones(3), np.zeros(197)])
+    assert (found.low, found.high) == pytest.approx((stats.beta.ppf(0.05, 3, 198), stats.beta.ppf(0.95, 4, 197)))
+    every = expected_failures(np.ones(50))
+    assert (every.mean, every.high) == (1.0, 1.0)
+    assert every.low == pytest.approx(0.05 ** (1 / 50))
 
 
 def test_equal_values_have_no_spread():
