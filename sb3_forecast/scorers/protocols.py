@@ -299,6 +299,8 @@ class Scorer(ABC):
     supports_partial: bool = True
     #: whether scoring the same model twice can give different scores
     samples: bool = False
+    #: whether the scorer may play episodes now; a training that is told not to keeps the forecast of the last scoring
+    may_play: bool = True
     #: whether the scorer learns from the training's rollouts, see :meth:`after_rollout`
     learns: bool = False
     #: whether :meth:`measure` counts failed episodes, so that there is no tail of scores

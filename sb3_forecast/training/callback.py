@@ -202,6 +202,8 @@ class ForecastCallback(BaseCallback):
     def _on_step(self) -> bool:
         costs = np.array([info.get("cost", 0.0) for info in self.locals["infos"]])
         self._cost += costs
+        if self.validation is not None:
+            self.validation.steps_watched += len(costs)
         if self.objective is not None:
             check_finite(self.locals["new_obs"], self.locals["rewards"], self.locals["infos"])
             self._costs.append(costs)
@@ -233,6 +235,11 @@ class ForecastCallback(BaseCallback):
                 self._warn_of_idleness()
             return
         self._idle = 0
+        if not scorer.may_play and self.objective.has_partitions:
+            # the last forecast stays; its gradient is that of the policy as it is now, at situations that an older one met
+            if self._injector is not None:
+                self._injector.restart()
+            return
         try:
             terms = self.objective.refresh(self.model)
         except TooFewScoresError as error:
@@ -290,7 +297,7 @@ class ForecastCallback(BaseCallback):
         for per_step in (self._costs, self._dones, self._seen):
             per_step.clear()
         if self.validation is not None:
-            if self.validation.rollouts % self.validate_every == 0:
+            if self.validation.rollouts % self.validate_every == 0 and self.validation.may_look:
                 self._validate()
             self.validation.rollouts += 1
         if self.objective is not None and self.objective.scorer.learns:

@@ -101,6 +101,8 @@ class ForecastObjective:
         self._partitions: Partitions | None = None
         self._partitioned: NDArray[np.int64] = self.learning
         self._weights = th.zeros(0, dtype=th.float64)
+        #: state of the generator before the partitions were drawn, so that a resumed run can draw them again
+        self._drawn: Any = None
 
     def refresh(self, model: Any) -> LossTerms:
         """Score the pool without a graph, draw partitions, and evaluate the loss on the cached scores.
@@ -124,14 +126,21 @@ class ForecastObjective:
             candidates = self.candidates
             self.scores[th.from_numpy(candidates)] = self.scorer.score(model, candidates)
         self.n_refreshes += 1
+        terms = self._draw()
+        self.task_weights *= self.weight_decay
+        self.task_weights[self.touched] += terms.weights.clamp(min=0.0).numpy()
+        return terms
+
+    def _draw(self) -> LossTerms:
+        """Draw partitions of the cached scores, and evaluate the loss on them."""
+        assert self.scores is not None
         partitioned = self.scores[th.from_numpy(self._partitioned)]
         # if drawing fails, no gradient may come from the old partitions
         self._partitions = None
+        self._drawn = self.generator.bit_generator.state
         self._partitions = self.pool_loss.draw(partitioned, self.generator)
         terms = self.pool_loss.evaluate(partitioned[self._partitions.touched], self._partitions, self.n_partitioned)
         self._weights = terms.weights
-        self.task_weights *= self.weight_decay
-        self.task_weights[self.touched] += terms.weights.clamp(min=0.0).numpy()
         return terms
 
     @property
@@ -209,6 +218,7 @@ class ForecastObjective:
         """The state from which training resumes exactly."""
         return {
             "generator": self.generator.bit_generator.state,
+            "drawn": self._drawn if self.has_partitions and self.subpool is None else None,
             "scores": self.scores,
             "task_weights": self.task_weights.copy(),
             "n_refreshes": self.n_refreshes,
@@ -235,3 +245,8 @@ class ForecastObjective:
             self.scorer.load_state_dict(state["scorer"])
         if isinstance(self.pool_loss, Stateful) and state.get("loss") is not None:  # models of 0.2.0 have none
             self.pool_loss.load_state_dict(state["loss"])
+        if state.get("drawn") is not None:
+            # the partitions of the last refresh, which a training goes on with while its scorer may not play
+            self.generator.bit_generator.state = state["drawn"]
+            self._draw()
+            self.generator.bit_generator.state = state["generator"]

@@ -28,6 +28,8 @@ PATIENCE = 3
 CLOSE = 2
 #: episodes of a look at a pool that can only be played
 _EPISODES = 200
+#: largest share of the environment steps that looks by counting take; while it is used up, the next look waits
+LOOKING = 0.2
 
 
 def kept_back(pool: Any, share: float, seed: int) -> NDArray[np.int64]:
@@ -110,6 +112,8 @@ class Validation:
         self.times_harmed = 0
         #: rollouts so far, also those of earlier calls of ``learn``
         self.rollouts = 0
+        #: environment steps of the training that is watched
+        self.steps_watched = 0
         self._scorer: Scorer | None = None
         #: steps of a run that this one goes on from
         self._steps_before = 0
@@ -131,6 +135,11 @@ class Validation:
     def steps_played(self) -> int:
         """Number of environment steps that the looks have taken so far; a comparison at equal steps counts them."""
         return self._steps_before + (0 if self._scorer is None else self._scorer.steps_played)
+
+    @property
+    def may_look(self) -> bool:
+        """Whether a look is within its share of the environment steps. Looks that play no episodes always are."""
+        return self.start is None or self.steps_played <= LOOKING * (self.steps_played + self.steps_watched)
 
     def look(self, model: Any) -> tuple[Look, list[str]]:
         """Measure the present policy.
@@ -227,6 +236,7 @@ class Validation:
             "times_harmed": self.times_harmed,
             "rollouts": self.rollouts,
             "steps_played": self.steps_played,
+            "steps_watched": self.steps_watched,
             **{
                 name: None
                 if kept is None
@@ -242,6 +252,7 @@ class Validation:
         """
         self.factor, self.times_harmed, self.rollouts = state["factor"], state["times_harmed"], state["rollouts"]
         self._steps_before = state["steps_played"]
+        self.steps_watched = state.get("steps_watched", 0)
         self.start, self.best, self.unharmed = (
             None
             if kept is None

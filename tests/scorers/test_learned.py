@@ -5,6 +5,7 @@ import json
 import pickle
 import warnings
 from contextlib import nullcontext
+from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +14,7 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize, VecTransposeImage
 
 import sb3_forecast as sf
@@ -271,6 +273,40 @@ def test_normalised_training(pool):
     # the cost model sees what the environment gives, not the moving normalisation of it
     seen = np.unique(np.round(scorer.cost_model.transitions.failing[0], 3))
     np.testing.assert_allclose(seen, [0.0, 1.0], atol=0.02)
+
+
+@pytest.mark.parametrize("max_share", [0.5, 0.9, 1.0])
+def test_scoring_takes_its_share_of_the_steps(pool, agent, max_share):
+    """While the share is used up, no episode is played, the cost model learns on, and the gradient of the last scoring stays."""
+    few = pool.subset(np.arange(80))
+    scorer = sf.EpisodeScorer(few, probes=10, warm_up_rounds=1, warm_up_failures=1, n_envs=16, max_share=max_share)
+    model = sf.ForecastPPO.from_ppo(
+        agent, sfe.GridVecEnv(few, 8, seed=3), scorer=scorer, eval_size=20, k=5, seed=0, device="cpu",
+        validation_share=0.0, n_steps=16, batch_size=64, n_epochs=1,
+    )  # fmt: skip
+    played, ready, moved = [], [], []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            played.append(scorer.steps_played)
+            ready.append(model.objective.n_refreshes)
+            moved.append(model.policy.action_net.weight.detach().clone())
+
+    model.learn(15 * 128, callback=Watch())
+    assert scorer.rounds == 15
+    scorings = np.flatnonzero(np.diff(played) > 0)
+    if max_share == 1.0:
+        assert len(scorings) == 14
+    else:
+        # a scoring begins while less than the share is used, and only then
+        own = 128 * (1 + np.arange(14))[scorings]
+        assert (np.array(played)[scorings] <= max_share * (np.array(played)[scorings] + own + 128)).all()
+        assert 1 <= len(scorings) < 14
+        assert ready[-1] < 15
+    assert not any(th.equal(a, b) for a, b in pairwise(moved))
 
 
 def test_trust():

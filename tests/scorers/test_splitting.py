@@ -17,7 +17,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.scorers.make import make_scorer
-from sb3_forecast.scorers.splitting.agent import tilted
+from sb3_forecast.scorers.splitting.agent import doubted, tilted
+from sb3_forecast.scorers.splitting.critic import Critic, Pilot
 from sb3_forecast.scorers.splitting.intervals import log_normal_intervals
 from sb3_forecast.scorers.splitting.keeping import Copies, OwnState, Replay, find_keeper, new_noise
 from sb3_forecast.scorers.splitting.levels import KILLED, Path, Splitting
@@ -347,6 +348,21 @@ def test_tilting_keeps_every_action_of_the_policy_possible():
     assert drawn[0, 1] > 0.4
     assert drawn[0, 2] == 0.0
     assert drawn[1] == pytest.approx(pi[1])  # no action is worse than what the policy does
+
+
+def test_actions_that_nobody_thinks_dangerous_are_taken_now_and_then():
+    pi = np.array([[0.98, 0.02, 0.0], [0.5, 0.5, 0.0]])
+    allowed = np.array([[True, True, True], [True, True, False]])
+    drawn = doubted(pi, allowed, 0.3)
+    assert drawn == pytest.approx(np.array([[0.786, 0.114, 0.1], [0.5, 0.5, 0.0]]))
+    assert doubted(pi, allowed, 0.0) == pytest.approx(pi)
+
+
+def test_the_critic_doubts_less_per_step_in_long_episodes():
+    features, actions = np.zeros((40, 2), dtype=np.float32), np.zeros(40, dtype=np.int64)
+    steps = np.r_[np.arange(19.0, -1.0, -1.0), np.full(20, np.inf)]
+    assert Critic(Pilot(features, actions, steps, 2), 1, 0).doubt == pytest.approx(0.3 / 20)
+    assert Critic(Pilot(features, actions, steps, 40), 1, 0).doubt == 0.1  # episodes of one step
 
 
 @pytest.mark.parametrize("spread", [0.2, 0.6])

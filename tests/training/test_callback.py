@@ -23,7 +23,7 @@ LOOK = Look(limit_holds=0.9, mean_scale=0.2, mean_failure=0.01, worst_failure=0.
 
 
 def scorer(**changes):
-    given = {"trusted": True, "learns": False, "ready": True, "warnings": lambda scores, count: []}
+    given = {"trusted": True, "learns": False, "ready": True, "may_play": True, "warnings": lambda scores, count: []}
     return SimpleNamespace(**{**given, **changes})
 
 
@@ -257,6 +257,7 @@ class Validated:
     def __init__(self, reasons=(), factor=0.5, error=None, chosen=None):
         self.reasons, self.factor, self.error, self.chosen = list(reasons), factor, error, chosen
         self.rollouts, self.looks, self.start = 0, 0, object()
+        self.may_look, self.steps_watched = True, 0
 
     def look(self, model):
         self.looks += 1
@@ -271,6 +272,29 @@ class Validated:
         if self.error:
             raise self.error
         return self.chosen
+
+
+def test_a_look_waits_for_its_share_of_the_steps():
+    watched = Validated()
+    found = callback(None, validation=watched, validate_every=1)
+    watched.may_look = False
+    found._on_rollout_start()
+    assert watched.looks == 0
+    watched.may_look = True
+    found._on_rollout_start()
+    assert (watched.looks, watched.rollouts) == (1, 2)
+
+
+@pytest.mark.parametrize("has_partitions", [True, False])
+def test_a_scorer_that_may_not_play_keeps_its_last_forecast(has_partitions):
+    """Without one there is nothing to keep, so the first scoring never waits."""
+    refreshed = []
+    told = objective(
+        scorer=scorer(may_play=False), has_partitions=has_partitions, refresh=lambda model: refreshed.append(1) or TERMS
+    )
+    found = callback(told)
+    found._on_rollout_end()
+    assert len(refreshed) == (not has_partitions)
 
 
 def test_a_look_without_harm_is_logged():

@@ -87,20 +87,26 @@ def test_going_on_is_as_not_stopping(pool, tmp_path, case):
 
 
 @pytest.mark.slow
-def test_episodes_scorer_goes_on(pool, agent, tmp_path):
+@pytest.mark.parametrize("max_share", [1.0, 0.9])
+def test_episodes_scorer_goes_on(pool, agent, tmp_path, max_share):
+    """With a largest share, a checkpoint may fall between two scorings, where the forecast of the last one is in use."""
+
     def make(source=None):
-        scorer = sf.EpisodeScorer(pool, probes=50, seed=2, n_envs=32, warm_up_rounds=1, warm_up_failures=5)
+        scorer = sf.EpisodeScorer(
+            pool, probes=50, seed=2, n_envs=32, warm_up_rounds=1, warm_up_failures=5, max_share=max_share
+        )
         return sf.ForecastPPO.from_ppo(
             agent, grid(pool), device="cpu", scorer=scorer, full_every=3, n_candidates=70, **FORECAST
         )
 
-    whole = make().learn(5 * 128)
+    whole = make().learn(12 * 128)
     stopped = make()
     with pytest.raises(KeyboardInterrupt):
-        stopped.learn(5 * 128, callback=[sf.TrainingCheckpoints(tmp_path, every=3), Stop(4 * 128)])
+        stopped.learn(12 * 128, callback=[sf.TrainingCheckpoints(tmp_path, every=3), Stop(7 * 128)])
     again = sf.resume_training(sf.ForecastPPO, tmp_path, grid(pool), device="cpu")
     assert isinstance(again.scorer, sf.EpisodeScorer)
-    again.learn(5 * 128 - again.num_timesteps, reset_num_timesteps=False)
+    assert again.scorer.may_play == (max_share == 1.0)
+    again.learn(12 * 128 - again.num_timesteps, reset_num_timesteps=False)
     assert th.equal(parameters(whole), parameters(again))
 
 

@@ -248,9 +248,17 @@ def test_steps_of_counted_looks_are_counted_and_kept(pool, clumsy):
     counted.look(model)
     once = counted.steps_played
     assert once >= 12 * 8  # a pole does not fall sooner
+    assert not counted.may_look
+    counted.steps_watched = 4 * once
+    assert counted.may_look
+    counted.look(model)
+    assert not counted.may_look  # two looks are more than a fifth
+    counted.steps_watched = 3 * once
     again = Validation(poles, 4, 2)
     again.load_state_dict(counted.state_dict())
-    assert again.steps_played == once
+    assert again.steps_played == counted.steps_played
+    assert again.steps_watched == 3 * once
     exact = Validation(pool, 20, 4)
     exact.look(clumsy)
     assert exact.steps_played == 0
+    assert exact.may_look

@@ -17,7 +17,7 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_forecast.checks import task_indices
+from sb3_forecast.checks import real, task_indices
 from sb3_forecast.scorers.actor import Actor
 from sb3_forecast.scorers.learned.choices import choices_of
 from sb3_forecast.scorers.learned.cost_model import CostModel
@@ -52,6 +52,8 @@ class EpisodeScorer(Scorer):
         default 0, the cost model learns only from the episodes of training and scoring, which see few failures
     :param warm_up_rounds: number of rounds of learning before scores are used
     :param warm_up_failures: number of failing transitions before scores are used
+    :param max_share: largest share of all environment steps that scoring and probing take in a training. While it is used up, the training goes
+        on with the forecast of the last scoring; 1 for no limit
     :param cost_model: a model to continue with, for example of another pool; ``None`` for a new one
     :raises ValueError: if an argument is out of range or the tasks cannot be played
     """
@@ -72,6 +74,7 @@ class EpisodeScorer(Scorer):
         warm_up_rounds: int = 3,
         warm_up_failures: int = 30,
         cost_model: CostModel | None = None,
+        max_share: float = 0.5,
     ) -> None:
         if "episodes" not in pool.scorers:
             raise ValueError(f"pool must serve 'episodes', got {tuple(pool.scorers)}; use scorer={pool.scorers[0]!r}")
@@ -83,6 +86,7 @@ class EpisodeScorer(Scorer):
                 raise ValueError(f"{name} must be at least {least}, got {value}; use a larger number")
         if tau is not None and not 0.0 < tau < 1.0:
             raise ValueError(f"tau must be above 0 and below 1, got {tau}; use for example 0.1")
+        self.max_share = real("max_share", max_share, low=0.0, high=1.0, use="0.5, or 1 for no limit")
         self.pool = pool
         self.n_tasks = len(pool)
         self.episodes = episodes
@@ -104,7 +108,7 @@ class EpisodeScorer(Scorer):
         self.cost_model = self.choices.new_cost_model(seed) if cost_model is None else cost_model
         self.trust = Trust()
         self.rounds = 0
-        self._steps_played = 0
+        self._steps_played, self._steps_observed = 0, 0
         #: latest known score of each task; the probes choose the worst tasks by it
         self._last: NDArray[np.float64] | None = None
         #: risky visits of the last full scoring, and of the last partial scoring after it
@@ -119,6 +123,11 @@ class EpisodeScorer(Scorer):
     def steps_played(self) -> int:
         """Number of environment steps that scoring and probing have taken so far."""
         return self._steps_played
+
+    @property
+    def may_play(self) -> bool:  # type: ignore[override]  # follows the steps
+        """Whether scoring and probing are within their share of the steps."""
+        return self._steps_played <= self.max_share * (self._steps_played + self._steps_observed)
 
     def measure(self, model: Any, k: int = 10, seed: int = 0) -> Measurement:
         """Scores, and successes counted in one episode per task; see :meth:`Scorer.measure`."""
@@ -182,6 +191,7 @@ class EpisodeScorer(Scorer):
         """
         buffer = model.rollout_buffer
         steps, envs = costs.shape
+        self._steps_observed += steps * envs
 
         def rows(batches: Any) -> Any:
             if isinstance(batches, dict):
@@ -201,7 +211,7 @@ class EpisodeScorer(Scorer):
         :param model: on-policy model with discrete actions
         :return: names and values to log
         """
-        if self.probes:
+        if self.probes and self.may_play:
             self._probe(model)
         loss = self.cost_model.fit()
         self.rounds += 1
@@ -408,14 +418,10 @@ class EpisodeScorer(Scorer):
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs."""
         return {
-            "generator": self.generator.bit_generator.state,
-            "cost_model": self.cost_model.state_dict(),
-            "trust": self.trust.state_dict(),
-            "rounds": self.rounds,
-            "steps_played": self.steps_played,
-            "last": None if self._last is None else self._last.copy(),
-            "visits": list(self._visits),
-        }
+            "generator": self.generator.bit_generator.state, "cost_model": self.cost_model.state_dict(), "trust": self.trust.state_dict(),
+            "rounds": self.rounds, "steps_played": self._steps_played, "steps_observed": self._steps_observed,
+            "last": None if self._last is None else self._last.copy(), "visits": list(self._visits),
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state.
@@ -426,6 +432,7 @@ class EpisodeScorer(Scorer):
         self.cost_model.load_state_dict(state["cost_model"])
         self.trust.load_state_dict(state["trust"])
         self.rounds, self._steps_played = state["rounds"], state["steps_played"]
+        self._steps_observed = state.get("steps_observed", 0)  # models of 0.2.0 have none
         self._last = None if state["last"] is None else state["last"].copy()
         self._visits = list(state["visits"])
 
@@ -434,12 +441,7 @@ class EpisodeScorer(Scorer):
         kept = copy.copy(self.cost_model)
         kept.transitions = copy.copy(kept.transitions)
         kept.transitions.forget_all_but_failing()
-        return {
-            **vars(self),
-            "env": None,
-            "cost_model": kept,
-            "_visits": [],
-        }
+        return {**vars(self), "env": None, "cost_model": kept, "_visits": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

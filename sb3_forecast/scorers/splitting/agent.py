@@ -102,8 +102,8 @@ class Agent:
         drawn = (1.0 - noise)[:, None] * pi + noise[:, None] * allowed / allowed.sum(axis=1, keepdims=True)
         danger = None
         if risks is not None:
-            if tilt > 0.0:
-                drawn = tilted(drawn, np.where(allowed, risks, 0.0), tilt)
+            if critic is not None and tilt > 0.0:
+                drawn = doubted(tilted(drawn, np.where(allowed, risks, 0.0), tilt), allowed, critic.doubt)
             danger = (drawn * risks).sum(axis=1)
         cumulative = np.cumsum(drawn, axis=1)
         cumulative /= cumulative[:, -1:]
@@ -144,6 +144,21 @@ class Agent:
             return self.generator.choice(np.arange(space.n) if mask is None else np.flatnonzero(mask))
         space.seed(int(self.generator.integers(2**31)))
         return space.sample()
+
+
+def doubted(pi: NDArray[np.float64], allowed: NDArray[np.bool_], doubt: float) -> NDArray[np.float64]:
+    """Action probabilities with a defensive part: all actions that may be taken, whatever the critic thinks of them.
+
+    Without it a way to fail that the critic does not know is nearly never taken, and estimates are nearly always too low (Hesterberg 1995,
+    "defensive mixtures").
+
+    :param pi: action probabilities, shape (batch, actions), float64
+    :param allowed: actions that may be taken, same shape
+    :param doubt: chance of a uniform action, in [0, 1)
+    :return: action probabilities, same shape
+    """
+    drawn: NDArray[np.float64] = (1.0 - doubt) * pi + doubt * allowed / allowed.sum(axis=1, keepdims=True)
+    return drawn
 
 
 def tilted(pi: NDArray[np.float64], risks: NDArray[np.float64], tilt: float) -> NDArray[np.float64]:

@@ -12,6 +12,8 @@ from torch import nn
 
 #: a failure counts less the further away it is, by this factor per step
 _DISCOUNT = 0.97
+#: uniform actions in an episode of usual length, while failures are looked for: against ways to fail that the critic does not know
+_DOUBT = 0.3
 _WIDTH, _BATCH, _STEPS = 64, 512, 1500
 
 
@@ -22,11 +24,13 @@ class Pilot:
     :param features: observations before the steps, shape (steps, features), float32
     :param actions: actions, shape (steps,), int64; all 0 where actions are not discrete
     :param to_failure: steps until the episode fails, from 0 for the step that fails, shape (steps,), float64; infinite if it does not fail
+    :param episodes: number of episodes
     """
 
     features: NDArray[np.float32]
     actions: NDArray[np.int64]
     to_failure: NDArray[np.float64]
+    episodes: int
 
 
 class Critic:
@@ -38,6 +42,8 @@ class Critic:
     """
 
     def __init__(self, pilot: Pilot, n_actions: int, seed: int) -> None:
+        #: chance of a uniform action at each step
+        self.doubt = min(_DOUBT * pilot.episodes / len(pilot.to_failure), 0.1)
         generator = th.Generator().manual_seed(seed)
         x = th.as_tensor(pilot.features)
         self._mean, self._scale = x.mean(0), x.std(0).clamp(min=1e-3)

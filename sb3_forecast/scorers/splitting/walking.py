@@ -105,7 +105,8 @@ class Walker:
         :param noises: chance of a random action in each of them
         :return: their steps
         """
-        jobs = iter(list(zip(tasks, noises, strict=True)))
+        listed = list(zip(tasks, noises, strict=True))
+        jobs = iter(listed)
         running: list[tuple[Walk, float, list[Any], list[int]]] = []
         features: list[NDArray[np.float32]] = []
         actions: list[int] = []
@@ -132,7 +133,7 @@ class Walker:
                 actions += taken
                 distances += [float(d) if failed else np.inf for d in range(len(rows) - 1, -1, -1)]
             running = left
-        return Pilot(np.stack(features), np.array(actions), np.array(distances))
+        return Pilot(np.stack(features), np.array(actions), np.array(distances), len(listed))
 
     def split(
         self, runs: list[Splitting], height: Callable[[Any, Any], NDArray[np.float64]], tilt: float, critic: Critic | None
