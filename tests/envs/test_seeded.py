@@ -35,6 +35,16 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr("sb3_forecast_envs.seeded.model.BLOCK", 2)
 
 
+@pytest.mark.parametrize(("id_", "module", "extra"), [("Hopper-v5", "mujoco", "mujoco"), ("LunarLander-v3", "Box2D", "box2d")])
+def test_a_simulator_that_is_not_installed(monkeypatch, id_, module, extra):
+    """Modules of Gymnasium that an earlier test has imported are imported again."""
+    for name in [name for name in sys.modules if name.startswith(("gymnasium.envs.mujoco", "gymnasium.envs.box2d"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"got '{id_}' .*; use pip install 'sb3-forecast\[{extra}\]'$"):
+        sfe.SeededTasks(id_, 3, failed=sfe.ended_early)
+
+
 @pytest.mark.parametrize("name", TESTED)
 def test_finite_model_predicts_real_episodes(name, make):
     """Random episodes of the real environment, followed step by step in the explored tables."""

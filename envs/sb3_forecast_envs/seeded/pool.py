@@ -22,6 +22,9 @@ from sb3_forecast_envs.pool import Pool, check_pool
 from sb3_forecast_envs.seeded.exploration import Failed, ended_with_reward, ended_without_reward, observer, reported_cost
 from sb3_forecast_envs.seeded.identity import UnknownIdentityError, environment_text, fingerprint
 
+#: extras of this package, by the module of Gymnasium that needs them
+_EXTRAS = ("mujoco", "box2d")
+
 Wrapper = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 
 
@@ -39,7 +42,21 @@ class MakeFromId:
         self.spec = spec
 
     def __call__(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        env = gym.make(self.id if self.spec is None else EnvSpec.from_json(self.spec), render_mode=render_mode)
+        """Make it.
+
+        :param render_mode: as in :func:`gymnasium.make`
+        :return: the environment
+        :raises ImportError: if a package that it needs is missing
+        """
+        try:
+            env = gym.make(self.id if self.spec is None else EnvSpec.from_json(self.spec), render_mode=render_mode)
+        except gym.error.DependencyNotInstalled as error:
+            where = str(gym.spec(self.id.rpartition(":")[2]).entry_point)
+            extra = next((name for name in _EXTRAS if name in where), None)
+            install = f"pip install 'sb3-forecast[{extra}]'" if extra else "the command of that message"
+            raise ImportError(
+                f"env must be an environment whose packages are installed, got {self.id!r} ({error}); use {install}"
+            ) from error
         for wrapper in self.wrappers:
             env = wrapper(env)
         # agents cannot read the text of a mission; environments without one are left as they are
