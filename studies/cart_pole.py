@@ -69,6 +69,11 @@ def _forecast(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PP
     return _tuned(base, env, seed, scorer=scorer, p_floor=1e-6, full_every=20)
 
 
+def _forecast_half(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
+    scorer = sf.EpisodeScorer(pool, delay=3, probes=200, seed=seed, n_envs=32, max_share=0.5)
+    return _tuned(base, env, seed, scorer=scorer, p_floor=1e-6, full_every=20)
+
+
 def _forecast_line(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
     scorer = sf.EpisodeScorer(pool, delay=3, probes=200, seed=seed, n_envs=32)
     return _tuned(base, env, seed, scorer=scorer, p_floor=1e-6, full_every=20, forecast_kind="line")
@@ -80,6 +85,7 @@ METHODS: dict[str, Make] = {
     "ppo_lagrangian": _lagrangian,
     "cvar_ppo": _cvar,
     "forecast": _forecast,
+    "forecast_half": _forecast_half,
     "forecast_line": _forecast_line,
 }
 
@@ -89,6 +95,7 @@ LABELS = {
     "ppo_lagrangian": "PPO-Lagrangian",
     "cvar_ppo": "CVaR-PPO",
     "forecast": "ForecastPPO, learned survival",
+    "forecast_half": "ForecastPPO, half of the steps for scoring",
     "forecast_line": "ForecastPPO, line loss",
 }
 

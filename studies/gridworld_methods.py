@@ -84,11 +84,15 @@ def _cvar(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
     return model
 
 
-def _forecast_episodes(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
+def _forecast_episodes(max_share: float) -> Make:
     """Ours, told nothing but the cost of each step; its scoring and probing are part of the budget of steps, see ``Budget``."""
-    # few environments side by side: each steps on until the last episode of a scoring has ended, and all steps count
-    scorer = sf.EpisodeScorer(pool, probes=200, seed=seed, n_envs=32)
-    return _tuned(scorer=scorer, p_floor=1e-6, full_every=20)(base, pool, n_envs, seed)
+
+    def make(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
+        # few environments side by side: each steps on until the last episode of a scoring has ended, and all steps count
+        scorer = sf.EpisodeScorer(pool, probes=200, seed=seed, n_envs=32, max_share=max_share)
+        return _tuned(scorer=scorer, p_floor=1e-6, full_every=20)(base, pool, n_envs, seed)
+
+    return make
 
 
 METHODS: dict[str, Make] = {
@@ -103,11 +107,12 @@ METHODS: dict[str, Make] = {
     "drawn_only": _tuned(forecast_coef=1e-12, **BARE),
     "ppo_lagrangian_10": _lagrangian(10.0),
     "cvar_ppo": _cvar,
-    "forecast_episodes": _forecast_episodes,
+    "forecast_episodes": _forecast_episodes(1.0),
+    "forecast_episodes_half": _forecast_episodes(0.5),
 }
 
 #: methods of the comparison in which nobody is told more than the cost of a step
-MODEL_FREE = ("ppo_lagrangian_10", "cvar_ppo", "forecast_episodes")
+MODEL_FREE = ("ppo_lagrangian_10", "cvar_ppo", "forecast_episodes", "forecast_episodes_half")
 #: parts of ForecastPPO by themselves, and the loss that was its default in 0.2
 ABLATIONS = ("forecast_guarded", "line_only", "drawn_only")
 #: what is compared by default: everybody knows the tasks' dynamics, or nobody looks at them
@@ -127,4 +132,5 @@ LABELS = {
     "ppo_lagrangian_10": "PPO-Lagrangian, from 10",
     "cvar_ppo": "CVaR-PPO",
     "forecast_episodes": "ForecastPPO, model-free",
+    "forecast_episodes_half": "ForecastPPO, half of the steps for scoring",
 }

@@ -36,4 +36,4 @@ for task in found.probabilities.argsort()[::-1][:5]:
 
 # %%
 # To train with a cost only, pass ``scorer=sf.EpisodeScorer(tasks, probes=100)`` to ``ForecastPPO``: a network learns which actions are followed
-# by a cost. It takes at most half of the environment steps (``max_share``), and says when it must not be trusted.
+# by a cost. ``max_share`` limits its share of the environment steps. It says when it must not be trusted.

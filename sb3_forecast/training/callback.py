@@ -297,7 +297,8 @@ class ForecastCallback(BaseCallback):
         for per_step in (self._costs, self._dones, self._seen):
             per_step.clear()
         if self.validation is not None:
-            if self.validation.rollouts % self.validate_every == 0 and self.validation.may_look:
+            scored = 0 if self.objective is None else self.objective.scorer.steps_played
+            if self.validation.rollouts % self.validate_every == 0 and self.validation.may_look(scored):
                 self._validate()
             self.validation.rollouts += 1
         if self.objective is not None and self.objective.scorer.learns:

@@ -136,10 +136,12 @@ class Validation:
         """Number of environment steps that the looks have taken so far; a comparison at equal steps counts them."""
         return self._steps_before + (0 if self._scorer is None else self._scorer.steps_played)
 
-    @property
-    def may_look(self) -> bool:
-        """Whether a look is within its share of the environment steps. Looks that play no episodes always are."""
-        return self.start is None or self.steps_played <= LOOKING * (self.steps_played + self.steps_watched)
+    def may_look(self, scored: int) -> bool:
+        """Whether a look is within its share of the environment steps. Looks that play no episodes always are.
+
+        :param scored: steps of the training's scorer so far
+        """
+        return self.start is None or self.steps_played <= LOOKING * (self.steps_played + self.steps_watched + scored)
 
     def look(self, model: Any) -> tuple[Look, list[str]]:
         """Measure the present policy.

@@ -257,7 +257,10 @@ class Validated:
     def __init__(self, reasons=(), factor=0.5, error=None, chosen=None):
         self.reasons, self.factor, self.error, self.chosen = list(reasons), factor, error, chosen
         self.rollouts, self.looks, self.start = 0, 0, object()
-        self.may_look, self.steps_watched = True, 0
+        self.waits, self.steps_watched = False, 0
+
+    def may_look(self, scored):
+        return not self.waits
 
     def look(self, model):
         self.looks += 1
@@ -277,10 +280,10 @@ class Validated:
 def test_a_look_waits_for_its_share_of_the_steps():
     watched = Validated()
     found = callback(None, validation=watched, validate_every=1)
-    watched.may_look = False
+    watched.waits = True
     found._on_rollout_start()
     assert watched.looks == 0
-    watched.may_look = True
+    watched.waits = False
     found._on_rollout_start()
     assert (watched.looks, watched.rollouts) == (1, 2)
 

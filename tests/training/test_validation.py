@@ -248,11 +248,12 @@ def test_steps_of_counted_looks_are_counted_and_kept(pool, clumsy):
     counted.look(model)
     once = counted.steps_played
     assert once >= 12 * 8  # a pole does not fall sooner
-    assert not counted.may_look
+    assert not counted.may_look(0)
+    assert counted.may_look(4 * once)
     counted.steps_watched = 4 * once
-    assert counted.may_look
+    assert counted.may_look(0)
     counted.look(model)
-    assert not counted.may_look  # two looks are more than a fifth
+    assert not counted.may_look(0)  # two looks are more than a fifth
     counted.steps_watched = 3 * once
     again = Validation(poles, 4, 2)
     again.load_state_dict(counted.state_dict())
@@ -261,4 +262,4 @@ def test_steps_of_counted_looks_are_counted_and_kept(pool, clumsy):
     exact = Validation(pool, 20, 4)
     exact.look(clumsy)
     assert exact.steps_played == 0
-    assert exact.may_look
+    assert exact.may_look(0)

@@ -53,7 +53,7 @@ class EpisodeScorer(Scorer):
     :param warm_up_rounds: number of rounds of learning before scores are used
     :param warm_up_failures: number of failing transitions before scores are used
     :param max_share: largest share of all environment steps that scoring and probing take in a training. While it is used up, the training goes
-        on with the forecast of the last scoring; 1 for no limit
+        on with the forecast of the last scoring; 1 for no limit. It helps where scoring leaves too few updates (docs/model_free.md)
     :param cost_model: a model to continue with, for example of another pool; ``None`` for a new one
     :raises ValueError: if an argument is out of range or the tasks cannot be played
     """
@@ -74,7 +74,7 @@ class EpisodeScorer(Scorer):
         warm_up_rounds: int = 3,
         warm_up_failures: int = 30,
         cost_model: CostModel | None = None,
-        max_share: float = 0.5,
+        max_share: float = 1.0,
     ) -> None:
         if "episodes" not in pool.scorers:
             raise ValueError(f"pool must serve 'episodes', got {tuple(pool.scorers)}; use scorer={pool.scorers[0]!r}")
