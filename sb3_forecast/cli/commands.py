@@ -67,7 +67,7 @@ class Evaluate:
     What people run:
     python -m sb3_forecast evaluate model.zip --env-id SB3Forecast/ThinIce-8x8-v0 --html report.html
 
-    python -m sb3_forecast evaluate model.zip --env-id LunarLander-v3 --failed sb3_forecast_envs:ended_early --max-episodes 4000
+    python -m sb3_forecast evaluate model.zip --env-id LunarLander-v3 --failed sb3_forecast_envs:ended_without_reward --max-episodes 4000
 
     python -m sb3_forecast evaluate model.zip --env-id Hopper-v5 --failed sb3_forecast_envs:ended_early --scorer splitting
 
@@ -85,7 +85,8 @@ class Evaluate:
     algo: str = "auto"
     """ppo, a2c, dqn, sac, td3, ddpg or an algorithm of sb3-contrib. auto: recognised from the model file."""
     failed: str | None = None
-    """`module:function` that decides from a Step if it failed, e.g. sb3_forecast_envs:ended_early. If left out, a positive info["cost"]."""
+    """`module:function` that decides from a Step if it failed, e.g. sb3_forecast_envs:ended_early for falls,
+    ended_without_reward for crashes of LunarLander. If left out, a positive info["cost"]."""
     scorer: ScorerName = "auto"
     """How tasks are scored: exact, survival, frequency (counts failed episodes) or splitting (resolves rare failures in simulators whose state
     can be kept). auto: the strongest one that fits the model and the tasks, but not splitting."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_forecast.statistics.allocation import Design
+from sb3_forecast.statistics.allocation import Design, failure_means
 from sb3_forecast.statistics.alternatives import ParetoTail, lognormal_forecast
 from sb3_forecast.statistics.conformal import exceedance_probability
 from sb3_forecast.statistics.count_checks import best_fit, goodness_of_fit
@@ -181,7 +181,8 @@ def outlook_of_counts(
         "method": "beta-binomial" if tail.never == 0.0 else "zero-inflated beta-binomial",
         "n_eval": tail.n_eval,
         **_worst(forecast, low, high, level),
-        "observed_worst_probability": float((failures / trials).max()),
+        # a task that was played again because it failed by chance would look worse than it is
+        "observed_worst_probability": float((failures / trials if design is None else failure_means(failures, trials)).max()),
         "any_failure": -math.expm1(n * math.log1p(-tail.mean)),
         "mean_failure": tail.mean,
         "fit_p": fit_p,

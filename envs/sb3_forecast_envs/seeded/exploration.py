@@ -43,7 +43,7 @@ Failed = Callable[[Step], bool]
 
 
 def ended_without_reward(step: Step) -> bool:
-    """Failure of MiniGrid's lava environments: the episode is over, and nothing was gained."""
+    """Failure of MiniGrid's lava environments, and of LunarLander: the episode is over, and its last step gained nothing."""
     return step.terminated and step.reward <= 0.0
 
 
@@ -53,7 +53,10 @@ def ended_with_reward(step: Step) -> bool:
 
 
 def ended_early(step: Step) -> bool:
-    """Failure for environments in which only a failure ends an episode before its time limit, such as a falling pole or walker."""
+    """Failure for environments in which only a failure ends an episode before its time limit, such as a falling pole or walker.
+
+    Not for LunarLander, where a good landing ends it, too: use :func:`ended_without_reward`.
+    """
     return step.terminated
 
 
