@@ -53,7 +53,7 @@ class EpisodeScorer(Scorer):
     :param warm_up_rounds: number of rounds of learning before scores are used
     :param warm_up_failures: number of failing transitions before scores are used
     :param max_share: largest share of all environment steps that scoring and probing take in a training. While it is used up, the training goes
-        on with the forecast of the last scoring; 1 for no limit. It helps where scoring leaves too few updates (docs/model_free.md)
+        on with the forecast of the last scoring; 1 for no limit. What it gains and costs: docs/model_free.md
     :param cost_model: a model to continue with, for example of another pool; ``None`` for a new one
     :raises ValueError: if an argument is out of range or the tasks cannot be played
     """
