@@ -48,7 +48,7 @@ class Where:
 
 ENVIRONMENTS = {
     "LunarLander": Where("LunarLander-v3", "ended_without_reward", 600_000),
-    "Hopper": Where("Hopper-v5", "ended_early", 1_000_000),
+    "Hopper": Where("Hopper-v5", "ended_early", 400_000),
     "DoorKey": Where("MiniGrid-DoorKey-5x5-v0", "ended_without_reward", 60_000, FlatObsWrapper, timeout_fails=True),
 }
 
