@@ -11,7 +11,7 @@ from sb3_forecast.checks import whole
 from sb3_forecast.cli.commands import Evaluate
 from sb3_forecast.scorers.frequency import FrequencyScorer, all_as_before
 from sb3_forecast.scorers.make import make_measuring_scorer
-from sb3_forecast.scorers.playing import play
+from sb3_forecast.scorers.playing import is_stochastic, play
 from sb3_forecast.scorers.protocols import Counts, Scorer, SupportsEpisodes
 
 #: tasks that are played twice, to see whether the task decides how its episode ends
@@ -78,7 +78,8 @@ def counter(args: Evaluate, model: BaseAlgorithm, make: Callable[[int], Supports
         reason = ""
     deterministic = args.deterministic or None
     twice = np.repeat(np.arange(_PROBED), 2)
-    decides = all_as_before(twice, play(model, few.make_vec_env(_PROBED), twice, args.seed, deterministic))
+    played = play(model, few.make_vec_env(_PROBED), twice, args.seed, deterministic)
+    decides = all_as_before(twice, played, sampled=is_stochastic(model) and not args.deterministic)
     tasks = make(args.max_episodes if decides else int(_ONCE * args.max_episodes))
     shown = args.progress_bar and not args.json
     scorer = FrequencyScorer(tasks, 1, args.seed, deterministic=deterministic, progress_bar=shown, budget=args.max_episodes)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_forecast.checks import check_seed, task_indices, whole
-from sb3_forecast.scorers.playing import Episodes, play
+from sb3_forecast.scorers.playing import Episodes, is_stochastic, play
 from sb3_forecast.scorers.protocols import Counts, Measurement, Scorer, SupportsEpisodes, Tasks
 from sb3_forecast.statistics.allocation import Design, failure_means, further_episodes
 from sb3_forecast.statistics.scores import failure_score
@@ -106,6 +106,7 @@ class FrequencyScorer(Scorer):
         """
         chosen = task_indices(tasks, self.n_tasks)
         self._notes = ()
+        greedy = not is_stochastic(model) if self.deterministic is None else self.deterministic
         if self.design is not None:
             self.design.check(len(chosen))
         rows, rounds = [np.repeat(np.arange(len(chosen)), self.episodes)], []
@@ -121,7 +122,7 @@ class FrequencyScorer(Scorer):
                 rounds.append(self._play(model, chosen[rows[-1]], seed))
                 failures += np.bincount(rows[-1][rounds[-1].failed], minlength=len(chosen))
                 trials += extra
-                if all_as_before(np.concatenate(rows), _joined(rounds)):
+                if all_as_before(np.concatenate(rows), _joined(rounds), not greedy):
                     note = (
                         f"every task that was played again ended as before, so the task decides: {int(trials.sum()):,} of "
                         f"{self.design.budget:,} episodes were played; use as many tasks as episodes"
@@ -213,13 +214,18 @@ def _joined(rounds: list[Episodes], order: Any = slice(None)) -> Episodes:
     return Episodes(*(np.concatenate([getattr(part, name) for part in rounds])[order] for name in _COLUMNS))
 
 
-def all_as_before(tasks: NDArray[np.int64], episodes: Episodes) -> bool:
+def all_as_before(tasks: NDArray[np.int64], episodes: Episodes, sampled: bool) -> bool:
     """Whether all episodes of a task ended alike, in every task that was played more than once.
 
     :param tasks: task of each episode, shape (episodes,), int64
     :param episodes: the episodes
-    :return: ``False`` also if fewer than five tasks were played more than once: that can be chance
+    :param sampled: whether the model sampled its actions
+    :return: ``False`` also if that can be chance: if fewer than five tasks were played more than once, or, with sampled actions, if these ended
+        in fewer than three ways, as where nearly every episode reaches its time limit
     """
     _, where, repeats = np.unique(tasks, return_inverse=True, return_counts=True)
     ends = np.stack([where, episodes.failed, episodes.lengths, episodes.returns], axis=1)
-    return int((repeats > 1).sum()) >= 5 and len(np.unique(ends, axis=0)) == len(repeats)
+    ways = np.unique(ends[repeats[where] > 1, 1:], axis=0)
+    return (
+        int((repeats > 1).sum()) >= 5 and len(ways) >= (3 if sampled else 1) and len(np.unique(ends, axis=0)) == len(repeats)
+    )

@@ -79,13 +79,23 @@ def test_where_the_task_decides_the_budget_is_not_used(agent, tasks):
         ([0, 1, 2, 3, 4] * 2, [1, 2, 3, 4, 5] * 2, True),
         ([0, 1, 2, 3, 4] * 2, [1, 2, 3, 4, 5, 1, 2, 3, 4, 6], False),
         ([0, 1, 2, 3] * 2, [1, 2, 3, 4] * 2, False),
+        ([0, 1, 2, 3, 4] * 2, [500, 500, 500, 500, 7] * 2, False),  # they reach the time limit, whatever is done
+        ([0, 1, 2, 3, 4] * 2 + [5, 6], [500] * 10 + [1, 2], False),
+        ([0, 1, 2, 3, 4] * 2, [500, 500, 500, 8, 7] * 2, True),
         ([0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6], False),
     ],
 )
 def test_five_tasks_that_end_as_before(tasks, returns, alike):
     size = len(tasks)
     episodes = Episodes(np.zeros(size, bool), np.zeros(size), np.array(returns, float), np.ones(size, int))
-    assert all_as_before(np.array(tasks), episodes) is alike
+    assert all_as_before(np.array(tasks), episodes, sampled=True) is alike
+
+
+def test_likeliest_actions_may_all_end_at_the_time_limit():
+    tasks, size = np.tile(np.arange(5), 2), 10
+    episodes = Episodes(np.zeros(size, bool), np.zeros(size), np.ones(size), np.full(size, 64))
+    assert all_as_before(tasks, episodes, sampled=False)
+    assert not all_as_before(tasks[:9], Episodes(*(column[:9] for column in vars(episodes).values())), sampled=False)
 
 
 def test_the_command(agent, capsys, tmp_path):
