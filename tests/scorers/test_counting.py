@@ -9,7 +9,7 @@ import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.__main__ import main
 from sb3_forecast.scorers.frequency import all_as_before
-from sb3_forecast.scorers.playing import Episodes
+from sb3_forecast.scorers.playing import Episodes, play
 from sb3_forecast.statistics.allocation import Design, failure_means
 from sb3_forecast.statistics.outlook import outlook_of_counts
 
@@ -47,6 +47,19 @@ def test_it_says_what_the_exact_scores_say(agent, tasks):
     away = np.abs(counts.failures / counts.trials - exact) / np.maximum(spread, 0.02)
     assert np.mean(away < 3) > 0.95
     assert abs(counts.first.mean() / 4 - exact.mean()) < 4 * np.sqrt((exact * (1 - exact)).mean() / 480)
+
+
+def test_every_round_has_noise_of_its_own(agent, tasks, monkeypatch):
+    seeds = []
+
+    def noted(model, env, chosen, seed, *rest):
+        seeds.append(seed)
+        return play(model, env, chosen, seed, *rest)
+
+    monkeypatch.setattr("sb3_forecast.scorers.frequency.play", noted)
+    sf.FrequencyScorer(tasks, 1, budget=160, seed=1).counts(agent)
+    assert seeds[0] == 1
+    assert len(set(seeds)) == len(seeds) == 5
 
 
 def test_a_part_of_the_tasks(agent, tasks):
@@ -117,6 +130,9 @@ def test_the_command(agent, capsys, tmp_path):
     counts = sf.FrequencyScorer(sfe.TaskPool("ThinIce-8x8", 150, seed=4), 1, 4, budget=200).counts(agent)
     expected = outlook_of_counts(counts.failures, counts.trials, 1e6, first=counts.first, design=counts.design)
     assert found["answer"] == expected["answer"]
+    assert found["observed_mean_failure"] == pytest.approx(counts.first.mean())
+    assert counts.first.mean() != pytest.approx((counts.failures / counts.trials).mean())
+    assert found["observed_worst_probability"] == pytest.approx(failure_means(counts.failures, counts.trials).max())
     assert found["interval_probability"] == pytest.approx(expected["interval_probability"])
     assert main([*line, "--deterministic", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import ClassVar
 
 import gymnasium as gym
@@ -17,7 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.scorers.make import make_scorer
-from sb3_forecast.scorers.splitting.agent import doubted, tilted
+from sb3_forecast.scorers.splitting.agent import Agent, doubted, tilted
 from sb3_forecast.scorers.splitting.critic import Critic, Pilot
 from sb3_forecast.scorers.splitting.intervals import log_normal_intervals
 from sb3_forecast.scorers.splitting.keeping import Copies, OwnState, Replay, find_keeper, new_noise
@@ -356,6 +357,22 @@ def test_actions_that_nobody_thinks_dangerous_are_taken_now_and_then():
     drawn = doubted(pi, allowed, 0.3)
     assert drawn == pytest.approx(np.array([[0.786, 0.114, 0.1], [0.5, 0.5, 0.0]]))
     assert doubted(pi, allowed, 0.0) == pytest.approx(pi)
+
+
+@pytest.mark.parametrize("doubt", [0.0, 0.5])
+def test_weights_make_up_for_doubt(agent, pool, doubt):
+    """A critic that sees no danger anywhere leaves only doubt: the weight is that of the policy over the mixture."""
+    env = pool.make_vec_env(4)
+    actor, size = Agent(agent, False, np.random.default_rng(0)), 40
+    observations = np.repeat(env.reset(), size // 4, axis=0)
+    critic = SimpleNamespace(danger=lambda features: np.zeros((size, actor.n_actions)), doubt=doubt)
+    decision = actor.decide(observations, np.zeros((size, 1), np.float32), [None] * size, None, np.zeros(size), 0.3, critic)
+    with th.no_grad():
+        policy = agent.policy.get_distribution(th.as_tensor(observations)).distribution
+    pi = policy.probs.double().numpy()[np.arange(size), decision.indices]
+    expected = np.log(pi) - np.log((1 - doubt) * pi + doubt / actor.n_actions)
+    np.testing.assert_allclose(decision.log_weights, expected, atol=1e-5)
+    assert (np.abs(decision.log_weights).max() > 0.1) == (doubt > 0.0)
 
 
 def test_the_critic_doubts_less_per_step_in_long_episodes():

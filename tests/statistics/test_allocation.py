@@ -85,7 +85,8 @@ def test_the_likelihood_does_not_mind_the_choice():
     # repetitions of the counting repeat the choice
     again, chosen = tail.sample(generator)
     assert chosen.sum() == 60_000
-    assert again[chosen > 5].mean() > 10 * again[chosen == 1].mean()
+    assert not np.array_equal(np.sort(chosen), np.sort(trials))
+    assert (again[chosen > 5] > 0).mean() > 0.95  # they are played again because they failed
     assert tail.refit(again, chosen).design is design
 
 
