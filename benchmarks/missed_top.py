@@ -4,7 +4,8 @@
 
 ForecastPPO fine-tunes an agent; a second scorer looks at the whole pool after every update. On these true scores every rule of the kind
 "score the whole pool every F updates, and in between only the C tasks with the largest cached scores" is replayed, and the worst ten tasks
-that the rule did not look at are counted, in the updates between full scorings. Seeds are not those of the study.
+that the rule did not look at are counted, in the updates between full scorings. The other rule, "in turn", scores an F-th of the pool after
+every update, and the 600 tasks that the line loss looks at. Seeds are not those of the study.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Arguments:
     """Full scorings: one in so many updates."""
     candidates: tuple[int, ...] = (450, 1000, 2000, 4000)
     """Tasks scored in between."""
+    in_turn: tuple[int, ...] = (5, 10, 20, 40)
+    """Parts of the pool that take turns."""
     seeds: tuple[int, ...] = (101, 102, 103)
     """Seeds."""
 
@@ -76,6 +79,25 @@ def replay(scores: list[np.ndarray], every: int, n_candidates: int, floor: float
         worst = np.argpartition(-truth, 10)[:10]
         missed.append(int((~np.isin(worst, candidates) & (truth[worst] > lowest)).sum()))
         cached[candidates] = truth[candidates]
+    return np.array(missed)
+
+
+def in_turn(scores: list[np.ndarray], every: int, reach: int, floor: float, seed: int) -> np.ndarray:
+    """As :func:`replay`, for a pool that is scored in turn, with the tasks that :class:`sf.TailLineLoss` needs."""
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(scores[0]))
+    missed = []
+    lowest = -np.log(-np.log(floor))
+    cached = scores[0].copy()
+    for update, truth in enumerate(scores[1:], 1):
+        part = order[update % every :: every]
+        cached[part] = truth[part]
+        ranked = np.argsort(-cached)
+        drawn = np.exp(generator.uniform(np.log(300.0), np.log(reach + 1.0), 300)).astype(np.int64)
+        looked_at = np.concatenate([part, ranked[:300], ranked[drawn[drawn < reach]]])
+        worst = np.argpartition(-truth, 10)[:10]
+        missed.append(int((~np.isin(worst, looked_at) & (truth[worst] > lowest)).sum()))
+        cached[looked_at] = truth[looked_at]
     return np.array(missed)
 
 
@@ -112,6 +134,12 @@ def main(args: Arguments) -> None:
                 missed = np.concatenate([replay(scores, every, n_candidates, floor) for scores in histories])
                 row += [f"{missed.mean():.2f}", f"{(missed > 0).mean():.0%}"]
             table.add_row(str(every), str(n_candidates), *row[:5])
+    for every in args.in_turn:
+        row = []
+        for floor in (1e-300, 1e-6, 1e-4):
+            missed = np.concatenate([in_turn(h, every, 2000, floor, s) for h, s in zip(histories, args.seeds, strict=True)])
+            row += [f"{missed.mean():.2f}", f"{(missed > 0).mean():.0%}"]
+        table.add_row(f"in turn, {every}", "600 needed", *row[:5])
     Console(width=130).print(table)
 
 

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from sb3_forecast.training.guard import TrainingWarning
     from sb3_forecast.training.losses import ForecastLoss
     from sb3_forecast.training.objective import ForecastObjective
+    from sb3_forecast.training.replay import FailureReplay
     from sb3_forecast.training.tail_line import TailLineLoss
     from sb3_forecast.training.validation import Validation
 
@@ -116,6 +117,7 @@ _DEFINED_IN = {
     "TrainingWarning": "sb3_forecast.training.guard",
     "ForecastLoss": "sb3_forecast.training.losses",
     "NoForecastError": "sb3_forecast.statistics.names",
+    "FailureReplay": "sb3_forecast.training.replay",
     "PolicyAverage": "sb3_forecast.training.averaging",
     "TailLineLoss": "sb3_forecast.training.tail_line",
     "Validation": "sb3_forecast.training.validation",
@@ -138,6 +140,7 @@ __all__ = [
     "ExactScorer",
     "Example",
     "ExpectedSquaredError",
+    "FailureReplay",
     "FailureScorer",
     "ForecastCallback",
     "ForecastEvalCallback",

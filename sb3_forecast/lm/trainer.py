@@ -6,7 +6,7 @@ import copy
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.logger import Logger, configure
@@ -14,7 +14,6 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from sb3_forecast.checks import whole
 from sb3_forecast.files import write_whole
 from sb3_forecast.lm.drawn import DrawnReplies
 from sb3_forecast.lm.penalty import ForecastPenalty, Penalty, ShardedScorer
@@ -24,7 +23,6 @@ from sb3_forecast.statistics.partitions import check_partition
 from sb3_forecast.training.injection import add_clipped
 from sb3_forecast.training.losses import ForecastLoss, Kind
 from sb3_forecast.training.objective import ForecastObjective, PoolLoss
-from sb3_forecast.training.tail_line import TailLineLoss
 
 #: file in every checkpoint; a checkpoint without it is not whole
 STATE_FILE = "forecast_state.pt"
@@ -35,8 +33,8 @@ class ForecastTrainer(Trainer):
 
     Every ``gradient_every``-th optimizer step does this:
 
-    1. It scores a part of the prompts, and the prompts of the tail that the loss looks at.
-    2. It computes the gradient of the loss and clips it by itself to ``max_grad_norm``.
+    1. It scores a random sub-pool of the prompts and draws partitions of it into an evaluation set and a deployment set.
+    2. It computes the gradient of the forecast error and clips it by itself to ``max_grad_norm``.
     3. It multiplies this gradient by ``forecast_coef`` and adds it to the gradient of the primary loss.
 
     Everything else is as in ``Trainer``: adapters, gradient accumulation, mixed precision, several devices, checkpoints,
@@ -52,13 +50,10 @@ class ForecastTrainer(Trainer):
     :param eval_size: evaluation set size m of a partition
     :param k: number of top evaluation scores that the forecast uses
     :param n_partitions: partitions drawn per step
-    :param subpool: prompts scored per step; ``None`` for the whole pool. With ``"line"`` in turn, all other scores stay as they were last
-        seen, and the prompts that the loss touches are scored besides; with the other kinds drawn at random, and only they are looked at
-    :param forecast_kind: ``"line"`` (see :class:`sb3_forecast.TailLineLoss`), or ``"guarded"``, ``"squared"`` or ``"hinge"`` (see
-        :class:`sb3_forecast.ForecastLoss`)
+    :param subpool: prompts scored per step, drawn at random; ``None`` for the whole pool
+    :param forecast_kind: ``"guarded"``, ``"squared"`` or ``"hinge"``, see :class:`sb3_forecast.ForecastLoss`
     :param forecast_method: ``"jones"``, ``"blue"`` or ``"direct"``
-    :param p_floor: no prompt is pushed below this failure probability (not ``"squared"``)
-    :param n_worst: prompts that ``"line"`` always looks at; as many more are drawn from further down the tail
+    :param p_floor: prompts with a failure probability below this get no gradient (kinds ``"guarded"`` and ``"hinge"``)
     :param gradient_every: add the gradient in every n-th optimizer step
     :param wanted: the prompts of the pool, each with the reply that you want; rows in the order of the pool. They teach the model
         what to say to the prompts on which the loss has weight. Without them the model may learn to leak in words that no stem covers
@@ -87,10 +82,9 @@ class ForecastTrainer(Trainer):
         k: int = 10,
         n_partitions: int = 64,
         subpool: int | None = None,
-        forecast_kind: Literal["line"] | Kind = "line",
+        forecast_kind: Kind = "guarded",
         forecast_method: Method = "jones",
         p_floor: float = 1e-6,
-        n_worst: int = 40,
         gradient_every: int = 1,
         wanted: Sequence[dict[str, list[int]]] | None = None,
         drawn_rows: int = 16,
@@ -126,21 +120,10 @@ class ForecastTrainer(Trainer):
         self.penalty = penalty
         self.drawn: DrawnReplies | None = None
         if forecast_coef > 0.0 and scorer is not None:
-            in_turn = forecast_loss is None and forecast_kind == "line" and subpool is not None and subpool < scorer.n_tasks
-            if forecast_loss is None and forecast_kind == "line":
-                check_partition(scorer.n_tasks, eval_size, k)
-                deploy_size = min(10 * eval_size, scorer.n_tasks - eval_size)
-                forecast_loss = TailLineLoss(eval_size, deploy_size, k, p_floor, n_worst=n_worst, n_partitions=n_partitions)
-            elif forecast_loss is None:
+            if forecast_loss is None:
                 check_partition(scorer.n_tasks if subpool is None else subpool, eval_size, k)
                 forecast_loss = ForecastLoss(eval_size, k, n_partitions, forecast_kind, forecast_method, p_floor)
-            if in_turn:
-                whole("subpool", subpool, low=1, use="None for the whole pool")
-                objective = ForecastObjective(
-                    ShardedScorer(scorer), forecast_loss, args.seed, full_every=-(-scorer.n_tasks // subpool), rotating=True
-                )
-            else:
-                objective = ForecastObjective(ShardedScorer(scorer), forecast_loss, args.seed, subpool=subpool)
+            objective = ForecastObjective(ShardedScorer(scorer), forecast_loss, args.seed, subpool=subpool)
             self.penalty = ForecastPenalty(objective)
             if wanted is not None:
                 self.drawn = DrawnReplies(wanted, objective, drawn_rows, args.seed)

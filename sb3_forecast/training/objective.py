@@ -48,8 +48,6 @@ class ForecastObjective:
     :param weight_decay: :attr:`task_weights` is multiplied by this at each refresh
     :param subpool: score and partition only this many tasks, drawn anew at each refresh; ``None`` for the whole pool
     :param validation: indices of tasks that no gradient may come from, and that no training episode may start on; ``None`` for none
-    :param rotating: never score the whole pool again after the first refresh, but at each refresh a ``full_every``-th part of it, in turn, and
-        the tasks that the gradient needs; all other scores stay as they were last seen
     :raises ValueError: if an argument is out of range, or the scorer cannot score single tasks as ``full_every`` needs
     """
 
@@ -63,7 +61,6 @@ class ForecastObjective:
         weight_decay: float = 0.98,
         subpool: int | None = None,
         validation: NDArray[np.int64] | None = None,
-        rotating: bool = False,
     ) -> None:
         whole("full_every", full_every, low=1, use="1 to score the whole pool at every refresh")
         if full_every > 1 and not scorer.supports_partial:
@@ -85,9 +82,6 @@ class ForecastObjective:
         self.pool_loss = loss
         self.subpool = subpool
         self.full_every = full_every
-        if rotating and full_every == 1:
-            raise ValueError("full_every must be above 1 when rotating, got 1; use the number of refreshes after which every task was scored")
-        self.rotating = rotating
         if subpool is not None and validation is not None:
             raise ValueError("validation must be None when subpool is given, got both; use only one of them")
         #: tasks that gradients may come from, and the others, ascending, int64
@@ -98,8 +92,6 @@ class ForecastObjective:
         self.n_candidates = min(usual if n_candidates is None else n_candidates, len(self.learning))
         self.weight_decay = weight_decay
         self.generator = np.random.default_rng(check_seed(seed))
-        #: the order in which a rotating objective scores the pool; it has a generator of its own, so that partitions are those of other objectives
-        self._order = np.random.default_rng([seed, 29]).permutation(scorer.n_tasks)
         self.scores: th.Tensor | None = None
         #: decaying sum of the loss's weights, shape (N,); training episodes start on tasks in proportion to it
         self.task_weights: NDArray[np.float64] = np.zeros(scorer.n_tasks)
@@ -124,8 +116,6 @@ class ForecastObjective:
             if self.scores is None:
                 self.scores = th.full((self.scorer.n_tasks,), -th.inf, dtype=th.float64)
             self.scores[th.from_numpy(self._partitioned)] = self.scorer.score(model, self._partitioned)
-        elif self.rotating and self.scores is not None:
-            self._score_next_part(model)
         elif self.scores is None or self.n_refreshes % self.full_every == 0:
             followed = None if self.scores is None or self.full_every == 1 else self.candidates
             self.scores = self.scorer.score(model)
@@ -137,10 +127,6 @@ class ForecastObjective:
             self.scores[th.from_numpy(candidates)] = self.scorer.score(model, candidates)
         self.n_refreshes += 1
         terms = self._draw()
-        if self.rotating and self.n_refreshes > 1:
-            needed = self._needed
-            self.scores[th.from_numpy(needed)] = self.scorer.score(model, needed)
-            terms = self._evaluate()
         self.task_weights *= self.weight_decay
         self.task_weights[self.touched] += terms.weights.clamp(min=0.0).numpy()
         return terms
@@ -153,26 +139,9 @@ class ForecastObjective:
         self._partitions = None
         self._drawn = self.generator.bit_generator.state
         self._partitions = self.pool_loss.draw(partitioned, self.generator)
-        return self._evaluate()
-
-    def _evaluate(self) -> LossTerms:
-        """Evaluate the loss on the current partitions, with the cached scores."""
-        assert self.scores is not None and self._partitions is not None
-        terms = self.pool_loss.evaluate(self.scores[th.from_numpy(self.touched)], self._partitions, self.n_partitioned)
+        terms = self.pool_loss.evaluate(partitioned[self._partitions.touched], self._partitions, self.n_partitioned)
         self._weights = terms.weights
         return terms
-
-    def _score_next_part(self, model: Any) -> None:
-        """Score the part of the pool whose turn it is, and look how many of its worst tasks one would not have looked for."""
-        assert self.scores is not None
-        followed = self.candidates
-        part = np.sort(self._order[self.n_refreshes % self.full_every :: self.full_every])
-        self.scores[th.from_numpy(part)] = self.scorer.score(model, part)
-        learning = np.setdiff1d(part, self.validation)
-        watched = min(max(1, WATCHED_TASKS // self.full_every), len(learning))
-        if watched:
-            worst = learning[th.topk(self.scores[th.from_numpy(learning)], watched).indices.numpy()]
-            self.missed_top = float(1.0 - np.isin(worst, followed).mean())
 
     @property
     def has_partitions(self) -> bool:
@@ -224,14 +193,6 @@ class ForecastObjective:
         return touched
 
     @property
-    def _needed(self) -> NDArray[np.int64]:
-        """Those of the touched tasks that the gradient needs."""
-        touched = self.touched
-        assert self._partitions is not None
-        chosen: NDArray[np.int64] = touched[self._partitions.needed.numpy()]
-        return chosen
-
-    @property
     def active(self) -> tuple[NDArray[np.int64], th.Tensor]:
         """Tasks whose weight was not 0 at the last refresh (indices, ascending, int64), and their weights (float64).
 
@@ -250,18 +211,19 @@ class ForecastObjective:
         :return: differentiable scalar
         :raises RuntimeError: before the first :meth:`refresh`
         """
-        needed = self._needed
+        touched = self.touched
         assert self._partitions is not None and self.scores is not None
-        rescored = self.scorer.rescore(model, needed)
-        scores = self.scores[th.from_numpy(self.touched)].to(rescored.device)
-        scores[self._partitions.needed] = rescored
+        needed = self._partitions.needed
+        rescored = self.scorer.rescore(model, touched[needed.numpy()])
+        scores = self.scores[th.from_numpy(touched)].to(rescored)
+        scores[needed] = rescored
         return self.pool_loss.evaluate(scores, self._partitions, self.n_partitioned).loss
 
     def state_dict(self) -> dict[str, Any]:
         """The state from which training resumes exactly."""
         return {
             "generator": self.generator.bit_generator.state,
-            "drawn": self._drawn if self.has_partitions and self.subpool is None and not self.rotating else None,
+            "drawn": self._drawn if self.has_partitions and self.subpool is None else None,
             "scores": self.scores,
             "task_weights": self.task_weights.copy(),
             "n_refreshes": self.n_refreshes,

@@ -202,60 +202,6 @@ def test_a_subpool_is_drawn_anew_and_scored_alone(scorer):
     assert th.equal(mine.scores[seen], scorer.scores[seen])
 
 
-def test_rotating_scores_a_part_in_turn_and_what_the_gradient_needs(scorer):
-    mine = objective(scorer, full_every=4, rotating=True)
-    mine.refresh(None)
-    assert scorer.asked == [None]
-    assert np.isnan(mine.missed_top)
-    parts = []
-    for _ in range(4):
-        scorer.asked.clear()
-        scorer.scores += 0.01
-        mine.refresh(None)
-        part, needed = scorer.asked
-        parts.append(part)
-        assert (np.diff(part) > 0).all()
-        np.testing.assert_array_equal(needed, mine.touched)
-        fresh = th.from_numpy(np.union1d(part, needed))
-        assert th.equal(mine.scores[fresh], scorer.scores[fresh])
-        stale = np.setdiff1d(np.arange(100), fresh.numpy())
-        assert (mine.scores[stale] < scorer.scores[stale]).all()
-    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(100))
-
-
-def test_rotating_evaluates_the_loss_with_fresh_scores(scorer):
-    mine = objective(scorer, full_every=50, rotating=True)
-    mine.refresh(None)
-    scorer.scores = scorer.scores * 2.0
-    terms = mine.refresh(None)
-    again = mine.pool_loss.evaluate(scorer.scores[th.from_numpy(mine.touched)], mine._partitions, 100)
-    assert terms.loss.item() == again.loss.item()
-    np.testing.assert_array_equal(mine.active[1].numpy(), again.weights[again.weights != 0.0].numpy())
-
-
-def test_rotating_says_what_one_would_not_have_looked_for(scorer):
-    mine = objective(scorer, full_every=2, rotating=True, n_candidates=30, validation=np.arange(5))
-    mine.refresh(None)
-    mine.refresh(None)
-    assert mine.missed_top == 0.0
-    unwatched = np.setdiff1d(mine.learning, mine.candidates)
-    scorer.scores[th.from_numpy(unwatched)] += 100.0
-    mine.refresh(None)
-    assert mine.missed_top == 1.0
-
-
-def test_a_rotating_objective_goes_on_as_the_run_it_was_taken_from(scorer):
-    straight, resumed = (objective(scorer, full_every=4, rotating=True) for _ in range(2))
-    for _ in range(3):
-        straight.refresh(None)
-    resumed.load_state_dict(straight.state_dict())
-    scorer.scores = scorer.scores * 1.5
-    for each in (straight, resumed):
-        each.refresh(None)
-    assert th.equal(straight.scores, resumed.scores)
-    np.testing.assert_array_equal(straight.touched, resumed.touched)
-
-
 def test_tasks_that_only_the_log_looks_at_are_not_scored_again():
     many = Given(np.random.default_rng(0).gumbel(size=2000))
     mine = ForecastObjective(many, TailLineLoss(100, 1900, n_worst=20))
@@ -334,7 +280,6 @@ def test_the_worst_that_are_watched_are_no_more_than_are_learnt():
         ({"subpool": 0}, r"subpool must be in \[1, 100\]"),
         ({"subpool": 50, "full_every": 2}, "full_every must be 1 when subpool is given, got 2 with subpool=50"),
         ({"subpool": 50, "validation": np.arange(3)}, "validation must be None when subpool is given"),
-        ({"rotating": True}, "full_every must be above 1 when rotating, got 1"),
         ({"validation": np.array([100])}, "tasks must be from 0 to 99, got 100"),
     ],
 )
