@@ -49,9 +49,9 @@ def _ppo(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
     return _tuned(base, env, seed, forecast_coef=0.0)
 
 
-def _lagrangian(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
+def _lagrangian(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int, rate: float = 30.0) -> PPO:
     model = sf.PPOLagrangian(
-        "MlpPolicy", env, multiplier=10.0, multiplier_lr=30.0, seed=seed + 1, device="cpu", **PPO_SETTINGS
+        "MlpPolicy", env, multiplier=10.0, multiplier_lr=rate, seed=seed + 1, device="cpu", **PPO_SETTINGS
     )
     # the cost critic starts fresh, everything else from the checkpoint
     take_over(model, base, whole=False)
@@ -79,6 +79,18 @@ def _forecast_line(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) 
     return _tuned(base, env, seed, scorer=scorer, p_floor=1e-6, full_every=20, forecast_kind="line")
 
 
+def _penalty(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
+    return _tuned(base, sf.CostPenalty(env, 10.0), seed, forecast_coef=0.0)
+
+
+def _fixed_multiplier(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
+    # tasks that are played again fail more often than the pool, so a multiplier that adapts to the episodes would grow without need
+    return _lagrangian(base, pool, env, seed, rate=0.001)
+
+
+#: methods that play tasks again which failed in training
+REPLAYED = ("replay", "lagrangian_replay")
+
 #: with the settings chosen on seeds 100 and 101, see docs/model_free.md
 METHODS: dict[str, Make] = {
     "ppo": _ppo,
@@ -87,6 +99,9 @@ METHODS: dict[str, Make] = {
     "forecast": _forecast,
     "forecast_half": _forecast_half,
     "forecast_line": _forecast_line,
+    "penalty": _penalty,
+    "replay": _penalty,
+    "lagrangian_replay": _fixed_multiplier,
 }
 
 LABELS = {
@@ -97,6 +112,9 @@ LABELS = {
     "forecast": "ForecastPPO, learned survival",
     "forecast_half": "ForecastPPO, half of the steps for scoring",
     "forecast_line": "ForecastPPO, line loss",
+    "penalty": "PPO, reward - 10 cost",
+    "replay": "... and FailureReplay",
+    "lagrangian_replay": "PPO-Lagrangian, multiplier 10, FailureReplay",
 }
 
 #: what is measured, by short name
@@ -204,7 +222,8 @@ def run(job: Run) -> dict[str, Any]:
     model = METHODS[job.method](base, pool, env, job.seed)
     model.set_logger(configure(str(job.folder / job.method), ["tensorboard"]))
     budget = Budget(args.fine_tune_timesteps, args.count_scoring)
-    model.learn(args.fine_tune_timesteps, callback=budget, progress_bar=show)
+    replay = [sf.FailureReplay()] if job.method in REPLAYED else []
+    model.learn(args.fine_tune_timesteps, callback=[budget, *replay], progress_bar=show)
     save_model(model, job.folder / f"{job.method}.zip")
     extra: dict[str, Any] = {
         "steps": model.num_timesteps + budget.played,

@@ -88,7 +88,9 @@ def test_tasks_that_fail_take_up_to_the_share():
 
 def test_one_failing_task_takes_no_more_than_its_own_share():
     pool = tasks()
-    only = sfe.SeededTasks(Lost, n_tasks=100, failed=lambda step: step.info["bad"], first_seed=3).subset(np.array([0, 1, 2, 4, 5]))
+    only = sfe.SeededTasks(Lost, n_tasks=100, failed=lambda step: step.info["bad"], first_seed=3).subset(
+        np.array([0, 1, 2, 4, 5])
+    )
     assert len(pool) == 100
     model = PPO("MlpPolicy", only.make_vec_env(4, 0), n_steps=32, batch_size=128, n_epochs=1, seed=0, device="cpu")
     found = played_of(model, sf.FailureReplay(share=0.6, per_task=0.02), 12_800)
@@ -127,7 +129,9 @@ def test_algorithms_with_a_replay_buffer():
 
 
 def test_continuous_actions():
-    pool = sfe.SeededTasks(lambda: gym.make("Pendulum-v1", max_episode_steps=5), n_tasks=20, failed=lambda step: step.reward < -5.0)
+    pool = sfe.SeededTasks(
+        lambda: gym.make("Pendulum-v1", max_episode_steps=5), n_tasks=20, failed=lambda step: step.reward < -5.0
+    )
     replay = sf.FailureReplay()
     SAC("MlpPolicy", pool.make_vec_env(1, 0), learning_starts=50, train_freq=50, gradient_steps=1, seed=0, device="cpu").learn(
         500, callback=replay
