@@ -57,6 +57,23 @@ def test_train_cart_pole(tmp_path):
 
 
 @pytest.mark.slow
+def test_train_lunar_lander(tmp_path):
+    pytest.importorskip("Box2D")
+    script = str(EXAMPLES / "train_lunar_lander.py")
+    output = tmp_path / "out"
+    tiny = [
+        "--total-timesteps", "8192", "--fine-tune-timesteps", "16384", "--pool-size", "100", "--held-out-size", "20", "--episodes", "1",
+        "--no-progress-bar",
+    ]  # fmt: skip
+    assert "crashes" in run(script, *tiny, "--methods", "replay", "forecast", "--output", str(output)).stdout
+    table = (output / "table.md").read_text()
+    assert all(name in table for name in ("checkpoint", "PPO and FailureReplay", "ForecastPPO, learned survival"))
+    wrong = run(script, *tiny, "--methods", "magic", "--output", str(tmp_path / "none"), check=False)
+    assert "got ['magic']" in wrong.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
 def test_find_and_fix(tmp_path):
     small = {"FIND_AND_FIX_STEPS": "8192", "FIND_AND_FIX_TASKS": "1500"}
     out = subprocess.run(

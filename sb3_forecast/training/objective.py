@@ -212,7 +212,8 @@ class ForecastObjective:
         :raises RuntimeError: before the first :meth:`refresh`
         """
         touched = self.touched
-        assert self._partitions is not None and self.scores is not None
+        assert self._partitions is not None
+        assert self.scores is not None
         needed = self._partitions.needed
         rescored = self.scorer.rescore(model, touched[needed.numpy()])
         scores = self.scores[th.from_numpy(touched)].to(rescored)

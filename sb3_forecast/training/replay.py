@@ -54,9 +54,10 @@ class FailureMemory:
 class FailureReplay(BaseCallback):
     """Plays tasks again that failed in training, with any algorithm of SB3 or sb3-contrib.
 
-    A task that fails is played more often until it has not failed for long. All that is needed are environments that play tasks
-    (:class:`SeededTasks`, :class:`ContextTasks`, a :class:`TaskPool`, ...) and report ``info["cost"]``. There is no scoring, and no step more than
-    without it. ``PPO(...).learn(500_000, callback=sf.FailureReplay())``.
+    A task that fails is played more often until it has not failed for long. All that is needed are environments that play tasks (of
+    ``SeededTasks``, ``ContextTasks``, a ``TaskPool``, ...) and report ``info["cost"]``. There is no scoring, and no further step:
+    ``PPO("MlpPolicy", tasks.make_vec_env(16)).learn(500_000, callback=sf.FailureReplay())``. Where it helps and where it does not is told in
+    ``docs/model_free.md``.
 
     Logger keys: ``replay/tasks`` (tasks that are remembered), ``replay/share`` (of the episodes) and ``replay/failed`` (share of the episodes of
     the last rollouts that failed; they are not typical ones).

@@ -1,0 +1,248 @@
+"""The LunarLander study: an agent of Gymnasium that lands nine times in ten, fine-tuned in several ways. Nobody knows more than what happened.
+
+Does any of them do harm? Failures are counted: a landing on fresh reset seeds that ends without a reward is a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+import sb3_forecast as sf
+import sb3_forecast_envs as sfe
+from sb3_forecast.files import write_text
+from studies.records import Record
+from studies.runner import Run, Study
+from studies.statistics import Column
+from studies.tables import markdown_of
+from studies.tools import Budget, save_model, take_over
+
+#: PPO for 16 environments; the checkpoint's learning rate falls from 1e-3 to 0
+PPO_SETTINGS: dict[str, Any] = {
+    "n_steps": 512,
+    "batch_size": 256,
+    "n_epochs": 6,
+    "learning_rate": 3e-4,
+    "gamma": 0.999,
+    "gae_lambda": 0.98,
+    "ent_coef": 0.01,
+}
+
+Make = Callable[[Path, sfe.SeededTasks, VecEnv, int], PPO]
+
+
+def make_lander() -> gym.Env[Any, Any]:
+    """LunarLander as it is."""
+    return gym.make("LunarLander-v3")
+
+
+def landed(step: sfe.Step) -> bool:
+    """The episode is over, and its last step gained something."""
+    return step.terminated and step.reward > 0.0
+
+
+def lander_tasks(n_tasks: int, first_seed: int) -> sfe.SeededTasks:
+    """Reset seeds from ``first_seed`` on.
+
+    :param n_tasks: number of tasks
+    :param first_seed: reset seed of the first
+    """
+    return sfe.SeededTasks(
+        make_lander, n_tasks, sfe.ended_without_reward, first_seed, succeeded=landed, identity="LunarLander-v3"
+    )
+
+
+def _tuned(base: Path, env: VecEnv, seed: int, **arguments: Any) -> PPO:
+    rate = PPO_SETTINGS["learning_rate"]
+    return sf.ForecastPPO.from_ppo(base, env, device="cpu", seed=seed + 1, learning_rate=rate, **arguments)
+
+
+def _ppo(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
+    return _tuned(base, env, seed, forecast_coef=0.0)
+
+
+def _lagrangian(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
+    model = sf.PPOLagrangian(
+        "MlpPolicy", env, multiplier=10.0, multiplier_lr=30.0, seed=seed + 1, device="cpu", **PPO_SETTINGS
+    )
+    # the cost critic starts fresh, everything else from the checkpoint
+    take_over(model, base, whole=False)
+    return model
+
+
+def _cvar(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
+    model = sf.CVaRPPO("MlpPolicy", env, alpha=0.05, weight=1.0, seed=seed + 1, device="cpu", **PPO_SETTINGS)
+    take_over(model, base, whole=True)
+    return model
+
+
+def _forecast(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
+    # the recipe of docs/model_free.md
+    return _tuned(base, env, seed, scorer=sf.EpisodeScorer(pool, probes=100, seed=seed, n_envs=16))
+
+
+#: settings are those of the cart-poles; none was tuned here
+METHODS: dict[str, Make] = {
+    "ppo": _ppo,
+    "ppo_lagrangian": _lagrangian,
+    "cvar_ppo": _cvar,
+    "replay": _ppo,
+    "forecast": _forecast,
+}
+
+LABELS = {
+    "base": "checkpoint",
+    "ppo": "PPO goes on",
+    "ppo_lagrangian": "PPO-Lagrangian",
+    "cvar_ppo": "CVaR-PPO",
+    "replay": "PPO and FailureReplay",
+    "forecast": "ForecastPPO, learned survival",
+}
+
+#: what is measured, by short name
+COLUMNS = {
+    "crashes": Column("crashes", ("mean_failure",), "{:.4f}"),
+    "repeated": Column("seeds that crash at least every second time", ("often",), "{:.4f}"),
+    "success": Column("landings", ("success",), "{:.4f}"),
+    "updates": Column("updates", ("updates",), "{:.0f}"),
+    "seconds": Column("seconds", ("seconds",), "{:.0f}"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Fine-tune a LunarLander agent, and compare with what else one could do.
+
+    From a checkpoint of PPO that lands about nine times in ten every method gets the same number of further environment steps, scoring, probing
+    and looks at the validation included. Crashes are counted on fresh reset seeds, with sampled actions. A run that was stopped goes on when it
+    is started again with the same output folder.
+    """
+
+    seeds: int = 1
+    """Number of seeds; training and held-out tasks all differ per seed."""
+    first_seed: int = 1
+    """The first of them."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Which methods to compare."""
+    total_timesteps: int = 400_000
+    """Environment steps of the checkpoint."""
+    fine_tune_timesteps: int = 500_000
+    """Further environment steps of every method."""
+    pool_size: int = 5000
+    """Training tasks."""
+    held_out_size: int = 1000
+    """Fresh tasks for the report."""
+    episodes: int = 4
+    """Episodes of each of them."""
+    n_envs: int = 16
+    """Environments stepped together."""
+    output: Path = Path("runs/lunar_lander")
+    """Where checkpoints, TensorBoard logs, records and the table go."""
+    jobs: int | Literal["ray"] = 1
+    """Seeds run side by side, each in a process with one thread. `ray`: as tasks of the Ray cluster of RAY_ADDRESS, or of this machine."""
+    progress_bar: bool = True
+    """Show SB3's progress bar (only with one job)."""
+
+    def check(self) -> None:
+        """Reject settings that cannot be run, before any work starts."""
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown:
+            raise ValueError(f"methods must be some of {list(METHODS)}, got {unknown}; use one of those")
+        for name in ("seeds", "pool_size", "held_out_size", "episodes", "n_envs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}; use a positive number")
+        lander_tasks(1, 0)
+
+    def kept(self) -> dict[str, Any]:
+        """The settings that a result depends on."""
+        left_out = ("seeds", "first_seed", "methods", "output", "jobs", "progress_bar")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+def measure(args: Settings, model: PPO, seed: int) -> dict[str, Any]:
+    """Count crashes and landings on fresh tasks.
+
+    :param args: the options
+    :param model: the agent
+    :param seed: seed of the run; held-out reset seeds are far from those of training
+    """
+    tasks = lander_tasks(args.held_out_size, 50_000_000 + 100_000 * seed)
+    scorer = sf.FrequencyScorer(tasks, args.episodes, seed=seed, n_envs=32, deterministic=False)
+    found = scorer.measure(model)
+    return {
+        "mean_failure": float(found.frequencies.mean()),
+        "often": float((found.frequencies >= 0.5).mean()),
+        "success": float(found.success.mean()),
+    }
+
+
+def run(job: Run) -> dict[str, Any]:
+    """Train and measure one method.
+
+    :param job: what to run
+    """
+    args: Settings = job.settings
+    show = args.progress_bar and args.jobs == 1
+    pool = lander_tasks(args.pool_size, 100_000 * job.seed)
+    base = job.folder / "base.zip"
+    if job.method == "base":
+        env = VecMonitor(pool.make_vec_env(args.n_envs, 10_000 * job.seed))
+        falling = {**PPO_SETTINGS, "learning_rate": lambda left: 1e-3 * left}
+        model = PPO("MlpPolicy", env, seed=job.seed, device="cpu", **falling)
+        model.set_logger(configure(str(job.folder / "base"), ["tensorboard"]))
+        model.learn(args.total_timesteps, progress_bar=show)
+        found = measure(args, model, job.seed)
+        save_model(model, base)
+        return found
+    env = VecMonitor(pool.make_vec_env(args.n_envs, 10_000 * job.seed + 5_000))
+    model = METHODS[job.method](base, pool, env, job.seed)
+    model.set_logger(configure(str(job.folder / job.method), ["tensorboard"]))
+    budget = Budget(args.fine_tune_timesteps)
+    replay = [sf.FailureReplay()] if job.method == "replay" else []
+    model.learn(args.fine_tune_timesteps, callback=[budget, *replay], progress_bar=show)
+    save_model(model, job.folder / f"{job.method}.zip")
+    extra: dict[str, Any] = {
+        "steps": model.num_timesteps + budget.played,
+        "updates": model._n_updates // PPO_SETTINGS["n_epochs"],
+    }
+    if isinstance(model, sf.ForecastPPO) and model.validation is not None:
+        extra["times_harmed"] = model.validation.times_harmed
+    return {**measure(args, model, job.seed), **extra}
+
+
+def report(args: Settings, records: list[Record], console: Console) -> None:
+    """Print the table and write table.md.
+
+    :param args: the options
+    :param records: what was run
+    :param console: where to print
+    """
+    labels = {method: LABELS[method] for method in ("base", *args.methods)}
+    table = Table(title=f"LunarLander, median of {args.seeds} seed(s); ranges in table.md")
+    table.add_column("")
+    for column in COLUMNS.values():
+        table.add_column(column.title, justify="right")
+    for method, label in labels.items():
+        rows = [r for r in records if r.method == method]
+        middles = [float(np.median(column.values(rows))) for column in COLUMNS.values()]
+        table.add_row(label, *(c.form.format(middle) for c, middle in zip(COLUMNS.values(), middles, strict=True)))
+    console.print(table)
+    write_text(args.output / "table.md", markdown_of(records, labels, list(COLUMNS.values())))
+
+
+def methods(args: Settings) -> Sequence[str]:
+    """The checkpoint first, then the methods that start from it."""
+    return ("base", *args.methods)
+
+
+STUDY = Study("lunar_lander", run, methods, report, ("studies/lunar_lander.py", "studies/tools.py"))
