@@ -5,7 +5,7 @@ from __future__ import annotations
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_forecast.baselines.costs import step_costs
+from sb3_forecast.training.costs import step_costs
 
 
 class CostPenalty(VecEnvWrapper):

@@ -13,8 +13,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
 
-from sb3_forecast.baselines.costs import step_costs
 from sb3_forecast.training.callback import after_users
+from sb3_forecast.training.costs import step_costs
 
 
 class PPOLagrangian(PPO):

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_forecast.baselines.costs import step_costs
 from sb3_forecast.checks import real
 from sb3_forecast.scorers.tasks_of import tasks_of
+from sb3_forecast.training.costs import step_costs
 
 #: a task whose failure estimate has fallen below this is played as often as any other
 _FORGOTTEN = 0.02

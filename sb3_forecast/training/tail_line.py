@@ -49,7 +49,7 @@ class TailLineLoss:
     The line has two parts. From rank c = N / m on it is the tail that forecasts assume, psi = top - scale log (r / c): this is what an
     evaluation set of m tasks sees. Above it is flat: tasks that were trained on must stay below what they let one expect, because tasks of a
     rare kind that were not in the pool come out worse than those that were. The top is ``lead`` below the worst tasks as they are now, down
-    to ``p_target``: the line moves down as far as training can follow, and waits where risk cannot be reduced. While it is high it is steeper,
+    to ``p_target``: the line moves down as far as training can follow, and waits where the risk does not fall. While it is high it is steeper,
     also in its flat part.
 
     - Tasks above the line are pushed down by the gradient of log sum (1 + p / p_line): most where they stick out most, less and less as they

@@ -5,7 +5,7 @@ import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_forecast as sf
-from sb3_forecast.baselines.costs import step_costs
+from sb3_forecast.training.costs import step_costs
 from tests.baselines.test_ppo_lagrangian import Costly
 
 
