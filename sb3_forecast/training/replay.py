@@ -62,6 +62,9 @@ class FailureReplay(BaseCallback):
     Logger keys: ``replay/tasks`` (tasks that are remembered), ``replay/share`` (of the episodes) and ``replay/failed`` (share of the episodes of
     the last rollouts that failed; they are not typical ones).
 
+    What is remembered belongs to this object, not to the model: another ``learn`` with it goes on, a training that is resumed in another process
+    starts with nothing remembered.
+
     :param share: largest share of the episodes that are played on such tasks
     :param per_task: share of a task that has failed once; a few failures of a good agent do not take over its training
     :param rate: weight of a task's newest episode in the estimate of its failure probability
@@ -74,6 +77,7 @@ class FailureReplay(BaseCallback):
         self.per_task = real("per_task", per_task, low=0.0, high=1.0, use="0.02")
         self.rate = FailureMemory(0, rate).rate
         self.memory: FailureMemory | None = None
+        self._pool_key = ""
         self._failed: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         self._ends: list[bool] = []
 
@@ -82,8 +86,9 @@ class FailureReplay(BaseCallback):
             raise ValueError(
                 "env must have `set_task_weights` to play tasks again, got none; use SeededTasks(...).make_vec_env(n_envs), or another pool's"
             )
-        if self.memory is None:
-            self.memory = FailureMemory(len(tasks_of(self.training_env)), self.rate)
+        pool = tasks_of(self.training_env)
+        if self.memory is None or pool.key != self._pool_key:
+            self.memory, self._pool_key = FailureMemory(len(pool), self.rate), pool.key
         self._failed = np.zeros(self.training_env.num_envs, dtype=np.bool_)
         self._play()
 

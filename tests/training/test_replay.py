@@ -106,6 +106,19 @@ def test_the_same_seed_plays_the_same_tasks():
     np.testing.assert_array_equal(once(), once())
 
 
+def test_another_training_goes_on_with_what_is_remembered_of_the_same_pool():
+    replay, model = sf.FailureReplay(), PPO("MlpPolicy", tasks().make_vec_env(4, 0), n_steps=32, batch_size=128, n_epochs=1, device="cpu")
+    model.learn(512, callback=replay)
+    before = replay.memory
+    assert before.estimates.sum() > 0.0
+    model.learn(128, callback=replay)
+    assert replay.memory is before
+    other = sfe.SeededTasks(Lost, n_tasks=50, failed=lambda step: step.info["bad"])
+    model.set_env(other.make_vec_env(4, 0))
+    model.learn(128, callback=replay)
+    assert len(replay.memory.estimates) == 50
+
+
 def test_it_logs_and_leaves_the_environments_as_they_were(tmp_path):
     envs = tasks().make_vec_env(4, 0)
     model = PPO("MlpPolicy", envs, n_steps=32, batch_size=128, n_epochs=1, seed=0, device="cpu")
