@@ -134,7 +134,7 @@ class Settings:
     """The first of them."""
     methods: tuple[str, ...] = tuple(METHODS)
     """Which methods to compare."""
-    total_timesteps: int = 400_000
+    total_timesteps: int = 800_000
     """Environment steps of the checkpoint."""
     fine_tune_timesteps: int = 500_000
     """Further environment steps of every method."""
@@ -142,7 +142,7 @@ class Settings:
     """Training tasks."""
     held_out_size: int = 1000
     """Fresh tasks for the report."""
-    episodes: int = 4
+    episodes: int = 2
     """Episodes of each of them."""
     n_envs: int = 16
     """Environments stepped together."""
