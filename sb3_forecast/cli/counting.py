@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -78,7 +79,8 @@ def counter(args: Evaluate, model: BaseAlgorithm, make: Callable[[int], Supports
         reason = ""
     deterministic = args.deterministic or None
     twice = np.repeat(np.arange(_PROBED), 2)
-    played = play(model, few.make_vec_env(_PROBED), twice, args.seed, deterministic)
+    with closing(few.make_vec_env(_PROBED)) as env:
+        played = play(model, env, twice, args.seed, deterministic)
     decides = all_as_before(twice, played, sampled=is_stochastic(model) and not args.deterministic)
     tasks = make(args.max_episodes if decides else int(_ONCE * args.max_episodes))
     shown = args.progress_bar and not args.json
