@@ -81,6 +81,7 @@ def forecast_metrics(objective: ForecastObjective, terms: LossTerms, seconds: fl
     return found
 
 
+_UNTRUSTED = "the forecast is not active: the scorer's checks failed, so its gradient is not applied"
 #: after this number of rollouts without a ready scorer the user is told
 IDLE_ROLLOUTS = 20
 
@@ -171,7 +172,9 @@ class ForecastCallback(BaseCallback):
 
     def _set_starts(self) -> None:
         assert self.objective is not None
-        self.training_env.env_method("set_task_weights", *self.objective.starts(self.drawn_share))
+        # scores that cannot be trusted draw no tasks
+        share = self.drawn_share if self.objective.scorer.trusted else 0.0
+        self.training_env.env_method("set_task_weights", *self.objective.starts(share))
 
     def _validate(self) -> None:
         """Look at the tasks that no gradient sees, and take back what did harm."""
@@ -235,10 +238,9 @@ class ForecastCallback(BaseCallback):
                 self._warn_of_idleness()
             return
         self._idle = 0
-        if not scorer.may_play and self.objective.has_partitions:
+        if not scorer.may_play and (self.objective.has_partitions or not scorer.trusted):
             # the last forecast stays; its gradient is that of the policy as it is now, at situations that an older one met
-            if self._injector is not None:
-                self._injector.restart()
+            self._go_on_with_the_last_forecast()
             return
         try:
             terms = self.objective.refresh(self.model)
@@ -264,7 +266,17 @@ class ForecastCallback(BaseCallback):
             self._injector.restart()
             self.logger.record("forecast/coef", self._coef())
             if not scorer.trusted:
-                self._warn("the forecast is not active: the scorer's checks failed, so its gradient is not applied")
+                self._warn(_UNTRUSTED)
+
+    def _go_on_with_the_last_forecast(self) -> None:
+        """The scorer may not play now. A scorer that is not trusted seldom may: its scores change nothing."""
+        assert self.objective is not None
+        if self._injector is not None:
+            self._injector.restart()
+        if not self.objective.scorer.trusted:
+            if self.drawn_share > 0.0:
+                self._set_starts()
+            self._warn(_UNTRUSTED)
 
     def _warn(self, text: str) -> None:
         """Warn once of each kind: texts that differ only in digits are one kind."""

@@ -327,6 +327,9 @@ def test_trust():
     assert "some of the 5 largest scores are equal" in good.warnings(100, tied, 5)[0]
     assert "there is no forecast from the top 5 scores" in good.warnings(100, silent, 5)[0]
     assert good.warnings(100, scores, 5) == []
+    assert (good.share(1.0), good.share(0.5)) == (1.0, 0.5)
+    assert not trust.holds
+    assert (trust.share(1.0), trust.share(0.05)) == (0.1, 0.05)
 
 
 def test_bad_arguments(pool, agent):

@@ -300,6 +300,28 @@ def test_a_scorer_that_may_not_play_keeps_its_last_forecast(has_partitions):
     assert len(refreshed) == (not has_partitions)
 
 
+def test_scores_that_cannot_be_trusted_draw_no_tasks():
+    for trusted, share in ((True, 0.25), (False, 0.0)):
+        found = callback(objective(scorer=scorer(trusted=trusted)), drawn_share=0.25)
+        found._on_rollout_end()
+        assert ("set_task_weights", "weights", share) in found.training_env.called
+
+
+@pytest.mark.parametrize("has_partitions", [True, False])
+def test_a_scorer_that_is_not_trusted_waits_for_its_share_and_says_so(has_partitions):
+    refreshed = []
+    told = objective(
+        scorer=scorer(may_play=False, trusted=False),
+        has_partitions=has_partitions,
+        refresh=lambda model: refreshed.append(1) or TERMS,
+    )
+    found = callback(told, drawn_share=0.25)
+    with pytest.warns(sf.TrainingWarning, match="the forecast is not active: the scorer's checks failed"):
+        found._on_rollout_end()
+    assert refreshed == []
+    assert found.training_env.called == [("set_task_weights", "weights", 0.0)]
+
+
 def test_a_look_without_harm_is_logged():
     found = callback(None, validation=Validated())
     found._validate()

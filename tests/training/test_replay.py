@@ -107,7 +107,10 @@ def test_the_same_seed_plays_the_same_tasks():
 
 
 def test_another_training_goes_on_with_what_is_remembered_of_the_same_pool():
-    replay, model = sf.FailureReplay(), PPO("MlpPolicy", tasks().make_vec_env(4, 0), n_steps=32, batch_size=128, n_epochs=1, device="cpu")
+    replay, model = (
+        sf.FailureReplay(),
+        PPO("MlpPolicy", tasks().make_vec_env(4, 0), n_steps=32, batch_size=128, n_epochs=1, device="cpu"),
+    )
     model.learn(512, callback=replay)
     before = replay.memory
     assert before.estimates.sum() > 0.0

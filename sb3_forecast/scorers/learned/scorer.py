@@ -52,8 +52,8 @@ class EpisodeScorer(Scorer):
         default 0, the cost model learns only from the episodes of training and scoring, which see few failures
     :param warm_up_rounds: number of rounds of learning before scores are used
     :param warm_up_failures: number of failing transitions before scores are used
-    :param max_share: largest share of all environment steps that scoring and probing take in a training. While it is used up, the training goes
-        on with the forecast of the last scoring; 1 for no limit. What it gains and costs: docs/model_free.md
+    :param max_share: largest share of all environment steps that scoring and probing take in a training; a tenth while the cost model's checks
+        fail. While it is used up, training goes on with the last scoring's forecast; 1 for no limit. See docs/model_free.md
     :param cost_model: a model to continue with, for example of another pool; ``None`` for a new one
     :raises ValueError: if an argument is out of range or the tasks cannot be played
     """
@@ -127,7 +127,7 @@ class EpisodeScorer(Scorer):
     @property
     def may_play(self) -> bool:  # type: ignore[override]  # follows the steps
         """Whether scoring and probing are within their share of the steps."""
-        return self._steps_played <= self.max_share * (self._steps_played + self._steps_observed)
+        return self._steps_played <= self.trust.share(self.max_share) * (self._steps_played + self._steps_observed)
 
     def measure(self, model: Any, k: int = 10, seed: int = 0) -> Measurement:
         """Scores, and successes counted in one episode per task; see :meth:`Scorer.measure`."""

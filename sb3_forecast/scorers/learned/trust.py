@@ -16,6 +16,8 @@ CALIBRATION = (0.5, 2.0)
 FORESIGHT = 0.9
 #: the same for the gradient: a warning is enough where scores are read, but a cost model beyond these limits must not move the policy
 USABLE_CALIBRATION, USABLE_FORESIGHT = (0.2, 5.0), 0.5
+#: a cost model beyond these limits gets this share of the steps at most: enough to find out when that changes
+_UNUSABLE_SHARE = 0.1
 #: failures that are needed to judge
 _ENOUGH = 10
 #: number of latest rounds that the checks use
@@ -76,6 +78,13 @@ class Trust:
         low, high = USABLE_CALIBRATION
         calibrated = sum(self._observed) < _ENOUGH or low <= self.calibration <= high
         return calibrated and (sum(self._failures) < _ENOUGH or self.foresight >= USABLE_FORESIGHT)
+
+    def share(self, largest: float) -> float:
+        """The share of a training's steps that scoring and probing may take.
+
+        :param largest: the share of a cost model that can be used
+        """
+        return largest if self.holds else min(largest, _UNUSABLE_SHARE)
 
     def metrics(self) -> dict[str, float]:
         """Names and values to log, without those that are NaN."""
