@@ -81,6 +81,8 @@ def forecast_metrics(objective: ForecastObjective, terms: LossTerms, seconds: fl
     return found
 
 
+#: a scoring that takes a larger share of the training's steps than this is warned of
+_LONG_SCORING = 0.1
 _UNTRUSTED = "the forecast is not active: the scorer's checks failed, so its gradient is not applied"
 #: after this number of rollouts without a ready scorer the user is told
 IDLE_ROLLOUTS = 20
@@ -242,6 +244,8 @@ class ForecastCallback(BaseCallback):
             # the last forecast stays; its gradient is that of the policy as it is now, at situations that an older one met
             self._go_on_with_the_last_forecast()
             return
+        if scorer.learns and self.objective.scores is None:
+            self._warn_of_a_long_scoring()
         try:
             terms = self.objective.refresh(self.model)
         except TooFewScoresError as error:
@@ -284,6 +288,21 @@ class ForecastCallback(BaseCallback):
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(text, TrainingWarning, stacklevel=2)
+
+    def _warn_of_a_long_scoring(self) -> None:
+        """A scoring by episodes plays every task: with long episodes and many tasks it takes more steps than the training."""
+        assert self.objective is not None
+        episodes = self.model.ep_info_buffer
+        if not episodes:
+            return
+        length = float(np.mean([episode["l"] for episode in episodes]))
+        tasks, total = self.objective.scorer.n_tasks, self.model._total_timesteps
+        steps = tasks * length
+        if steps > _LONG_SCORING * total:
+            self._warn(
+                f"one scoring of the pool takes about {steps:,.0f} environment steps ({tasks:,} tasks of {length:.0f} steps), "
+                f"and the training has {total:,}; use fewer tasks, or EpisodeScorer(max_share=0.5)"
+            )
 
     def _warn_of_idleness(self) -> None:
         assert self.objective is not None

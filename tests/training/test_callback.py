@@ -300,6 +300,25 @@ def test_a_scorer_that_may_not_play_keeps_its_last_forecast(has_partitions):
     assert len(refreshed) == (not has_partitions)
 
 
+@pytest.mark.parametrize(("length", "warned"), [(300.0, True), (5.0, False)])
+def test_a_scoring_that_takes_longer_than_the_training_is_warned_of(length, warned):
+    told = objective(scorer=scorer(learns=True, n_tasks=2000, after_rollout=lambda rollout: {}), scores=None)
+    told.refresh = lambda model: setattr(told, "scores", th.tensor([-1.0, 0.0]).double()) or TERMS
+    found = callback(told)
+    found.model.ep_info_buffer, found.model._total_timesteps = [{"l": length}, {"l": length}], 500_000
+    found._costs, found._dones = [np.zeros(2)], [np.zeros(2, dtype=bool)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found._on_rollout_end()
+    said = [str(each.message) for each in caught if "one scoring of the pool takes about" in str(each.message)]
+    assert len(said) == warned
+    if warned:
+        assert said[0] == (
+            "one scoring of the pool takes about 600,000 environment steps (2,000 tasks of 300 steps), and the training has 500,000; "
+            "use fewer tasks, or EpisodeScorer(max_share=0.5)"
+        )
+
+
 def test_scores_that_cannot_be_trusted_draw_no_tasks():
     for trusted, share in ((True, 0.25), (False, 0.0)):
         found = callback(objective(scorer=scorer(trusted=trusted)), drawn_share=0.25)
