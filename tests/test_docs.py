@@ -99,7 +99,7 @@ class Ledge(gym.Env):
 
 
 def test_model_free(capsys):
-    first, other = blocks("docs/model_free.md")
+    first, again, other = blocks("docs/model_free.md")
     for old, new in {
         "n_tasks=2_000": "n_tasks=200",
         "learn(500_000)": "learn(6_144)",
@@ -115,6 +115,11 @@ def test_model_free(capsys):
     exec(compile(first, "docs/model_free.md", "exec"), namespace)  # the point of the test
     assert capsys.readouterr().out.count("worst failure probability of a task") == 2
     assert namespace["scorer"].ready
+    again = "from stable_baselines3 import PPO\n" + again.replace("10.0)", '10.0), n_steps=64, device="cpu"').replace(
+        "500_000", "2_048"
+    )
+    exec(compile(again, "docs/model_free.md", "exec"), namespace)
+    assert namespace["model"].num_timesteps == 2048
     tasks = sfe.TaskPool("ThinIce-8x8", 300, seed=0)
     other = other.replace("500_000", "200")
     exec(compile(other, "docs/model_free.md", "exec"), namespace | {"tasks": tasks, "env": tasks.make_vec_env(8)})
