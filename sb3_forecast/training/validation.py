@@ -221,7 +221,10 @@ class Validation:
         return best
 
     def _quality(self, report: Look) -> tuple[bool, int, float]:
-        return quality(report, self.floor - self._noise(self.floor))
+        does_its_job, holds, failure = quality(report, self.floor - self._noise(self.floor))
+        assert self._scorer is not None
+        # counted failures do not resolve a tail: the fewer there are, the more scores are equal, and the less a limit holds
+        return does_its_job, 0 if self._scorer.counts_failures else holds, failure
 
     def _noise(self, share: float) -> float:
         """Two standard errors of a share that is counted in episodes; 0 for exact scores."""

@@ -11,7 +11,10 @@ from sb3_forecast.training import validation as module
 from sb3_forecast.training.validation import Look, Snapshot, Validation, kept_back
 
 LOOK = Look(limit_holds=0.9, mean_scale=0.2, mean_failure=0.01, worst_failure=0.3, success=0.8)
-EXACT, SAMPLED, PLAYED = (SimpleNamespace(samples=s, steps_played=p) for s, p in ((False, 0), (True, 0), (False, 9)))
+EXACT, SAMPLED, PLAYED, COUNTED = (
+    SimpleNamespace(samples=s, steps_played=p, counts_failures=c)
+    for s, p, c in ((False, 0, False), (True, 0, False), (False, 9, False), (True, 9, True))
+)
 
 
 def look(**changes):
@@ -150,6 +153,17 @@ def test_the_last_policy_is_kept_unless_the_best_is_clearly_better(monkeypatch, 
     mine = started()
     monkeypatch.setattr(mine, "look", lambda model: (now, reasons))
     assert mine.to_leave_behind(None) is (None if kept else mine.best)
+
+
+def test_a_limit_of_counted_failures_decides_nothing(monkeypatch):
+    """The fewer failures there are, the more scores are equal: a better policy must not go back to the start because of that."""
+    better = look(limit_holds=0.1, mean_scale=0.0, mean_failure=0.002, success=0.95)
+    mine = started(scorer=COUNTED)
+    monkeypatch.setattr(mine, "look", lambda model: (better, []))
+    assert mine.to_leave_behind(None) is None
+    mine = started()
+    monkeypatch.setattr(mine, "look", lambda model: (better, []))
+    assert mine.to_leave_behind(None) is mine.best
 
 
 def test_a_best_policy_that_fails_more_than_the_start_is_not_left_behind(monkeypatch):
