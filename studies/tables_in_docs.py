@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies import active, cart_pole, gridworld
+from studies import active, cart_pole, gridworld, lunar_lander
 from studies.gridworld_methods import LABELS as GRIDWORLD
 from studies.statistics import Column
 from studies.tables import Row, Table
@@ -12,6 +12,7 @@ SOURCES = {
     "gridworld": gridworld.STUDY.sources,
     "cart_pole": cart_pole.STUDY.sources,
     "active": active.STUDY.sources,
+    "lunar_lander": lunar_lander.STUDY.sources,
     "password_game": ("studies/password_game.py", "studies/password_methods.py"),
 }
 
@@ -99,11 +100,18 @@ TABLES = {
     "cart-pole": Table(
         "cart_pole",
         (
-            *(Row(label, method) for method, label in cart_pole.LABELS.items()),
+            *(Row(cart_pole.LABELS[method], method) for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo")),
+            *(Row(cart_pole.LABELS[method], method) for method in ("penalty", "replay", "forecast")),
+            *(Row(f"{cart_pole.LABELS[method]}, limits compared", method) for method in ("forecast_half", "forecast_line")),
             Row("ForecastPPO 0.2.0, no validation, seeds 1 to 3", "forecast", "cart_pole_unguarded"),
             Row("... equal updates: 99, scoring not counted", "forecast", "cart_pole_updates"),
         ),
         [_POLE[name] for name in _POLE_NAMES],
+    ),
+    "lunar-lander": Table(
+        "lunar_lander",
+        [Row(lunar_lander.LABELS[method], method) for method in ("base", "ppo", "ppo_lagrangian", "replay", "forecast")],
+        list(lunar_lander.COLUMNS.values()),
     ),
     "password-game": Table("password_game", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
     "password-game-rare5": Table("password_game_rare5", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
