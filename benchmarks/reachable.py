@@ -59,8 +59,6 @@ def least_failure(pool: sfe.TaskPool) -> tuple[F64, F64]:
     chance = np.ones(to.shape) if not len(chances) else chances
     by_action = (n_states, model.n_actions, -1)
     to, chance = to.reshape(by_action), chance.reshape(by_action)
-    if not len(chances):
-        chance = chance / chance.shape[2]
     bad, failing = np.ones(n_states + 2), np.zeros(n_states + 2)
     for value in (bad, failing):
         value[n_states], value[n_states + 1] = 0.0, 1.0

@@ -7,7 +7,7 @@ pole falls some decisions after the mistake, so that costs come late.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +22,12 @@ import sb3_forecast_envs as sfe
 from sb3_forecast.files import write_text
 from sb3_forecast.measuring.plots import tail_comparison
 from sb3_forecast.scorers.learned.scorer import EpisodeScorer
+from studies.cost_only import check_methods, cvar, kept_settings, lagrangian, tuned
 from studies.records import Record
 from studies.runner import Run, Study
 from studies.statistics import Column
 from studies.tables import markdown_of
-from studies.tools import Budget, check_sizes, load_as_ppo, save_model, take_over
+from studies.tools import Budget, check_sizes, load_as_ppo, save_model
 
 #: PPO for 128 environments; the base agent's learning rate falls from 1e-3 to 0
 PPO_SETTINGS: dict[str, Any] = {
@@ -40,52 +41,40 @@ PPO_SETTINGS: dict[str, Any] = {
 Make = Callable[[Path, sfe.CartPoleTasks, VecEnv, int], PPO]
 
 
-def _tuned(base: Path, env: VecEnv, seed: int, **arguments: Any) -> PPO:
-    rate = PPO_SETTINGS["learning_rate"]
-    return sf.ForecastPPO.from_ppo(base, env, device="cpu", seed=seed + 1, learning_rate=rate, **arguments)
-
-
 def _ppo(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
-    return _tuned(base, env, seed, forecast_coef=0.0)
+    return tuned(base, env, seed, PPO_SETTINGS, forecast_coef=0.0)
 
 
-def _lagrangian(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int, rate: float = 30.0) -> PPO:
-    model = sf.PPOLagrangian(
-        "MlpPolicy", env, multiplier=10.0, multiplier_lr=rate, seed=seed + 1, device="cpu", **PPO_SETTINGS
-    )
-    # the cost critic starts fresh, everything else from the checkpoint
-    take_over(model, base, whole=False)
-    return model
+def _lagrangian(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
+    return lagrangian(base, env, seed, PPO_SETTINGS)
 
 
 def _cvar(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
-    model = sf.CVaRPPO("MlpPolicy", env, alpha=0.05, weight=1.0, seed=seed + 1, device="cpu", **PPO_SETTINGS)
-    take_over(model, base, whole=True)
-    return model
+    return cvar(base, env, seed, PPO_SETTINGS)
 
 
 def _forecast(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
     scorer = sf.EpisodeScorer(pool, delay=3, probes=200, seed=seed, n_envs=32)
-    return _tuned(base, env, seed, scorer=scorer, p_floor=1e-6, full_every=20)
+    return tuned(base, env, seed, PPO_SETTINGS, scorer=scorer, p_floor=1e-6, full_every=20)
 
 
 def _forecast_half(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
     scorer = sf.EpisodeScorer(pool, delay=3, probes=200, seed=seed, n_envs=32, max_share=0.5)
-    return _tuned(base, env, seed, scorer=scorer, p_floor=1e-6, full_every=20)
+    return tuned(base, env, seed, PPO_SETTINGS, scorer=scorer, p_floor=1e-6, full_every=20)
 
 
 def _forecast_line(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
     scorer = sf.EpisodeScorer(pool, delay=3, probes=200, seed=seed, n_envs=32)
-    return _tuned(base, env, seed, scorer=scorer, p_floor=1e-6, full_every=20, forecast_kind="line")
+    return tuned(base, env, seed, PPO_SETTINGS, scorer=scorer, p_floor=1e-6, full_every=20, forecast_kind="line")
 
 
 def _penalty(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
-    return _tuned(base, sf.CostPenalty(env, 10.0), seed, forecast_coef=0.0)
+    return tuned(base, sf.CostPenalty(env, 10.0), seed, PPO_SETTINGS, forecast_coef=0.0)
 
 
 def _fixed_multiplier(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
     # tasks that are played again fail more often than the pool, so a multiplier that adapts to the episodes would grow without need
-    return _lagrangian(base, pool, env, seed, rate=0.001)
+    return lagrangian(base, env, seed, PPO_SETTINGS, rate=0.001)
 
 
 #: methods that play tasks again which failed in training
@@ -177,15 +166,12 @@ class Settings:
 
     def check(self) -> None:
         """Reject settings that cannot be run, before any work starts."""
-        unknown = [method for method in self.methods if method not in METHODS]
-        if unknown:
-            raise ValueError(f"methods must be some of {list(METHODS)}, got {unknown}; use one of those")
+        check_methods(self.methods, METHODS)
         check_sizes(self, ("seeds", "pool_size", "held_out_size", "splits", "n_envs"))
 
     def kept(self) -> dict[str, Any]:
         """The settings that a result depends on."""
-        left_out = ("seeds", "first_seed", "methods", "output", "jobs", "progress_bar")
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        return kept_settings(self)
 
 
 def measure(args: Settings, model: PPO, seed: int) -> sf.ForecastReport:
@@ -265,4 +251,4 @@ def methods(args: Settings) -> Sequence[str]:
     return ("base", *args.methods)
 
 
-STUDY = Study("cart_pole", run, methods, report, ("studies/cart_pole.py", "studies/tools.py"))
+STUDY = Study("cart_pole", run, methods, report, ("studies/cart_pole.py", "studies/cost_only.py", "studies/tools.py"))

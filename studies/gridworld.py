@@ -22,7 +22,7 @@ import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.files import write_text
 from studies.gridworld_figures import draw_figures
-from studies.gridworld_methods import DEFAULT_METHODS, LABELS, METHODS, PPO_SETTINGS
+from studies.gridworld_methods import DEFAULT_METHODS, LABELS, METHODS, PPO_SETTINGS, REPLAYED
 from studies.records import Record
 from studies.runner import Run, Study
 from studies.statistics import Column
@@ -131,7 +131,8 @@ def run(job: Run) -> dict[str, Any]:
     watched = sfe.TaskPool(args.family, min(4000, args.held_out_size), 2_000_000 + job.seed, args.rare_fraction)
     curves = Curves(sf.ExactScorer(watched))
     budget = Budget(args.fine_tune_timesteps, args.count_scoring)
-    model.learn(args.fine_tune_timesteps, callback=[curves, budget], progress_bar=show)
+    replay = [sf.FailureReplay()] if job.method in REPLAYED else []
+    model.learn(args.fine_tune_timesteps, callback=[curves, budget, *replay], progress_bar=show)
     curves.measure()
     save_model(model, job.folder / f"{job.method}.zip")
     validation = model.validation if isinstance(model, sf.ForecastPPO) else None

@@ -109,10 +109,14 @@ METHODS: dict[str, Make] = {
     "cvar_ppo": _cvar,
     "forecast_episodes": _forecast_episodes(1.0),
     "forecast_episodes_half": _forecast_episodes(0.5),
+    "replay": _penalty,
 }
 
+#: methods that play tasks again which failed in training
+REPLAYED = ("replay",)
+
 #: methods of the comparison in which nobody is told more than the cost of a step
-MODEL_FREE = ("ppo_lagrangian_10", "cvar_ppo", "forecast_episodes", "forecast_episodes_half")
+MODEL_FREE = ("ppo_lagrangian_10", "cvar_ppo", "forecast_episodes", "forecast_episodes_half", "replay")
 #: parts of ForecastPPO by themselves, and the loss that was its default in 0.2
 ABLATIONS = ("forecast_guarded", "line_only", "drawn_only")
 #: what is compared by default: everybody knows the tasks' dynamics, or nobody looks at them
@@ -133,4 +137,5 @@ LABELS = {
     "cvar_ppo": "CVaR-PPO",
     "forecast_episodes": "ForecastPPO, model-free",
     "forecast_episodes_half": "ForecastPPO, half of the steps for scoring",
+    "replay": "PPO, reward - cost, and FailureReplay",
 }

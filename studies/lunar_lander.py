@@ -6,7 +6,7 @@ Does any of them do harm? Failures are counted: a landing on fresh reset seeds t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.files import write_text
+from studies.cost_only import check_methods, cvar, kept_settings, lagrangian, tuned
 from studies.records import Record
 from studies.runner import Run, Study
 from studies.statistics import Column
 from studies.tables import markdown_of
-from studies.tools import Budget, save_model, take_over
+from studies.tools import Budget, save_model
 
 #: PPO for 16 environments; the checkpoint's learning rate falls from 1e-3 to 0
 PPO_SETTINGS: dict[str, Any] = {
@@ -65,28 +66,16 @@ def lander_tasks(n_tasks: int, first_seed: int) -> sfe.SeededTasks:
     )
 
 
-def _tuned(base: Path, env: VecEnv, seed: int, **arguments: Any) -> PPO:
-    rate = PPO_SETTINGS["learning_rate"]
-    return sf.ForecastPPO.from_ppo(base, env, device="cpu", seed=seed + 1, learning_rate=rate, **arguments)
-
-
 def _ppo(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
-    return _tuned(base, env, seed, forecast_coef=0.0)
+    return tuned(base, env, seed, PPO_SETTINGS, forecast_coef=0.0)
 
 
 def _lagrangian(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
-    model = sf.PPOLagrangian(
-        "MlpPolicy", env, multiplier=10.0, multiplier_lr=30.0, seed=seed + 1, device="cpu", **PPO_SETTINGS
-    )
-    # the cost critic starts fresh, everything else from the checkpoint
-    take_over(model, base, whole=False)
-    return model
+    return lagrangian(base, env, seed, PPO_SETTINGS)
 
 
 def _cvar(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
-    model = sf.CVaRPPO("MlpPolicy", env, alpha=0.05, weight=1.0, seed=seed + 1, device="cpu", **PPO_SETTINGS)
-    take_over(model, base, whole=True)
-    return model
+    return cvar(base, env, seed, PPO_SETTINGS)
 
 
 def _forecast(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
@@ -94,7 +83,7 @@ def _forecast(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
     few = pool.subset(np.arange(min(SCORED, len(pool))))
     scorer = sf.EpisodeScorer(few, probes=20, seed=seed, n_envs=16, max_share=0.5)
     playing = VecMonitor(few.make_vec_env(env.num_envs, 10_000 * seed + 5_000))
-    return _tuned(base, playing, seed, scorer=scorer, full_every=20)
+    return tuned(base, playing, seed, PPO_SETTINGS, scorer=scorer, full_every=20)
 
 
 #: settings are those of the cart-poles; none was tuned here
@@ -161,9 +150,7 @@ class Settings:
 
     def check(self) -> None:
         """Reject settings that cannot be run, before any work starts."""
-        unknown = [method for method in self.methods if method not in METHODS]
-        if unknown:
-            raise ValueError(f"methods must be some of {list(METHODS)}, got {unknown}; use one of those")
+        check_methods(self.methods, METHODS)
         for name in ("seeds", "pool_size", "held_out_size", "episodes", "n_envs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}; use a positive number")
@@ -171,8 +158,7 @@ class Settings:
 
     def kept(self) -> dict[str, Any]:
         """The settings that a result depends on."""
-        left_out = ("seeds", "first_seed", "methods", "output", "jobs", "progress_bar")
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        return kept_settings(self)
 
 
 def measure(args: Settings, model: PPO, seed: int) -> dict[str, Any]:
@@ -251,4 +237,4 @@ def methods(args: Settings) -> Sequence[str]:
     return ("base", *args.methods)
 
 
-STUDY = Study("lunar_lander", run, methods, report, ("studies/lunar_lander.py", "studies/tools.py"))
+STUDY = Study("lunar_lander", run, methods, report, ("studies/lunar_lander.py", "studies/cost_only.py", "studies/tools.py"))
