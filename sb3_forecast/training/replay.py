@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_forecast.checks import real
 from sb3_forecast.scorers.tasks_of import tasks_of
 from sb3_forecast.training.costs import step_costs
+from sb3_forecast.training.forecast_ppo import ForecastPPO
 
 #: a task whose failure estimate has fallen below this is played as often as any other
 _FORGOTTEN = 0.02
@@ -62,13 +63,16 @@ class FailureReplay(BaseCallback):
     Logger keys: ``replay/tasks`` (tasks that are remembered), ``replay/share`` (of the episodes) and ``replay/failed`` (share of the episodes of
     the last rollouts that failed; they are not typical ones).
 
+    Not together with a forecast (``ForecastPPO``, ``ForecastCallback``), which chooses the tasks itself.
+
     What is remembered belongs to this object, not to the model: another ``learn`` with it goes on, a training that is resumed in another process
     starts with nothing remembered.
 
     :param share: largest share of the episodes that are played on such tasks
     :param per_task: share of a task that has failed once; a few failures of a good agent do not take over its training
     :param rate: weight of a task's newest episode in the estimate of its failure probability
-    :raises ValueError: if an argument is out of range; when training starts, if the environments do not play tasks
+    :raises ValueError: if an argument is out of range; when training starts, if the environments do not play tasks, or the model trains with a
+        forecast
     """
 
     def __init__(self, share: float = 0.5, per_task: float = 0.02, rate: float = 0.2) -> None:
@@ -82,6 +86,12 @@ class FailureReplay(BaseCallback):
         self._ends: list[bool] = []
 
     def _on_training_start(self) -> None:
+        if isinstance(self.model, ForecastPPO) and self.model.objective is not None:
+            # two choosers of tasks would overwrite each other, and tasks of the validation would be trained on
+            raise ValueError(
+                "model must not train with a forecast together with FailureReplay, got a ForecastPPO that chooses its tasks itself; use "
+                "drawn_share, or forecast_coef=0"
+            )
         if not self.training_env.has_attr("set_task_weights"):
             raise ValueError(
                 "env must have `set_task_weights` to play tasks again, got none; use SeededTasks(...).make_vec_env(n_envs), or another pool's"

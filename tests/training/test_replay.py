@@ -160,6 +160,18 @@ def test_environments_without_tasks():
         PPO("MlpPolicy", make_vec_env("CartPole-v1", 2), device="cpu").learn(100, callback=sf.FailureReplay())
 
 
+def test_a_forecast_chooses_its_tasks_itself(pool):
+    model = sf.ForecastPPO(
+        "MlpPolicy", sfe.GridVecEnv(pool, 4, seed=0), n_steps=16, batch_size=64, eval_size=20, k=5, device="cpu"
+    )
+    with pytest.raises(ValueError, match="model must not train with a forecast together with FailureReplay"):
+        model.learn(64, callback=sf.FailureReplay())
+    plain = sf.ForecastPPO(
+        "MlpPolicy", sfe.GridVecEnv(pool, 4, seed=0), n_steps=16, batch_size=64, forecast_coef=0.0, device="cpu"
+    )
+    plain.learn(64, callback=sf.FailureReplay())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
