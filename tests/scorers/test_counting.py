@@ -111,7 +111,9 @@ def test_likeliest_actions_may_all_end_at_the_time_limit():
     assert not all_as_before(tasks[:9], Episodes(*(column[:9] for column in vars(episodes).values())), sampled=False)
 
 
-def test_the_command(agent, capsys, tmp_path):
+def test_the_command(agent, capsys, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(sfe.GridVecEnv, "close", lambda self: closed.append(self.num_envs))
     agent.save(tmp_path / "agent.zip")
     line = [
         "evaluate",
@@ -126,6 +128,7 @@ def test_the_command(agent, capsys, tmp_path):
     assert main([*line, "--scorer", "frequency", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["n_eval"] == 150
+    assert closed == [10]  # the environments of the probe
     assert found["source"].startswith("failures of 200 episodes: 150 tasks once, then 50 episodes in the ")
     counts = sf.FrequencyScorer(sfe.TaskPool("ThinIce-8x8", 150, seed=4), 1, 4, budget=200).counts(agent)
     expected = outlook_of_counts(counts.failures, counts.trials, 1e6, first=counts.first, design=counts.design)
