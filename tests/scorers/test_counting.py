@@ -128,7 +128,7 @@ def test_the_command(agent, capsys, tmp_path, monkeypatch):
     assert main([*line, "--scorer", "frequency", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["n_eval"] == 150
-    assert closed == [10]  # the environments of the probe
+    assert 10 in closed  # the environments of the probe
     assert found["source"].startswith("failures of 200 episodes: 150 tasks once, then 50 episodes in the ")
     counts = sf.FrequencyScorer(sfe.TaskPool("ThinIce-8x8", 150, seed=4), 1, 4, budget=200).counts(agent)
     expected = outlook_of_counts(counts.failures, counts.trials, 1e6, first=counts.first, design=counts.design)
