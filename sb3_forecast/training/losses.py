@@ -42,11 +42,6 @@ class Partitions:
     deployment: th.Tensor
     touched: th.Tensor
 
-    @property
-    def needed(self) -> th.Tensor:
-        """Which of the touched tasks the gradient needs, shape (touched,), bool. The others are only for the log."""
-        return th.ones(len(self.touched), dtype=th.bool)
-
 
 @dataclass(frozen=True)
 class LossTerms:

@@ -205,19 +205,13 @@ class ForecastObjective:
     def loss(self, model: Any) -> th.Tensor:
         """Evaluate the loss on the current partitions, with scores of the model as it is now.
 
-        Tasks that only the log looks at keep their cached scores.
-
         :param model: the model that the scorer scores
         :return: differentiable scalar
         :raises RuntimeError: before the first :meth:`refresh`
         """
         touched = self.touched
         assert self._partitions is not None
-        assert self.scores is not None
-        needed = self._partitions.needed
-        rescored = self.scorer.rescore(model, touched[needed.numpy()])
-        scores = self.scores[th.from_numpy(touched)].to(rescored)
-        scores[needed] = rescored
+        scores = self.scorer.rescore(model, touched)
         return self.pool_loss.evaluate(scores, self._partitions, self.n_partitioned).loss
 
     def state_dict(self) -> dict[str, Any]:

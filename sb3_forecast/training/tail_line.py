@@ -37,11 +37,6 @@ class LinePartitions(Partitions):
     line: th.Tensor
     hold: th.Tensor
 
-    @property
-    def needed(self) -> th.Tensor:
-        """The tasks of the tail, shape (touched,), bool."""
-        return ~th.isnan(self.line)
-
 
 class TailLineLoss:
     """Keeps the worst tasks of a pool on a line. Has the interface of :class:`ForecastLoss`.
@@ -196,7 +191,7 @@ class TailLineLoss:
         top = leaf.detach()[th.searchsorted(partitions.touched, partitions.evaluation)].sort(dim=-1, descending=True).values
         realised = leaf.detach()[th.searchsorted(partitions.touched, partitions.deployment)]
         scale = mean_spacing(top)
-        in_tail = partitions.needed
+        in_tail = ~th.isnan(partitions.line)
         log_p = -th.exp(-leaf[in_tail])
         excess = log_p + th.exp(-partitions.line[in_tail])
         value = th.logsumexp(th.nn.functional.softplus(excess), dim=0) - math.log(int(in_tail.sum()))

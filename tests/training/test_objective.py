@@ -202,29 +202,6 @@ def test_a_subpool_is_drawn_anew_and_scored_alone(scorer):
     assert th.equal(mine.scores[seen], scorer.scores[seen])
 
 
-def test_tasks_that_only_the_log_looks_at_are_not_scored_again():
-    many = Given(np.random.default_rng(0).gumbel(size=2000))
-    mine = ForecastObjective(many, TailLineLoss(100, 1900, n_worst=20))
-    mine.refresh(None)
-    asked = []
-
-    def rescore(model, tasks):
-        asked.append((tasks, (many.scores[th.from_numpy(tasks)] + 0.1).requires_grad_()))
-        return asked[-1][1]
-
-    many.rescore = rescore
-    mine.loss(None).backward()
-    ((tasks, scores),) = asked
-    assert len(tasks) < len(mine.touched)
-    assert set(mine.active[0]) <= set(tasks)
-    # the gradient is that at the new scores
-    fresh = mine.scores.clone()
-    fresh[th.from_numpy(tasks)] += 0.1
-    terms = mine.pool_loss.evaluate(fresh[th.from_numpy(mine.touched)], mine._partitions, 2000)
-    np.testing.assert_allclose(scores.grad.numpy(), terms.weights[mine._partitions.needed].numpy(), rtol=1e-12)
-    assert (scores.grad != 0.0).any()
-
-
 def test_the_gradient_is_that_of_the_active_tasks(scorer):
     mine = ForecastObjective(scorer, sf.ForecastLoss(20, 4, 16, "squared"))
     mine.refresh(None)
