@@ -101,7 +101,7 @@ TABLES = {
         "cart_pole",
         (
             *(Row(cart_pole.LABELS[method], method) for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo")),
-            *(Row(cart_pole.LABELS[method], method) for method in ("penalty", "replay", "forecast")),
+            *(Row(cart_pole.LABELS[method], method) for method in ("penalty", "replay", "lagrangian_replay", "forecast")),
             *(Row(f"{cart_pole.LABELS[method]}, limits compared", method) for method in ("forecast_half", "forecast_line")),
             Row("ForecastPPO 0.2.0, no validation, seeds 1 to 3", "forecast", "cart_pole_unguarded"),
             Row("... equal updates: 99, scoring not counted", "forecast", "cart_pole_updates"),
