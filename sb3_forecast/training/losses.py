@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -36,11 +36,13 @@ class Partitions:
     :param evaluation: indices of the k worst evaluation tasks, shape (R, k), int64
     :param deployment: index of the worst deployment task, shape (R,), int64
     :param touched: indices of the tasks that occur in at least one partition, ascending, shape (touched,), int64
+    :param floored: whether tasks below ``p_floor`` count as ``p_floor``, because too few have a score of their own
     """
 
     evaluation: th.Tensor
     deployment: th.Tensor
     touched: th.Tensor
+    floored: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class ForecastLoss:
       spread of the tail even if the forecast is right. If the forecast is too low, it raises the scores of ordinary tasks (docs/method.md
       section 6).
     - ``"guarded"`` (default): the same loss, but two kinds of weights are set to zero: weights that would make a task fail more, and weights
-      of tasks with p below ``p_floor``.
+      of tasks with p below ``p_floor``. Where no partition has k finite scores, tasks below ``p_floor`` count as ``p_floor``: a rare mode that
+      alone can fail still has a forecast that misses it.
     - ``"hinge"``: the squared excess of the realised maximum over the upper prediction limit of coverage ``level``, in units of the fitted
       scale. Only the deployment score has a gradient (docs/method.md section 6, L_H).
 
@@ -149,7 +152,7 @@ class ForecastLoss:
         """Draw partitions of a scored pool.
 
         A partition has no forecast if one of its k worst evaluation tasks or its worst deployment task cannot fail (score -inf). Such partitions
-        are left out.
+        are left out. If none is left, the kind ``"guarded"`` counts tasks below ``p_floor`` as ``p_floor``, as long as one task is above it.
 
         :param scores: score psi of every task, shape (N,); -inf if p = 0
         :param generator: source of randomness
@@ -166,11 +169,14 @@ class ForecastLoss:
                 "(it resolves p close to 1), and check the model's outputs for NaN"
             )
         order = th.argsort(values, descending=True, stable=True)
-        finite = int(th.isfinite(values).sum())
+        finite, floored = int(th.isfinite(values).sum()), False
         # the exact expectation has no forecast of its own to log, so a few partitions are drawn for that
         count = _LOGGED if self.n_partitions == "exact" else self.n_partitions
         ranks = sample_partitions(len(values), self.eval_size, self.k, count, generator)
         usable = (ranks.evaluation[:, -1] < finite) & (ranks.deployment < finite)
+        if not usable.any() and self.kind == "guarded" and self.p_floor > 0.0 and bool((values > self.score_floor).any()):
+            # only a rare mode has risk: the others are as good as p_floor, and the forecast misses the worst by far
+            floored, usable = True, np.ones_like(usable)
         if not usable.any():
             raise TooFewScoresError(
                 f"the {self.k} worst scores of {self.eval_size} evaluation tasks must be finite, got {finite} finite ones of {len(values)}; "
@@ -187,7 +193,7 @@ class ForecastLoss:
                     "use a number such as 128"
                 )
             touched.append(order[:prefix])
-        return Partitions(evaluation, deployment, th.unique(th.cat(touched)))
+        return Partitions(evaluation, deployment, th.unique(th.cat(touched)), floored=floored)
 
     def _expectation(self, n_pool: int) -> ExpectedSquaredError:
         """The exact expectation for a pool of this size; built once."""
@@ -204,8 +210,9 @@ class ForecastLoss:
         :return: the loss and its parts
         """
         leaf = touched_scores.detach().to(th.float64).requires_grad_(True)
-        evaluation = leaf[th.searchsorted(partitions.touched, partitions.evaluation)]
-        realised = leaf[th.searchsorted(partitions.touched, partitions.deployment)]
+        counted = leaf.clamp(min=self.score_floor) if partitions.floored else leaf
+        evaluation = counted[th.searchsorted(partitions.touched, partitions.evaluation)]
+        realised = counted[th.searchsorted(partitions.touched, partitions.deployment)]
         # scores change between refreshes, so the evaluation scores are sorted again
         top = evaluation.sort(dim=-1, descending=True).values
         n_deploy = n_pool - self.eval_size
@@ -222,7 +229,8 @@ class ForecastLoss:
         if self.kind != "squared":
             weights = th.where(leaf.detach() > self.score_floor, weights.clamp(min=0.0), 0.0)
         # value: the loss; gradient: sum_i w_i dpsi_i, so dropped weights add nothing (docs/method.md section 5, training recipe)
-        linear = (weights * touched_scores).sum()
+        # (a score of minus infinity has the weight 0)
+        linear = (weights * touched_scores.where(weights != 0.0, 0.0)).sum()
         loss = linear + (value.detach() - linear.detach())
         return LossTerms(loss, forecast.detach(), realised.detach(), scale.detach(), weights)
 

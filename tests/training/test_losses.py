@@ -5,7 +5,7 @@ import torch as th
 import sb3_forecast as sf
 from sb3_forecast.statistics.estimators import forecast_top, jones_forecast, jones_gradient
 from sb3_forecast.statistics.intervals import pivot_quantile
-from sb3_forecast.training.losses import Partitions
+from sb3_forecast.training.losses import Partitions, TooFewScoresError
 
 N, M, K = 400, 40, 5
 
@@ -105,12 +105,39 @@ def test_tasks_that_cannot_fail():
     partitions = loss.draw(scores, np.random.default_rng(0))
     assert 0 < len(partitions.deployment) < 300
     assert (partitions.touched < 40).all()
+    assert not partitions.floored
     scores[3:] = -th.inf
-    with pytest.raises(
-        ValueError,
-        match=r"the 5 worst scores of 40 evaluation tasks must be finite, got 3 finite ones of 400; use a smaller k",
-    ):
-        loss.draw(scores, np.random.default_rng(0))
+    for kind in ("squared", "hinge"):
+        with pytest.raises(
+            ValueError,
+            match=r"the 5 worst scores of 40 evaluation tasks must be finite, got 3 finite ones of 400; use a smaller k",
+        ):
+            sf.ForecastLoss(M, K, 300, kind).draw(scores, np.random.default_rng(0))
+
+
+def test_if_only_a_rare_mode_can_fail_the_others_count_as_the_floor():
+    scores = gumbel_pool()
+    scores[3:], scores[:3] = -th.inf, th.from_numpy(sf.failure_score(np.log([0.9, 0.2, 1e-8])))
+    scores.requires_grad_(True)
+    loss = sf.ForecastLoss(M, K, 300, p_floor=1e-6)
+    partitions = loss.draw(scores, np.random.default_rng(0))
+    assert partitions.floored
+    assert len(partitions.deployment) == 300
+    terms = loss.evaluate(scores[partitions.touched], partitions, 400)
+    # an evaluation set without the rare mode foresees the floor, and the worst of the deployment is one of the two
+    assert float(terms.forecast.min()) == pytest.approx(loss.score_floor)
+    assert float(terms.realised.max()) == pytest.approx(scores[0].item())
+    (slope,) = th.autograd.grad(terms.loss, scores)
+    assert slope[0] > 0.0
+    assert (slope[2:] == 0.0).all()
+
+
+@pytest.mark.parametrize(("worst", "floor"), [(1e-8, 1e-6), (0.9, 0.0)])
+def test_no_forecast_without_a_task_above_the_floor(worst, floor):
+    scores = th.full((400,), -th.inf, dtype=th.float64)
+    scores[0] = sf.failure_score(float(np.log(worst)))
+    with pytest.raises(TooFewScoresError):
+        sf.ForecastLoss(M, K, 300, p_floor=floor).draw(scores, np.random.default_rng(0))
 
 
 def test_tied_top_scores_have_a_finite_loss_and_gradient():
