@@ -22,6 +22,7 @@ import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.files import write_text
 from studies.cost_only import check_methods, cvar, kept_settings, lagrangian, tuned
+from studies.cost_only_figures import dots
 from studies.records import Record
 from studies.runner import Run, Study
 from studies.statistics import Column
@@ -95,6 +96,9 @@ METHODS: dict[str, Make] = {
     "forecast": _forecast,
 }
 
+#: methods of this project
+OURS = ("replay", "forecast")
+
 LABELS = {
     "base": "checkpoint",
     "ppo": "PPO goes on",
@@ -142,7 +146,7 @@ class Settings:
     n_envs: int = 16
     """Environments stepped together."""
     output: Path = Path("runs/lunar_lander")
-    """Where checkpoints, TensorBoard logs, records and the table go."""
+    """Where checkpoints, TensorBoard logs, records, the table and the figure go."""
     jobs: int | Literal["ray"] = 1
     """Seeds run side by side, each in a process with one thread. `ray`: as tasks of the Ray cluster of RAY_ADDRESS, or of this machine."""
     progress_bar: bool = True
@@ -213,7 +217,7 @@ def run(job: Run) -> dict[str, Any]:
 
 
 def report(args: Settings, records: list[Record], console: Console) -> None:
-    """Print the table and write table.md.
+    """Print the table; write table.md and the figure of all seeds.
 
     :param args: the options
     :param records: what was run
@@ -230,6 +234,7 @@ def report(args: Settings, records: list[Record], console: Console) -> None:
         table.add_row(label, *(c.form.format(middle) for c, middle in zip(COLUMNS.values(), middles, strict=True)))
     console.print(table)
     write_text(args.output / "table.md", markdown_of(records, labels, list(COLUMNS.values())))
+    dots(records, labels, OURS, COLUMNS["crashes"], args.output / "crashes.png")
 
 
 def methods(args: Settings) -> Sequence[str]:

@@ -68,8 +68,29 @@ def test_train_lunar_lander(tmp_path):
     assert "crashes" in run(script, *tiny, "--methods", "replay", "forecast", "--output", str(output)).stdout
     table = (output / "table.md").read_text()
     assert all(name in table for name in ("checkpoint", "PPO and FailureReplay", "ForecastPPO, learned survival"))
+    assert (output / "crashes.png").stat().st_size > 10_000
     wrong = run(script, *tiny, "--methods", "magic", "--output", str(tmp_path / "none"), check=False)
     assert "got ['magic']" in wrong.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("simulator", ["poles", "pendulum"])
+def test_train_continuous(simulator, tmp_path):
+    pytest.importorskip("mujoco")
+    script = str(EXAMPLES / "train_continuous.py")
+    output = tmp_path / "out"
+    tiny = [
+        "--simulator", simulator, "--base-steps", "8192", "--steps", "16384", "--pool-size", "200", "--held-out", "20", "10", "--episodes", "1",
+        "--no-progress-bar",
+    ]  # fmt: skip
+    methods = ("--methods", "cvar_ppo", "replay", "forecast", "forecast_penalty")
+    assert "rare success" in run(script, *tiny, *methods, "--output", str(output)).stdout
+    table = (output / "table.md").read_text()
+    assert all(name in table for name in ("checkpoint", "CVaR-PPO", "FailureReplay", "ForecastPPO, learned survival"))
+    assert (output / "failures.png").stat().st_size > 10_000
+    wrong = run(script, *tiny, "--steps", "0", "--output", str(tmp_path / "none"), check=False)
+    assert "steps must be at least 1, got 0" in wrong.stderr
     assert not (tmp_path / "none").exists()
 
 

@@ -64,7 +64,8 @@ class ForecastPPO(PPO):
     :param gradient_every: add the gradient in every n-th optimizer step
     :param full_every: score the whole pool after every n-th rollout, and only the worst ``n_candidates`` in between; ``None`` for 5 with a
         scorer that can score parts of a pool, else 1
-    :param n_candidates: see ``full_every``; ``None`` for a tenth of the pool, or as many tasks as the loss may use if that is more
+    :param n_candidates: see ``full_every``; ``None`` for a tenth of the pool, or as many tasks as the loss may use if that is more;
+        where the scorer plays the tasks and learns from it, for those of them only that are above ``p_floor`` (at least 100)
     :param forecast_loss: a loss object instead of ``eval_size`` ... ``p_floor``, for baselines
     :param pool: the tasks, not saved with the model; ``None`` for those that ``env`` plays
     :param validation_share: share of the distinct tasks that no gradient sees. If the training does harm on them, the policy goes back and the
@@ -216,7 +217,9 @@ class ForecastPPO(PPO):
         full_every = self.full_every
         if full_every is None:
             full_every = 5 if scorer.supports_partial else 1
-        objective = ForecastObjective(scorer, loss, seed, full_every, self.n_candidates, validation=aside)
+        objective = ForecastObjective(
+            scorer, loss, seed, full_every, self.n_candidates, validation=aside, p_floor=self.p_floor
+        )
         # score one task before any training, so that a model that cannot be scored fails at once
         scorer.score(self, np.array([0]))
         # saved scores and weights belong to the pool of the saved run; another pool starts afresh

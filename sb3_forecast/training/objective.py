@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sb3_forecast.checks import check_seed, real, task_indices, whole
 from sb3_forecast.scorers.make import complete
 from sb3_forecast.scorers.protocols import FailureScorer, Scorer, Stateful
+from sb3_forecast.statistics.scores import failure_score
 from sb3_forecast.training.losses import LossTerms, Partitions
 
 
@@ -29,6 +30,8 @@ class PoolLoss(Protocol):
 
 #: a full scoring compares this many worst tasks with the candidates of the partial scorings (:attr:`ForecastObjective.missed_top`)
 WATCHED_TASKS = 10
+#: a partial scoring by episodes plays at least so many tasks
+LEAST_PLAYED = 100
 
 
 class ForecastObjective:
@@ -44,7 +47,9 @@ class ForecastObjective:
     :param full_every: score the whole pool at every n-th refresh, and in between only the ``n_candidates`` tasks with the largest cached
         scores; 1 always scores the whole pool
     :param n_candidates: see ``full_every``; ``None`` for a tenth of the pool, or as many tasks as the loss may touch if that is more
-        (``docs/environments.md`` says how many of the worst tasks this misses)
+        (``docs/environments.md`` says how many of the worst tasks this misses). A scorer that learns plays its tasks, which takes environment
+        steps: then ``None`` is for those of them only whose cached p is above ``p_floor``, but at least ``LEAST_PLAYED``
+    :param p_floor: failure probability below which a task is left alone; see ``n_candidates``
     :param weight_decay: :attr:`task_weights` is multiplied by this at each refresh
     :param subpool: score and partition only this many tasks, drawn anew at each refresh; ``None`` for the whole pool
     :param validation: indices of tasks that no gradient may come from, and that no training episode may start on; ``None`` for none
@@ -61,6 +66,7 @@ class ForecastObjective:
         weight_decay: float = 0.98,
         subpool: int | None = None,
         validation: NDArray[np.int64] | None = None,
+        p_floor: float = 0.0,
     ) -> None:
         whole("full_every", full_every, low=1, use="1 to score the whole pool at every refresh")
         if full_every > 1 and not scorer.supports_partial:
@@ -90,6 +96,10 @@ class ForecastObjective:
         self.n_partitioned = len(self.learning) if subpool is None else subpool
         usual = max(loss.reach(self.n_partitioned), scorer.n_tasks // 10)
         self.n_candidates = min(usual if n_candidates is None else n_candidates, len(self.learning))
+        real("p_floor", p_floor, low=0.0, high=1.0, use="0, or the failure probability that you tolerate")
+        self._only_risky = n_candidates is None and self.scorer.learns
+        with np.errstate(divide="ignore"):
+            self._score_floor = float(failure_score(np.log(p_floor)))
         self.weight_decay = weight_decay
         self.generator = np.random.default_rng(check_seed(seed))
         self.scores: th.Tensor | None = None
@@ -156,7 +166,11 @@ class ForecastObjective:
         """
         if self.scores is None:
             raise RuntimeError("candidates needs the scores of the pool, got none yet; call refresh(model) first")
-        return np.sort(self._worst(self.n_candidates))
+        count = self.n_candidates
+        if self._only_risky:
+            risky = int((self.scores[th.from_numpy(self.learning)] > self._score_floor).sum())
+            count = min(count, max(risky, LEAST_PLAYED))
+        return np.sort(self._worst(count))
 
     def _worst(self, count: int) -> NDArray[np.int64]:
         """The tasks with the largest cached scores, of those that gradients may come from."""

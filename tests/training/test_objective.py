@@ -5,6 +5,7 @@ import pytest
 import torch as th
 
 import sb3_forecast as sf
+from sb3_forecast.scorers.protocols import Scorer
 from sb3_forecast.training import objective as module
 from sb3_forecast.training.objective import ForecastObjective
 from sb3_forecast.training.tail_line import TailLineLoss
@@ -25,6 +26,13 @@ class Given:
 
     def rescore(self, model, indices):
         return self.scores[th.from_numpy(indices)].requires_grad_()
+
+
+class Learner(Given, Scorer):
+    """... that says of itself that it plays its tasks and learns."""
+
+    key = "tasks"
+    learns = True
 
 
 def objective(scorer, **kwargs):
@@ -63,6 +71,30 @@ def test_nothing_is_missed_while_the_worst_stay_the_worst(scorer):
     for _ in range(3):
         mine.refresh(None)
     assert mine.missed_top == 0.0
+
+
+@pytest.mark.parametrize(
+    ("learns", "above", "arguments", "expected"),
+    [
+        (True, 150, {"p_floor": 0.5}, 150),
+        (True, 20, {"p_floor": 0.5}, module.LEAST_PLAYED),
+        (True, 900, {"p_floor": 0.5}, 227),  # as many as the loss may touch
+        (True, 150, {}, 227),  # all can fail
+        (True, 20, {"p_floor": 0.5, "n_candidates": 30}, 30),
+        (False, 150, {"p_floor": 0.5}, 227),
+    ],
+)
+def test_a_scorer_that_plays_its_tasks_plays_only_what_is_risky(learns, above, arguments, expected):
+    scores = np.full(1000, sf.failure_score(np.log(0.4)))
+    scores[:above] = sf.failure_score(np.log(0.6))
+    scorer = Learner(scores) if learns else Given(scores)
+    mine = ForecastObjective(scorer, sf.ForecastLoss(100, 10, 16), seed=0, full_every=3, **arguments)
+    assert mine.n_candidates == arguments.get("n_candidates", 227)
+    for _ in range(2):
+        mine.refresh(None)
+    assert len(scorer.asked[1]) == expected
+    # the risky ones first
+    assert (scorer.asked[1] < above).sum() == min(above, expected)
 
 
 def test_a_partial_scoring_asks_for_the_candidates_only(scorer):

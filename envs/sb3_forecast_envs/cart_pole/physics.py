@@ -95,8 +95,20 @@ def advance(state: F64, tasks: F64, actions: I64) -> F64:
     :param actions: 0 pushes left, 1 pushes right, shape (n,)
     :return: shape (n, 4), float64
     """
-    gravity, length, pole, cart, motor, wind = tasks[:, :GOAL].T
-    force = np.where(actions == 1, motor, -motor) + wind
+    motor = tasks[:, MOTOR]
+    return pushed(state, tasks, np.where(actions == 1, motor, -motor))
+
+
+def pushed(state: F64, tasks: F64, force: F64) -> F64:
+    """The states after a decision that pushes with any force.
+
+    :param state: shape (n, 4)
+    :param tasks: parameters, shape (n, 11)
+    :param force: of motor and gusts, besides the task's wind, in newtons, shape (n,), float64
+    :return: shape (n, 4), float64
+    """
+    gravity, length, pole, cart, _, wind = tasks[:, :GOAL].T
+    force = force + wind
     total, moment = pole + cart, pole * length
     state = state.copy()
     for _ in range(REPEAT):
