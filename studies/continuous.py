@@ -107,14 +107,19 @@ class Simulator:
     forecast: dict[str, Any]
 
 
+#: of PPO, for both
+_PPO: dict[str, Any] = {"batch_size": 512, "n_epochs": 8, "learning_rate": 3e-4, "gamma": 0.99}
+#: of ForecastPPO, for both
+_FORECAST: dict[str, Any] = {"p_floor": 1e-6, "full_every": 20, "n_candidates": "risky"}
+
 SIMULATORS = {
     "poles": Simulator(
-        PushedPoleTasks, 0.003, 128, {"n_steps": 64, "batch_size": 512, "n_epochs": 8, "learning_rate": 3e-4, "gamma": 0.99},
-        600_000, 300 * 8192, 8000, (8000, 2000), {"delay": 3, "probes": 100, "n_envs": 32}, {"p_floor": 1e-6, "full_every": 20},
+        tasks=PushedPoleTasks, rare_fraction=0.003, n_envs=128, ppo={"n_steps": 64, **_PPO}, base_steps=600_000, steps=300 * 8192,
+        pool_size=8000, held_out=(8000, 2000), scorer={"delay": 3, "probes": 100, "n_envs": 32}, forecast=_FORECAST,
     ),
     "pendulum": Simulator(
-        pendulum_tasks, 0.01, 32, {"n_steps": 256, "batch_size": 512, "n_epochs": 8, "learning_rate": 3e-4, "gamma": 0.99},
-        600_000, 1_000_000, 2000, (1500, 300), {"delay": 3, "probes": 20, "n_envs": 32}, {"p_floor": 1e-6, "full_every": 20},
+        tasks=pendulum_tasks, rare_fraction=0.01, n_envs=32, ppo={"n_steps": 256, **_PPO}, base_steps=600_000, steps=1_000_000,
+        pool_size=2000, held_out=(1500, 300), scorer={"delay": 3, "probes": 20, "n_envs": 32}, forecast=_FORECAST,
     ),
 }  # fmt: skip
 

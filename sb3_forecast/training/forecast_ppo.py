@@ -65,7 +65,7 @@ class ForecastPPO(PPO):
     :param full_every: score the whole pool after every n-th rollout, and only the worst ``n_candidates`` in between; ``None`` for 5 with a
         scorer that can score parts of a pool, else 1
     :param n_candidates: see ``full_every``; ``None`` for a tenth of the pool, or as many tasks as the loss may use if that is more;
-        where the scorer plays the tasks and learns from it, for those of them only that are above ``p_floor`` (at least 100)
+        ``"risky"`` for those of them only that are above ``p_floor`` (at least 100), where scoring takes steps and few tasks can fail
     :param forecast_loss: a loss object instead of ``eval_size`` ... ``p_floor``, for baselines
     :param pool: the tasks, not saved with the model; ``None`` for those that ``env`` plays
     :param validation_share: share of the distinct tasks that no gradient sees. If the training does harm on them, the policy goes back and the
@@ -115,7 +115,7 @@ class ForecastPPO(PPO):
         drawn_share: float = 0.25,
         gradient_every: int = 8,
         full_every: int | None = None,
-        n_candidates: int | None = None,
+        n_candidates: int | Literal["risky"] | None = None,
         forecast_loss: PoolLoss | None = None,
         pool: Pool | None = None,
         validation_share: float = 0.2,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch as th
@@ -30,8 +30,8 @@ class PoolLoss(Protocol):
 
 #: a full scoring compares this many worst tasks with the candidates of the partial scorings (:attr:`ForecastObjective.missed_top`)
 WATCHED_TASKS = 10
-#: a partial scoring by episodes plays at least so many tasks
-LEAST_PLAYED = 100
+#: tasks that a partial scoring of the risky ones has at least
+LEAST_RISKY = 100
 
 
 class ForecastObjective:
@@ -47,8 +47,8 @@ class ForecastObjective:
     :param full_every: score the whole pool at every n-th refresh, and in between only the ``n_candidates`` tasks with the largest cached
         scores; 1 always scores the whole pool
     :param n_candidates: see ``full_every``; ``None`` for a tenth of the pool, or as many tasks as the loss may touch if that is more
-        (``docs/environments.md`` says how many of the worst tasks this misses). A scorer that learns plays its tasks, which takes environment
-        steps: then ``None`` is for those of them only whose cached p is above ``p_floor``, but at least ``LEAST_PLAYED``
+        (``docs/environments.md`` says how many of the worst tasks this misses). ``"risky"``: of these, only the tasks whose cached p is above
+        ``p_floor``, but at least 100; for scorers that play the tasks, where few of them can fail
     :param p_floor: failure probability below which a task is left alone; see ``n_candidates``
     :param weight_decay: :attr:`task_weights` is multiplied by this at each refresh
     :param subpool: score and partition only this many tasks, drawn anew at each refresh; ``None`` for the whole pool
@@ -62,7 +62,7 @@ class ForecastObjective:
         loss: PoolLoss,
         seed: int = 0,
         full_every: int = 1,
-        n_candidates: int | None = None,
+        n_candidates: int | Literal["risky"] | None = None,
         weight_decay: float = 0.98,
         subpool: int | None = None,
         validation: NDArray[np.int64] | None = None,
@@ -73,8 +73,8 @@ class ForecastObjective:
             raise ValueError(
                 f"full_every must be 1 for a scorer that cannot score single tasks, got {full_every}; use full_every=1 or scorer='exact'"
             )
-        if n_candidates is not None:
-            whole("n_candidates", n_candidates, low=1, use="None for a tenth of the pool")
+        if n_candidates not in (None, "risky"):
+            whole("n_candidates", n_candidates, low=1, use="None for a tenth of the pool, or 'risky'")
         real("weight_decay", weight_decay, low=0.0, high=1.0, use="0.98")
         if subpool is not None and not 1 <= subpool <= scorer.n_tasks:
             raise ValueError(
@@ -95,9 +95,9 @@ class ForecastObjective:
         self.learning = np.setdiff1d(np.arange(scorer.n_tasks), self.validation)
         self.n_partitioned = len(self.learning) if subpool is None else subpool
         usual = max(loss.reach(self.n_partitioned), scorer.n_tasks // 10)
-        self.n_candidates = min(usual if n_candidates is None else n_candidates, len(self.learning))
+        self.n_candidates = min(n_candidates if isinstance(n_candidates, int) else usual, len(self.learning))
         real("p_floor", p_floor, low=0.0, high=1.0, use="0, or the failure probability that you tolerate")
-        self._only_risky = n_candidates is None and self.scorer.learns
+        self._only_risky = n_candidates == "risky"
         with np.errstate(divide="ignore"):
             self._score_floor = float(failure_score(np.log(p_floor)))
         self.weight_decay = weight_decay
@@ -169,7 +169,7 @@ class ForecastObjective:
         count = self.n_candidates
         if self._only_risky:
             risky = int((self.scores[th.from_numpy(self.learning)] > self._score_floor).sum())
-            count = min(count, max(risky, LEAST_PLAYED))
+            count = min(count, max(risky, LEAST_RISKY))
         return np.sort(self._worst(count))
 
     def _worst(self, count: int) -> NDArray[np.int64]:

@@ -5,7 +5,6 @@ import pytest
 import torch as th
 
 import sb3_forecast as sf
-from sb3_forecast.scorers.protocols import Scorer
 from sb3_forecast.training import objective as module
 from sb3_forecast.training.objective import ForecastObjective
 from sb3_forecast.training.tail_line import TailLineLoss
@@ -26,13 +25,6 @@ class Given:
 
     def rescore(self, model, indices):
         return self.scores[th.from_numpy(indices)].requires_grad_()
-
-
-class Learner(Given, Scorer):
-    """... that says of itself that it plays its tasks and learns."""
-
-    key = "tasks"
-    learns = True
 
 
 def objective(scorer, **kwargs):
@@ -74,22 +66,21 @@ def test_nothing_is_missed_while_the_worst_stay_the_worst(scorer):
 
 
 @pytest.mark.parametrize(
-    ("learns", "above", "arguments", "expected"),
+    ("above", "arguments", "expected"),
     [
-        (True, 150, {"p_floor": 0.5}, 150),
-        (True, 20, {"p_floor": 0.5}, module.LEAST_PLAYED),
-        (True, 900, {"p_floor": 0.5}, 227),  # as many as the loss may touch
-        (True, 150, {}, 227),  # all can fail
-        (True, 20, {"p_floor": 0.5, "n_candidates": 30}, 30),
-        (False, 150, {"p_floor": 0.5}, 227),
+        (150, {"p_floor": 0.5, "n_candidates": "risky"}, 150),
+        (20, {"p_floor": 0.5, "n_candidates": "risky"}, module.LEAST_RISKY),
+        (900, {"p_floor": 0.5, "n_candidates": "risky"}, 227),  # as many as the loss may touch
+        (150, {"n_candidates": "risky"}, 227),  # all can fail
+        (20, {"p_floor": 0.5, "n_candidates": 30}, 30),
+        (150, {"p_floor": 0.5}, 227),
     ],
 )
-def test_a_scorer_that_plays_its_tasks_plays_only_what_is_risky(learns, above, arguments, expected):
+def test_a_partial_scoring_of_risky_tasks_only(above, arguments, expected):
     scores = np.full(1000, sf.failure_score(np.log(0.4)))
     scores[:above] = sf.failure_score(np.log(0.6))
-    scorer = Learner(scores) if learns else Given(scores)
+    scorer = Given(scores)
     mine = ForecastObjective(scorer, sf.ForecastLoss(100, 10, 16), seed=0, full_every=3, **arguments)
-    assert mine.n_candidates == arguments.get("n_candidates", 227)
     for _ in range(2):
         mine.refresh(None)
     assert len(scorer.asked[1]) == expected
