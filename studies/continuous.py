@@ -115,7 +115,8 @@ _FORECAST: dict[str, Any] = {"p_floor": 1e-6, "full_every": 20, "n_candidates": 
 SIMULATORS = {
     "poles": Simulator(
         tasks=PushedPoleTasks, rare_fraction=0.003, n_envs=128, ppo={"n_steps": 64, **_PPO}, base_steps=600_000, steps=300 * 8192,
-        pool_size=8000, held_out=(8000, 2000), scorer={"delay": 3, "probes": 100, "n_envs": 32}, forecast=_FORECAST,
+        pool_size=8000, held_out=(8000, 2000), scorer={"delay": 3, "probes": 100, "n_envs": 32},
+        forecast={"drawn_share": 0.5, **_FORECAST},
     ),
     "pendulum": Simulator(
         tasks=pendulum_tasks, rare_fraction=0.01, n_envs=32, ppo={"n_steps": 256, **_PPO}, base_steps=600_000, steps=1_000_000,
