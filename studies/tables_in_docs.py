@@ -110,7 +110,10 @@ TABLES = {
     ),
     "lunar-lander": Table(
         "lunar_lander",
-        [Row(lunar_lander.LABELS[method], method) for method in ("base", "ppo", "ppo_lagrangian", "replay", "forecast")],
+        [
+            Row(lunar_lander.LABELS[method], method)
+            for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo", "replay", "forecast")
+        ],
         list(lunar_lander.COLUMNS.values()),
     ),
     "password-game": Table("password_game", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
