@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies import active, cart_pole, gridworld, lunar_lander
+from studies import active, cart_pole, continuous, gridworld, lunar_lander
 from studies.gridworld_methods import LABELS as GRIDWORLD
 from studies.statistics import Column
 from studies.tables import Row, Table
@@ -13,6 +13,7 @@ SOURCES = {
     "cart_pole": cart_pole.STUDY.sources,
     "active": active.STUDY.sources,
     "lunar_lander": lunar_lander.STUDY.sources,
+    "continuous": continuous.STUDY.sources,
     "password_game": ("studies/password_game.py", "studies/password_methods.py"),
 }
 
@@ -115,6 +116,20 @@ TABLES = {
             for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo", "replay", "forecast")
         ],
         list(lunar_lander.COLUMNS.values()),
+    ),
+    "continuous-poles": Table(
+        "continuous_poles",
+        [
+            *(Row(continuous.LABELS[method], method) for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo")),
+            Row("PPO, reward - 10 cost, FailureReplay", "replay"),
+            Row("ForecastPPO, learned survival, reward - 10 cost", "forecast_penalty"),
+        ],
+        list(continuous.COLUMNS.values()),
+    ),
+    "continuous-pendulum": Table(
+        "continuous_pendulum",
+        [Row(continuous.LABELS[method], method) for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo", "replay_bare")],
+        [column for name, column in continuous.COLUMNS.items() if name not in ("success", "rare_success")],
     ),
     "password-game": Table("password_game", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
     "password-game-rare5": Table("password_game_rare5", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
