@@ -6,6 +6,7 @@ make figures
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 # it holds the package `studies`
@@ -21,6 +22,7 @@ from sb3_forecast import GumbelTail
 from sb3_forecast.statistics.figures import BLACK, BLUE, GREEN, ORANGE, PINK, SKY
 from sb3_forecast.statistics.plots import return_level_plot, spacing_plot, stability_plot, tail_plot
 from sb3_forecast.statistics.words import probability_in_words
+from studies import continuous, cost_only_figures, lunar_lander
 from studies.gridworld_methods import LABELS
 from studies.records import read_records
 
@@ -205,6 +207,21 @@ def active(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def counted(folder: str, study: ModuleType, column: str, methods: tuple[str, ...], path: Path) -> None:
+    """From the records: failures of the methods of a study that counts them; dots are seeds, bars medians.
+
+    :param folder: of the records
+    :param study: the module of the study
+    :param column: what is drawn, by short name
+    :param methods: from top to bottom
+    :param path: the file
+    """
+    labels = {method: study.LABELS[method] for method in methods}
+    cost_only_figures.dots(
+        read_records(ROOT / "studies" / "records" / folder), labels, study.OURS, study.COLUMNS[column], path
+    )
+
+
 if __name__ == "__main__":
     folder = Path(__file__).parent / "figures"
     scores = 0.6 * np.random.default_rng(0).gumbel(size=500) - 2.5
@@ -214,6 +231,10 @@ if __name__ == "__main__":
     what_training_does(folder / "training.png")
     decoy_training(folder / "decoy_training.png")
     active(folder / "active.png")
+    usual = ("base", "ppo", "ppo_lagrangian", "cvar_ppo")
+    counted("lunar_lander", lunar_lander, "crashes", (*usual, "replay", "forecast"), folder / "lunar_lander.png")
+    counted("continuous_poles", continuous, "mean", (*usual, "replay", "forecast_penalty"), folder / "continuous_poles.png")
+    counted("continuous_pendulum", continuous, "mean", (*usual, "replay_bare"), folder / "continuous_pendulum.png")
     for study in ("password_game", "smollm2"):
         prompts(study, folder / f"{study}.png")
     tail_plot(tail, [1e3, 1e5, 1e7], path=folder / "tail.png")

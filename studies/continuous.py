@@ -179,10 +179,10 @@ LABELS = {
     "ppo_lagrangian": "PPO-Lagrangian",
     "cvar_ppo": "CVaR-PPO",
     "penalty": "PPO, reward - 10 cost",
-    "replay": "... and FailureReplay",
+    "replay": "PPO, reward - 10 cost, FailureReplay",
     "replay_bare": "PPO and FailureReplay",
     "forecast": "ForecastPPO, learned survival",
-    "forecast_penalty": "... and reward - 10 cost",
+    "forecast_penalty": "ForecastPPO, reward - 10 cost",
 }
 
 #: what is measured, by short name

@@ -120,9 +120,8 @@ TABLES = {
     "continuous-poles": Table(
         "continuous_poles",
         [
-            *(Row(continuous.LABELS[method], method) for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo")),
-            Row("PPO, reward - 10 cost, FailureReplay", "replay"),
-            Row("ForecastPPO, learned survival, reward - 10 cost", "forecast_penalty"),
+            Row(continuous.LABELS[method], method)
+            for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo", "replay", "forecast_penalty")
         ],
         list(continuous.COLUMNS.values()),
     ),
