@@ -289,9 +289,15 @@ def test_fewer_finite_scores_than_k(tokenizer, game):
             scores[3:] = -th.inf
             return scores
 
-    objective = sf.ForecastObjective(Hopeless(scorer), sf.ForecastLoss(10, 4, 8))
+    objective = sf.ForecastObjective(Hopeless(scorer), sf.ForecastLoss(10, 4, 8, "squared"))
     with pytest.raises(ValueError, match="must be finite, got 3 finite ones of 60"):
         ForecastPenalty(objective).accumulate(model)
+    # the guarded loss counts the others as its floor, and lowers the three
+    guarded = sf.ForecastObjective(Hopeless(scorer), sf.ForecastLoss(10, 4, 8, p_floor=1e-300))
+    ForecastPenalty(guarded).accumulate(model)
+    gradients = [part.grad for part in model.parameters() if part.grad is not None]
+    assert all(bool(th.isfinite(gradient).all()) for gradient in gradients)
+    assert any(bool((gradient != 0.0).any()) for gradient in gradients)
 
 
 def test_baselines_weigh_as_said():
