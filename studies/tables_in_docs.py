@@ -127,7 +127,13 @@ TABLES = {
     ),
     "continuous-pendulum": Table(
         "continuous_pendulum",
-        [Row(continuous.LABELS[method], method) for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo", "replay_bare")],
+        [
+            *(
+                Row(continuous.LABELS[method], method)
+                for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo", "replay_bare")
+            ),
+            Row("ForecastPPO, learned survival, seeds 1 to 3", "forecast"),
+        ],
         [column for name, column in continuous.COLUMNS.items() if name not in ("success", "rare_success")],
     ),
     "password-game": Table("password_game", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
