@@ -22,7 +22,7 @@ from sb3_forecast import GumbelTail
 from sb3_forecast.statistics.figures import BLACK, BLUE, GREEN, ORANGE, PINK, SKY
 from sb3_forecast.statistics.plots import return_level_plot, spacing_plot, stability_plot, tail_plot
 from sb3_forecast.statistics.words import probability_in_words
-from studies import continuous, cost_only_figures, lunar_lander
+from studies import continuous, cost_only_report, lunar_lander
 from studies.gridworld_methods import LABELS
 from studies.records import read_records
 
@@ -217,9 +217,7 @@ def counted(folder: str, study: ModuleType, column: str, methods: tuple[str, ...
     :param path: the file
     """
     labels = {method: study.LABELS[method] for method in methods}
-    cost_only_figures.dots(
-        read_records(ROOT / "studies" / "records" / folder), labels, study.OURS, study.COLUMNS[column], path
-    )
+    cost_only_report.dots(read_records(ROOT / "studies" / "records" / folder), labels, study.OURS, study.COLUMNS[column], path)
 
 
 if __name__ == "__main__":
@@ -233,8 +231,12 @@ if __name__ == "__main__":
     active(folder / "active.png")
     usual = ("base", "ppo", "ppo_lagrangian", "cvar_ppo")
     counted("lunar_lander", lunar_lander, "crashes", (*usual, "replay", "forecast"), folder / "lunar_lander.png")
-    counted("continuous_poles", continuous, "mean", (*usual, "replay", "forecast_penalty"), folder / "continuous_poles.png")
-    counted("continuous_pendulum", continuous, "mean", (*usual, "replay_bare"), folder / "continuous_pendulum.png")
+    counted(
+        "continuous_poles", continuous, "failures", (*usual, "replay", "forecast_penalty"), folder / "continuous_poles.png"
+    )
+    counted(
+        "continuous_pendulum", continuous, "failures", (*usual, "replay_bare", "forecast"), folder / "continuous_pendulum.png"
+    )
     for study in ("password_game", "smollm2"):
         prompts(study, folder / f"{study}.png")
     tail_plot(tail, [1e3, 1e5, 1e7], path=folder / "tail.png")

@@ -22,7 +22,7 @@ import sb3_forecast_envs as sfe
 from sb3_forecast.files import write_text
 from sb3_forecast.measuring.plots import tail_comparison
 from sb3_forecast.scorers.learned.scorer import EpisodeScorer
-from studies.cost_only import check_methods, cvar, kept_settings, lagrangian, tuned
+from studies.cost_only import check_methods, checkpoint, cvar, kept_settings, lagrangian, tuned
 from studies.records import Record
 from studies.runner import Run, Study
 from studies.statistics import Column
@@ -197,10 +197,7 @@ def run(job: Run) -> dict[str, Any]:
     base = job.folder / "base.zip"
     if job.method == "base":
         env = VecMonitor(pool.make_vec_env(args.n_envs, 10_000 * job.seed))
-        falling = {**PPO_SETTINGS, "learning_rate": lambda left: 1e-3 * left}
-        model = PPO("MlpPolicy", env, seed=job.seed, device="cpu", **falling)
-        model.set_logger(configure(str(job.folder / "base"), ["tensorboard"]))
-        model.learn(args.total_timesteps, progress_bar=show)
+        model = checkpoint(env, job.seed, PPO_SETTINGS, args.total_timesteps, job.folder / "base", show)
         found = measure(args, model, job.seed).to_dict()
         save_model(model, base)
         return found

@@ -16,22 +16,19 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
-from sb3_forecast.files import write_text
 from sb3_forecast.scorers.learned.scorer import EpisodeScorer
-from studies.cost_only import check_methods, cvar, kept_settings, lagrangian, tuned
-from studies.cost_only_figures import dots
+from studies.cost_only import check_methods, checkpoint, cvar, kept_settings, lagrangian, tuned
+from studies.cost_only_report import report_counts
 from studies.pushed_poles import PushedPoleTasks
 from studies.records import Record
 from studies.runner import Run, Study
 from studies.statistics import Column
-from studies.tables import markdown_of
 from studies.tools import Budget, save_model
 
 #: decisions of a pendulum's episode
@@ -187,9 +184,9 @@ LABELS = {
 
 #: what is measured, by short name
 COLUMNS = {
-    "mean": Column("mean failure", ("mean_failure",), "{:.1e}"),
-    "usual": Column("usual tasks", ("usual_failure",), "{:.1e}"),
-    "rare": Column("rare tasks", ("rare_mean_failure",), "{:.3f}"),
+    "failures": Column("mean failure probability", ("mean_failure",), "{:.1e}"),
+    "usual": Column("of usual tasks", ("usual_failure",), "{:.1e}"),
+    "rare": Column("of rare tasks", ("rare_mean_failure",), "{:.3f}"),
     "often": Column("rare tasks that fail at least every second time", ("rare_often",), "{:.1%}"),
     "success": Column("success", ("success",), "{:.4f}"),
     "rare_success": Column("rare success", ("rare_success",), "{:.3f}"),
@@ -269,16 +266,20 @@ def measure(args: Settings, model: PPO, seed: int) -> dict[str, Any]:
         counted = sf.FrequencyScorer(tasks, args.episodes, seed=seed, n_envs=64, deterministic=False).measure(model)
         assert counted.frequencies is not None
         found[kind] = counted.frequencies
-        # MuJoCo's pendulum has no success of its own: it is not to fall
+        # MuJoCo's pendulum has no success of its own: all it has to do is not to fall
         known = counted.success is not None and not np.isnan(counted.success).all()
         found[f"{kind} success"] = counted.success.mean() if known else 1.0 - counted.frequencies.mean()
     mass = simulator.rare_fraction
+
+    def of_all(usual: float, rare: float) -> float:
+        return float((1.0 - mass) * usual + mass * rare)
+
     return {
-        "mean_failure": float((1.0 - mass) * found["usual"].mean() + mass * found["rare"].mean()),
+        "mean_failure": of_all(found["usual"].mean(), found["rare"].mean()),
         "usual_failure": float(found["usual"].mean()),
         "rare_mean_failure": float(found["rare"].mean()),
         "rare_often": float((found["rare"] >= 0.5).mean()),
-        "success": float(found["usual success"]),
+        "success": of_all(found["usual success"], found["rare success"]),
         "rare_success": float(found["rare success"]),
     }
 
@@ -295,10 +296,7 @@ def run(job: Run) -> dict[str, Any]:
     base = job.folder / "base.zip"
     if job.method == "base":
         env = VecMonitor(pool.make_vec_env(simulator.n_envs, 10_000 * job.seed))
-        falling = {**simulator.ppo, "learning_rate": lambda left: 1e-3 * left}
-        model = PPO("MlpPolicy", env, seed=job.seed, device="cpu", **falling)
-        model.set_logger(configure(str(job.folder / "base"), ["tensorboard"]))
-        model.learn(simulator.base_steps, progress_bar=show)
+        model = checkpoint(env, job.seed, simulator.ppo, simulator.base_steps, job.folder / "base", show)
         found = measure(args, model, job.seed)
         save_model(model, base)
         return found
@@ -330,17 +328,8 @@ def report(args: Settings, records: list[Record], console: Console) -> None:
     :param console: where to print
     """
     labels = {method: LABELS[method] for method in ("base", *args.methods)}
-    table = Table(title=f"{args.simulator}, median of {args.seeds} seed(s); ranges in table.md")
-    table.add_column("")
-    for column in COLUMNS.values():
-        table.add_column(column.title, justify="right")
-    for method, label in labels.items():
-        rows = [r for r in records if r.method == method]
-        middles = [float(np.median(column.values(rows))) for column in COLUMNS.values()]
-        table.add_row(label, *(c.form.format(middle) for c, middle in zip(COLUMNS.values(), middles, strict=True)))
-    (console if console.width >= 140 else Console(width=140)).print(table)
-    write_text(args.output / "table.md", markdown_of(records, labels, list(COLUMNS.values())))
-    dots(records, labels, OURS, COLUMNS["mean"], args.output / "failures.png")
+    title = f"{args.simulator}, median of {args.seeds} seed(s); ranges in table.md"
+    report_counts(records, labels, OURS, COLUMNS, "failures", args.output, title, console)
 
 
 def methods(args: Settings) -> Sequence[str]:

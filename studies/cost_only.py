@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_forecast as sf
@@ -15,6 +16,22 @@ from studies.tools import take_over
 
 #: options that do not change what one run finds
 _OF_THE_RUNNER = ("seeds", "first_seed", "methods", "output", "jobs", "progress_bar")
+
+
+def checkpoint(env: VecEnv, seed: int, settings: dict[str, Any], steps: int, log: Path, progress_bar: bool) -> PPO:
+    """Train the agent that every method starts from; its learning rate falls from 1e-3 to 0.
+
+    :param env: environments
+    :param seed: seed of the run
+    :param settings: of PPO
+    :param steps: environment steps
+    :param log: folder of the TensorBoard log
+    :param progress_bar: show SB3's progress bar
+    """
+    falling = {**settings, "learning_rate": lambda left: 1e-3 * left}
+    model = PPO("MlpPolicy", env, seed=seed, device="cpu", **falling)
+    model.set_logger(configure(str(log), ["tensorboard"]))
+    return model.learn(steps, progress_bar=progress_bar)
 
 
 def tuned(base: Path, env: VecEnv, seed: int, settings: dict[str, Any], **arguments: Any) -> PPO:

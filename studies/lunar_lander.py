@@ -13,20 +13,17 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
-from sb3_forecast.files import write_text
-from studies.cost_only import check_methods, cvar, kept_settings, lagrangian, tuned
-from studies.cost_only_figures import dots
+from studies.cost_only import check_methods, checkpoint, cvar, kept_settings, lagrangian, tuned
+from studies.cost_only_report import report_counts
 from studies.records import Record
 from studies.runner import Run, Study
 from studies.statistics import Column
-from studies.tables import markdown_of
 from studies.tools import Budget, save_model
 
 #: PPO for 16 environments; the checkpoint's learning rate falls from 1e-3 to 0
@@ -110,7 +107,7 @@ LABELS = {
 
 #: what is measured, by short name
 COLUMNS = {
-    "crashes": Column("crashes", ("mean_failure",), "{:.4f}"),
+    "crashes": Column("share of episodes that crash", ("mean_failure",), "{:.4f}"),
     "repeated": Column("seeds that crash at least every second time", ("often",), "{:.4f}"),
     "success": Column("landings", ("success",), "{:.4f}"),
     "updates": Column("updates", ("updates",), "{:.0f}"),
@@ -193,10 +190,7 @@ def run(job: Run) -> dict[str, Any]:
     base = job.folder / "base.zip"
     if job.method == "base":
         env = VecMonitor(pool.make_vec_env(args.n_envs, 10_000 * job.seed))
-        falling = {**PPO_SETTINGS, "learning_rate": lambda left: 1e-3 * left}
-        model = PPO("MlpPolicy", env, seed=job.seed, device="cpu", **falling)
-        model.set_logger(configure(str(job.folder / "base"), ["tensorboard"]))
-        model.learn(args.total_timesteps, progress_bar=show)
+        model = checkpoint(env, job.seed, PPO_SETTINGS, args.total_timesteps, job.folder / "base", show)
         found = measure(args, model, job.seed)
         save_model(model, base)
         return found
@@ -224,17 +218,8 @@ def report(args: Settings, records: list[Record], console: Console) -> None:
     :param console: where to print
     """
     labels = {method: LABELS[method] for method in ("base", *args.methods)}
-    table = Table(title=f"LunarLander, median of {args.seeds} seed(s); ranges in table.md")
-    table.add_column("")
-    for column in COLUMNS.values():
-        table.add_column(column.title, justify="right")
-    for method, label in labels.items():
-        rows = [r for r in records if r.method == method]
-        middles = [float(np.median(column.values(rows))) for column in COLUMNS.values()]
-        table.add_row(label, *(c.form.format(middle) for c, middle in zip(COLUMNS.values(), middles, strict=True)))
-    console.print(table)
-    write_text(args.output / "table.md", markdown_of(records, labels, list(COLUMNS.values())))
-    dots(records, labels, OURS, COLUMNS["crashes"], args.output / "crashes.png")
+    title = f"LunarLander, median of {args.seeds} seed(s); ranges in table.md"
+    report_counts(records, labels, OURS, COLUMNS, "crashes", args.output, title, console)
 
 
 def methods(args: Settings) -> Sequence[str]:

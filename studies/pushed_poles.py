@@ -29,6 +29,7 @@ class PushedPoleVecEnv(sfe.CartPoleVecEnv):
     :param seed: seed of the first environment, and of the gusts
     """
 
+    # the generator of the gusts belongs to the state as well: it is copied with it
     episode_state: ClassVar[tuple[str, ...]] = ("state", "gusts")
 
     def __init__(self, pool: sfe.CartPoleTasks, n_envs: int, seed: int = 0) -> None:

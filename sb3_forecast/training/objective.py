@@ -73,8 +73,10 @@ class ForecastObjective:
             raise ValueError(
                 f"full_every must be 1 for a scorer that cannot score single tasks, got {full_every}; use full_every=1 or scorer='exact'"
             )
-        if n_candidates not in (None, "risky"):
-            whole("n_candidates", n_candidates, low=1, use="None for a tenth of the pool, or 'risky'")
+        self._only_risky = isinstance(n_candidates, str) and n_candidates == "risky"
+        given = None
+        if n_candidates is not None and not self._only_risky:
+            given = whole("n_candidates", n_candidates, low=1, use="None for a tenth of the pool, or 'risky'")
         real("weight_decay", weight_decay, low=0.0, high=1.0, use="0.98")
         if subpool is not None and not 1 <= subpool <= scorer.n_tasks:
             raise ValueError(
@@ -95,9 +97,8 @@ class ForecastObjective:
         self.learning = np.setdiff1d(np.arange(scorer.n_tasks), self.validation)
         self.n_partitioned = len(self.learning) if subpool is None else subpool
         usual = max(loss.reach(self.n_partitioned), scorer.n_tasks // 10)
-        self.n_candidates = min(n_candidates if isinstance(n_candidates, int) else usual, len(self.learning))
+        self.n_candidates = min(usual if given is None else given, len(self.learning))
         real("p_floor", p_floor, low=0.0, high=1.0, use="0, or the failure probability that you tolerate")
-        self._only_risky = n_candidates == "risky"
         with np.errstate(divide="ignore"):
             self._score_floor = float(failure_score(np.log(p_floor)))
         self.weight_decay = weight_decay

@@ -12,6 +12,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.training.forecast_ppo import _PPO_ARGUMENTS, _usual_eval_size
+from sb3_forecast.training.objective import LEAST_RISKY
 from tests.conftest import SMALL_PPO
 
 #: an argument of PPO each, with a value that is not the usual one
@@ -283,6 +284,28 @@ def test_other_actions_are_refused():
     env.action_space = gym.spaces.Discrete(3)
     with pytest.raises(ValueError, match=r"action_space of env must be that of the PPO \(Discrete\(2\)\), got Discrete\(3\)"):
         sf.ForecastPPO.from_ppo(source, env, device="cpu", forecast_coef=0.0)
+
+
+def test_what_is_risky_follows_p_floor():
+    """Between full scorings only tasks above it are scored again, on request."""
+    tasks = sfe.TaskPool("ThinIce-6x6", 600, 0)
+    sizes = []
+    for floor in (1e-300, 0.999999):
+        model = sf.ForecastPPO(
+            "MlpPolicy",
+            tasks.make_vec_env(2),
+            n_candidates="risky",
+            p_floor=floor,
+            eval_size=40,
+            k=5,
+            n_steps=8,
+            batch_size=16,
+            device="cpu",
+        )
+        model._build_objective()
+        model.objective.refresh(model)
+        sizes.append(len(model.objective.candidates))
+    assert sizes[0] > sizes[1] == LEAST_RISKY
 
 
 def test_a_scorer_that_learns_gets_the_guarded_loss():

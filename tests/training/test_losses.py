@@ -127,6 +127,8 @@ def test_if_only_a_rare_mode_can_fail_the_others_count_as_the_floor():
     # an evaluation set without the rare mode foresees the floor, and the worst of the deployment is one of the two
     assert float(terms.forecast.min()) == pytest.approx(loss.score_floor)
     assert float(terms.realised.max()) == pytest.approx(scores[0].item())
+    expected = ((terms.forecast - terms.realised) ** 2).mean()
+    assert terms.loss.item() == pytest.approx(expected.item())
     (slope,) = th.autograd.grad(terms.loss, scores)
     assert slope[0] > 0.0
     assert (slope[2:] == 0.0).all()

@@ -73,6 +73,7 @@ def test_nothing_is_missed_while_the_worst_stay_the_worst(scorer):
         (900, {"p_floor": 0.5, "n_candidates": "risky"}, 227),  # as many as the loss may touch
         (150, {"n_candidates": "risky"}, 227),  # all can fail
         (20, {"p_floor": 0.5, "n_candidates": 30}, 30),
+        (20, {"n_candidates": np.int64(30)}, 30),
         (150, {"p_floor": 0.5}, 227),
     ],
 )

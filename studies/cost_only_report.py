@@ -1,4 +1,4 @@
-"""One dot per seed and method: the figure of the studies whose failures are counted."""
+"""What the studies report whose failures are counted: a table, and a figure with one dot per seed and method."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
 
+from sb3_forecast.files import write_text
 from sb3_forecast.statistics.figures import BLUE, ORANGE, save
 from studies.records import Record
 from studies.statistics import Column
+from studies.tables import markdown_of
 
 
 def dots(records: Sequence[Record], labels: Mapping[str, str], ours: Collection[str], column: Column, path: Path) -> Figure:
@@ -46,3 +50,38 @@ def dots(records: Sequence[Record], labels: Mapping[str, str], ours: Collection[
     ax.set_xlabel(f"{column.title}: dots are seeds, bars medians" + ("; open dots: none was seen" if unseen else ""))
     save(figure, path)
     return figure
+
+
+def report_counts(
+    records: Sequence[Record],
+    labels: Mapping[str, str],
+    ours: Collection[str],
+    columns: Mapping[str, Column],
+    drawn: str,
+    output: Path,
+    title: str,
+    console: Console,
+) -> None:
+    """Print the table of medians; write table.md with the ranges, and the figure.
+
+    :param records: of the runs
+    :param labels: name of each method, in the order of the rows
+    :param ours: methods of this project
+    :param columns: what is shown, by short name
+    :param drawn: the column of the figure, which becomes its name
+    :param output: folder
+    :param title: of the printed table
+    :param console: where to print
+    """
+    table = Table(title=title)
+    table.add_column("")
+    for column in columns.values():
+        table.add_column(column.title, justify="right")
+    for method, label in labels.items():
+        rows = [r for r in records if r.method == method]
+        middles = [float(np.median(column.values(rows))) for column in columns.values()]
+        table.add_row(label, *(c.form.format(middle) for c, middle in zip(columns.values(), middles, strict=True)))
+    # many columns need this much; a narrower terminal wraps
+    (console if console.width >= 140 else Console(width=140)).print(table)
+    write_text(output / "table.md", markdown_of(records, labels, list(columns.values())))
+    dots(records, labels, ours, columns[drawn], output / f"{drawn}.png")
