@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sb3_forecast.scorers.exact import ExactScorer
     from sb3_forecast.scorers.frequency import FrequencyScorer
     from sb3_forecast.scorers.large_pools import LargePoolScores, score_large_pool
+    from sb3_forecast.scorers.learned.rollouts import RolloutScorer
     from sb3_forecast.scorers.learned.scorer import EpisodeScorer
     from sb3_forecast.scorers.playing import Episodes, play
     from sb3_forecast.scorers.protocols import FailureScorer, Measurement
@@ -84,6 +85,7 @@ _DEFINED_IN = {
     "LargePoolScores": "sb3_forecast.scorers.large_pools",
     "score_large_pool": "sb3_forecast.scorers.large_pools",
     "EpisodeScorer": "sb3_forecast.scorers.learned.scorer",
+    "RolloutScorer": "sb3_forecast.scorers.learned.rollouts",
     "Episodes": "sb3_forecast.scorers.playing",
     "play": "sb3_forecast.scorers.playing",
     "FailureScorer": "sb3_forecast.scorers.protocols",
@@ -158,6 +160,7 @@ __all__ = [
     "PartitionRanks",
     "PolicyAverage",
     "Recording",
+    "RolloutScorer",
     "SplittingScorer",
     "SurvivalScorer",
     "TailLineLoss",

@@ -250,12 +250,14 @@ class Rollout:
     :param dones: whether the episode ended with the step, shape (steps, environments), bool
     :param observations: observations of each step as the environment gave them, if the buffer holds normalised ones;
         otherwise ``None``
+    :param tasks: task of each step, shape (steps, environments), int64; ``None`` if the environments do not tell
     """
 
     model: Any
     costs: NDArray[np.float64]
     dones: NDArray[np.bool_]
     observations: list[Any] | None
+    tasks: NDArray[np.int64] | None = None
 
 
 @runtime_checkable

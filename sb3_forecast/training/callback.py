@@ -133,6 +133,7 @@ class ForecastCallback(BaseCallback):
         self._episode_costs: deque[float] = deque()
         self._costs: list[NDArray[np.float64]] = []
         self._dones: list[NDArray[np.bool_]] = []
+        self._tasks: list[NDArray[np.int64]] = []
         self._normalize: VecNormalize | None = None
         self._seen: list[Any] = []
         self._current: Any = None
@@ -213,6 +214,7 @@ class ForecastCallback(BaseCallback):
             check_finite(self.locals["new_obs"], self.locals["rewards"], self.locals["infos"])
             self._costs.append(costs)
             self._dones.append(np.array(self.locals["dones"]))
+            self._tasks.append(np.array([info.get("task", -1) for info in self.locals["infos"]]))
             if self._normalize is not None:
                 self._seen.append(self._current)
                 self._current = self._normalize.get_original_obs()
@@ -230,9 +232,11 @@ class ForecastCallback(BaseCallback):
         scorer = self.objective.scorer
         if scorer.learns:
             seen = None if self._normalize is None else self._seen
-            for key, value in scorer.after_rollout(
-                Rollout(self.model, np.stack(self._costs), np.stack(self._dones), seen)
-            ).items():
+            tasks = np.stack(self._tasks)
+            rollout = Rollout(
+                self.model, np.stack(self._costs), np.stack(self._dones), seen, None if (tasks < 0).any() else tasks
+            )
+            for key, value in scorer.after_rollout(rollout).items():
                 self.logger.record(key, value)
         if not scorer.ready:
             self._idle += 1
@@ -325,7 +329,7 @@ class ForecastCallback(BaseCallback):
                 print(f"left behind: the policy of step {chosen.timesteps}, the best on the validation")  # noqa: T201  # as SB3's callbacks do
 
     def _on_rollout_start(self) -> None:
-        for per_step in (self._costs, self._dones, self._seen):
+        for per_step in (self._costs, self._dones, self._tasks, self._seen):
             per_step.clear()
         if self.validation is not None:
             scored = 0 if self.objective is None else self.objective.scorer.steps_played

@@ -41,13 +41,22 @@ class Trust:
         self._foreseen: deque[int] = deque(maxlen=_ROUNDS)
         self._probing = False
 
-    def add(self, c: NDArray[np.float64], failed: NDArray[np.bool_], tau: float, probing: bool) -> None:
+    def add(
+        self,
+        c: NDArray[np.float64],
+        failed: NDArray[np.bool_],
+        tau: float,
+        probing: bool,
+        warned: NDArray[np.float64] | None = None,
+    ) -> None:
         """Record the predictions for some transitions.
 
         :param c: predicted probability of a cost, shape (n,), float64
         :param failed: whether the cost came, shape (n,), bool
         :param tau: a failure counts as foreseen if c is at least this
         :param probing: whether the transitions come from probes
+        :param warned: largest c of each failed episode, shape (failures,), float64, if all transitions before a failure count as failed; most
+            of them lie long before it, and need not show it. ``None`` if each failed transition is a failure of its own
         """
         self._expected.append(float(c.sum()))
         self._observed.append(int(failed.sum()))
@@ -57,8 +66,9 @@ class Trust:
             self._failures.clear()
             self._foreseen.clear()
         if probing or not self._probing:
-            self._failures.append(int(failed.sum()))
-            self._foreseen.append(int((c[failed] >= tau).sum()))
+            judged = c[failed] if warned is None else warned
+            self._failures.append(len(judged))
+            self._foreseen.append(int((judged >= tau).sum()))
 
     @property
     def calibration(self) -> float:

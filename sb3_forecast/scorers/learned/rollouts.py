@@ -1,0 +1,359 @@
+"""Failure scores from the training's own episodes, without one further step.
+
+A failure critic c(s, a) learns from whole episodes: the probability that the episode fails, now or later, after action a on observation s. A
+task's failure probability is the mean of sum_a pi(a|s) c(s, a) over the latest episode that the training played on it. Its gradient is the
+policy gradient with the critic in place of sampled returns, with all actions at each observation:
+dp = sum_t sum_a dpi(a|s_t) c(s_t, a). So the decision that began the failure is credited, however long before the cost it was.
+
+Where every action's cost comes at once and failures are very rare, :class:`~sb3_forecast.EpisodeScorer` sees further: it plays episodes that
+avoid what the cost model foresees (``docs/model_free.md``).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+
+from sb3_forecast.checks import check_seed, real, task_indices, whole
+from sb3_forecast.scorers.learned.choices import choices_of
+from sb3_forecast.scorers.learned.cost_model import CostModel
+from sb3_forecast.scorers.learned.features import features_of
+from sb3_forecast.scorers.learned.running import RunningEpisodes, Steps
+from sb3_forecast.scorers.learned.trust import Trust
+from sb3_forecast.scorers.playing import normalisation_of
+from sb3_forecast.scorers.protocols import Pool, Rollout, Scorer, Tasks
+from sb3_forecast.scorers.situations import Situations, joined_observations
+from sb3_forecast.statistics.scores import failure_score
+
+#: largest c that is used: c = 1 would give an infinite score
+_CERTAIN = 1.0 - 1e-9
+#: a situation is kept if c of an action is above this share of tau when its episode ends: the critic may change its mind
+_KEPT = 0.1
+#: optimizer steps of the critic after each rollout
+_FIT_STEPS = 30
+
+
+@dataclass(frozen=True)
+class Visits:
+    """What is kept of the latest episodes.
+
+    :param steps: situations in which the critic expected a failure of some action, or in which one happened
+    :param episodes: number of each kept episode, ascending, shape (episodes,), int64
+    :param tasks: its task, shape (episodes,), int64
+    :param lengths: its number of steps, shape (episodes,), int64
+    """
+
+    steps: Steps
+    episodes: NDArray[np.int64]
+    tasks: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    def latest(self, count: int) -> Visits:
+        """The latest episodes of each task.
+
+        :param count: number of episodes per task
+        """
+        order = np.lexsort((-self.episodes, self.tasks))
+        tasks = self.tasks[order]
+        begin = np.searchsorted(tasks, tasks)
+        stay = order[np.arange(len(order)) - begin < count]
+        stay = stay[np.argsort(self.episodes[stay])]
+        kept = self.episodes[stay]
+        steps = self.steps.take(np.flatnonzero(np.isin(self.steps.episode, kept)))
+        return Visits(steps, kept, self.tasks[stay], self.lengths[stay])
+
+    def joined(self, later: Visits) -> Visits:
+        """These visits, then later ones."""
+        return Visits(
+            self.steps.joined(later.steps),
+            *(np.concatenate([getattr(self, name), getattr(later, name)]) for name in ("episodes", "tasks", "lengths")),
+        )
+
+
+class RolloutScorer(Scorer):
+    """Failure scores from the training's own episodes; it plays none of its own.
+
+    Tasks that the training has not played yet have no score (minus infinity). It is a scorer for training: to measure, use another one.
+
+    :param pool: the tasks that the training plays
+    :param episodes: number of latest episodes of a task that its score is the mean of
+    :param seed: seed of all random numbers
+    :param tau: c below this counts as 0, because false alarms at safe situations would swamp the tail; ``None`` for 0.1 where actions are
+        Discrete, and for 0.01 elsewhere
+    :param warm_up_failures: number of failed episodes before scores are used
+    :param cost_model: a failure critic to continue with; ``None`` for a new one
+    :raises ValueError: if an argument is out of range
+    """
+
+    samples = True
+    learns = True
+    supports_partial = False
+
+    def __init__(
+        self,
+        pool: Pool,
+        episodes: int = 1,
+        seed: int = 0,
+        tau: float | None = None,
+        warm_up_failures: int = 10,
+        cost_model: CostModel | None = None,
+    ) -> None:
+        self.pool, self.n_tasks = pool, len(pool)
+        self.episodes = whole("episodes", episodes, low=1, use="1, or more where luck decides")
+        self.warm_up_failures = whole("warm_up_failures", warm_up_failures, low=0, use="10")
+        self.tau = None if tau is None else real("tau", tau, low=0.0, high=1.0, use="None, or a probability such as 0.1")
+        self._seed = check_seed(seed)
+        self.generator = np.random.default_rng([seed, 41])
+        self.cost_model = cost_model
+        self.trust = Trust()
+        self.failures, self.rounds = 0, 0
+        self._running = RunningEpisodes()
+        self._visits: Visits | None = None
+        self._c: NDArray[np.float64] = np.zeros((0, 1))
+        #: choices, made with the spaces of the first model
+        self._choices: Any = None
+
+    @property
+    def key(self) -> str:
+        """Key of the pool whose tasks are scored."""
+        return self.pool.key
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough episodes have failed for the scores to be used."""
+        return not self.waits_for
+
+    @property
+    def waits_for(self) -> str:
+        """See :attr:`Scorer.waits_for`."""
+        needed = max(self.warm_up_failures, 1)
+        return "" if self.failures >= needed else f"{needed} failed episodes, of which it has seen {self.failures}"
+
+    @property
+    def trusted(self) -> bool:
+        """See :meth:`Trust.holds`."""
+        return self.trust.holds
+
+    def choices(self, model: Any) -> Any:
+        """What the critic can choose from at an observation; made for the spaces of the first model.
+
+        :param model: on-policy model
+        """
+        if self._choices is None:
+            self._choices = choices_of(model.observation_space, model.action_space)
+            if self.tau is None:
+                self.tau = self._choices.tau
+            if self.cost_model is None:
+                self.cost_model = self._choices.new_cost_model(self._seed)
+        return self._choices
+
+    def after_rollout(self, rollout: Rollout) -> dict[str, float]:
+        """Learn from the episodes that ended in a rollout, and keep where they were in danger.
+
+        :param rollout: the rollout
+        :return: names and values to log
+        :raises ValueError: if the environments do not tell their tasks
+        """
+        if rollout.tasks is None:
+            raise ValueError("info of every step must have `task`, got steps without; use the environments of a pool")
+        model, choices = rollout.model, self.choices(rollout.model)
+        steps, ended = self._steps_of(rollout)
+        over = self._running.add(steps, ended)
+        if len(over):
+            self._learn_from(over)
+        assert self.cost_model is not None
+        loss = self.cost_model.fit(_FIT_STEPS)
+        self.rounds += 1
+        if len(over):
+            self._keep(model, choices, over)
+        return {
+            "forecast/cost_loss": loss,
+            "forecast/failures_seen": float(self.failures),
+            "forecast/ready": float(self.ready),
+            "forecast/tasks_known": float(0 if self._visits is None else len(np.unique(self._visits.tasks))),
+            **self.trust.metrics(),
+        }
+
+    def _steps_of(self, rollout: Rollout) -> tuple[Steps, NDArray[np.int64]]:
+        """The steps of a rollout, and the episodes that ended in it."""
+        buffer, choices = rollout.model.rollout_buffer, self.choices(rollout.model)
+        count, envs = rollout.costs.shape
+
+        def rows(batches: Any) -> Any:
+            if isinstance(batches, dict):
+                return {key: rows(value) for key, value in batches.items()}
+            return batches.reshape(count * envs, *batches.shape[2:])
+
+        seen = rows(buffer.observations) if rollout.observations is None else joined_observations(rollout.observations)
+        features = features_of(seen, rollout.model.observation_space)
+        inputs, outputs = choices.of_buffer(rollout.model, features, rows(buffer.actions))
+        situations = Situations(seen, self._masks(rollout.model, rows), self._memory(rollout.model, rows))
+        numbers = self._running.numbers(rollout.dones, buffer.episode_starts[0].astype(np.bool_))
+        assert rollout.tasks is not None
+        steps = Steps(
+            numbers.reshape(-1),
+            rollout.tasks.reshape(-1),
+            rollout.costs.reshape(-1) > 0.0,
+            situations,
+            features,
+            inputs,
+            outputs,
+        )
+        return steps, numbers[rollout.dones]
+
+    def _masks(self, model: Any, rows: Any) -> NDArray[np.bool_] | None:
+        if not self.choices(model).actor(model).masked:
+            return None
+        masks: NDArray[np.bool_] = rows(model.rollout_buffer.action_masks).astype(np.bool_)
+        return masks
+
+    def _memory(self, model: Any, rows: Any) -> NDArray[np.float32] | None:
+        if not self.choices(model).actor(model).remembers:
+            return None
+        buffer = model.rollout_buffer
+        # the buffer holds (steps, layers, environments, width)
+        parts = [part.transpose(0, 2, 1, 3) for part in (buffer.hidden_states_pi, buffer.cell_states_pi)]
+        memory: NDArray[np.float32] = np.stack([rows(part) for part in parts], axis=1).astype(np.float32)
+        memory[rows(buffer.episode_starts) > 0.0] = 0.0
+        return memory
+
+    def _learn_from(self, over: Steps) -> None:
+        """Give the critic the steps of ended episodes. What it expected of them before is recorded in ``trust``."""
+        assert self.cost_model is not None
+        assert self.tau is not None
+        last = np.append(np.diff(over.episode) != 0, True)
+        begin = np.append(0, np.flatnonzero(last)[:-1] + 1)
+        ends_badly = over.cost[last]
+        failed = np.repeat(ends_badly, np.diff(np.append(begin, len(over))))
+        if self.rounds:
+            c = self.cost_model.probabilities(over.inputs)[np.arange(len(over)), over.outputs]
+            self.trust.add(c, failed, self.tau, probing=False, warned=np.maximum.reduceat(c, begin)[ends_badly])
+        self.failures += int(ends_badly.sum())
+        self.cost_model.transitions.add(over.inputs, over.outputs, failed)
+
+    def _keep(self, model: Any, choices: Any, over: Steps) -> None:
+        """Keep the risky situations of ended episodes, and forget earlier episodes of the same tasks."""
+        assert self.cost_model is not None
+        assert self.tau is not None
+        actor = choices.actor(model)
+        with actor.evaluating(), th.no_grad():
+            situations = choices.considered(actor, over.situations, normalisation_of(model), self.generator)
+        over = Steps(over.episode, over.task, over.cost, situations, over.features, over.inputs, over.outputs)
+        c = choices.risks(self.cost_model, over.features, over.situations)
+        episodes, begin, lengths = np.unique(over.episode, return_index=True, return_counts=True)
+        kept = np.flatnonzero((c.max(axis=1) >= _KEPT * self.tau) | over.cost)
+        new = Visits(over.take(kept), episodes, over.task[begin], lengths)
+        self._visits = (new if self._visits is None else self._visits.joined(new)).latest(self.episodes)
+
+    def score(self, model: Any, tasks: Tasks | None = None) -> th.Tensor:
+        """Scores without a graph.
+
+        :param model: on-policy model
+        :param tasks: indices of the tasks; ``None`` for all
+        :return: scores, shape (tasks,), float64, CPU; minus infinity for a task that was not played, or whose episodes met no risk
+        """
+        choices = self.choices(model)
+        chosen = task_indices(tasks, self.n_tasks)
+        if self._visits is not None:
+            assert self.cost_model is not None
+            assert self.tau is not None
+            self._c = choices.risks(self.cost_model, self._visits.steps.features, self._visits.steps.situations)
+            self._c[self._c < self.tau] = 0.0
+            self._c = np.minimum(self._c, _CERTAIN)
+        with th.no_grad():
+            return self.rescore(model, chosen)
+
+    def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
+        """Scores with a graph: the current policy at the situations of the latest episodes, with the critic as it was at the last scoring.
+
+        :param model: on-policy model
+        :param tasks: indices of the tasks
+        :return: scores, shape (tasks,), float64, CPU
+        """
+        chosen = task_indices(tasks, self.n_tasks)
+        none = th.full((len(chosen),), -th.inf, dtype=th.float64)
+        visits = self._visits
+        if visits is None:
+            return none
+        place = np.full(self.n_tasks, -1)
+        place[chosen] = np.arange(len(chosen))
+        steps = visits.steps
+        rows = np.flatnonzero((place[steps.task] >= 0) & ((self._c > 0.0).any(axis=1) | steps.cost))
+        if not len(rows):
+            return none
+        risk = self._risk(model, rows)
+        slot = th.from_numpy(place[steps.task[rows]])
+        # the mean over the steps of an episode, then over the episodes of the task
+        share = 1.0 / np.bincount(visits.tasks, minlength=self.n_tasks)[steps.task[rows]]
+        length = visits.lengths[np.searchsorted(visits.episodes, steps.episode[rows])]
+        zeros = th.zeros(len(chosen), dtype=th.float64)
+        # what failed has failed, whatever the critic expected
+        happened = th.where(th.from_numpy(steps.cost[rows]), _CERTAIN, risk.detach())
+        p = zeros.index_add(0, slot, happened * th.from_numpy(share / length))
+        # the policy gradient is a sum over steps, not a mean
+        total = zeros.index_add(0, slot, risk * th.from_numpy(share))
+        p = p + (total - total.detach())
+        known = p > 0.0
+        scores: th.Tensor = failure_score(th.where(known, p, 0.5).log())
+        return th.where(known, scores, none)
+
+    def _risk(self, model: Any, rows: NDArray[np.int64]) -> th.Tensor:
+        """sum_a pi(a|s) c(s, a) of some visits, shape (rows,), float64."""
+        assert self._visits is not None
+        actor = self.choices(model).actor(model)
+        with actor.evaluating():
+            log_pi, _ = actor.consider(self._visits.steps.situations.take(rows), normalisation_of(model))
+        risk: th.Tensor = (log_pi.exp() * th.from_numpy(self._c[rows])).sum(dim=1)
+        return risk
+
+    def measure(self, model: Any, k: int = 10, seed: int = 0) -> Any:
+        """Refused: tasks are scored by the episodes of a training, and a report needs all tasks under one policy.
+
+        :raises ValueError: always
+        """
+        raise ValueError(
+            "scorer must be able to score tasks that a training has not played, got a RolloutScorer; use scorer='auto', 'frequency' or "
+            "'splitting' to measure"
+        )
+
+    def warnings(self, scores: NDArray[np.float64], k: int) -> tuple[str, ...]:
+        """See :meth:`Trust.warnings`."""
+        assert self.cost_model is not None
+        return tuple(self.trust.warnings(len(self.cost_model.transitions.failing[1]), scores, k))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state that a resumed run needs."""
+        return {
+            "generator": self.generator.bit_generator.state, "trust": self.trust.state_dict(), "failures": self.failures, "rounds": self.rounds,
+            "cost_model": None if self.cost_model is None else self.cost_model.state_dict(), "running": self._running.state_dict(),
+            "visits": self._visits, "c": self._c.copy(), "choices": self._choices, "tau": self.tau,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state.
+
+        :param state: as returned by :meth:`state_dict`
+        """
+        self.generator.bit_generator.state = state["generator"]
+        self.trust.load_state_dict(state["trust"])
+        self.failures, self.rounds = state["failures"], state["rounds"]
+        self._choices, self.tau = state["choices"], state["tau"]
+        if state["cost_model"] is not None:
+            if self.cost_model is None:
+                self.cost_model = self._choices.new_cost_model(self._seed)
+            self.cost_model.load_state_dict(state["cost_model"])
+        self._running.load_state_dict(state["running"])
+        self._visits, self._c = state["visits"], state["c"].copy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what a model is saved with; state_dict() has the rest
+        kept = copy.copy(self.cost_model)
+        if kept is not None:
+            kept.transitions = copy.copy(kept.transitions)
+            kept.transitions.forget_all_but_failing()
+        return {**vars(self), "cost_model": kept, "_visits": None, "_c": np.zeros((0, 1)), "_running": RunningEpisodes()}
