@@ -68,6 +68,10 @@ def _forecast_line(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) 
     return tuned(base, env, seed, PPO_SETTINGS, scorer=scorer, p_floor=1e-6, full_every=20, forecast_kind="line")
 
 
+def _forecast_rollouts(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
+    return tuned(base, env, seed, PPO_SETTINGS, scorer=sf.RolloutScorer(pool, seed=seed), p_floor=1e-6)
+
+
 def _penalty(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
     return tuned(base, sf.CostPenalty(env, 10.0), seed, PPO_SETTINGS, forecast_coef=0.0)
 
@@ -88,6 +92,7 @@ METHODS: dict[str, Make] = {
     "forecast": _forecast,
     "forecast_half": _forecast_half,
     "forecast_line": _forecast_line,
+    "forecast_rollouts": _forecast_rollouts,
     "penalty": _penalty,
     "replay": _penalty,
     "lagrangian_replay": _fixed_multiplier,
@@ -101,6 +106,7 @@ LABELS = {
     "forecast": "ForecastPPO, learned survival",
     "forecast_half": "ForecastPPO, half of the steps for scoring",
     "forecast_line": "ForecastPPO, line loss",
+    "forecast_rollouts": "ForecastPPO, RolloutScorer",
     "penalty": "PPO, reward - 10 cost",
     "replay": "... and FailureReplay",
     "lagrangian_replay": "PPO-Lagrangian, multiplier 10, FailureReplay",
@@ -214,7 +220,7 @@ def run(job: Run) -> dict[str, Any]:
     }
     if isinstance(model, sf.ForecastPPO) and model.objective is not None:
         scorer = model.objective.scorer
-        if isinstance(scorer, EpisodeScorer):
+        if isinstance(scorer, (EpisodeScorer, sf.RolloutScorer)):
             extra |= {"calibration": scorer.trust.calibration, "foresight": scorer.trust.foresight}
     return {**measure(args, model, job.seed).to_dict(), **extra}
 

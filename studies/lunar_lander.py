@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
+from sb3_forecast.scorers.learned.scorer import EpisodeScorer
 from studies.cost_only import check_methods, checkpoint, cvar, kept_settings, lagrangian, tuned
 from studies.cost_only_report import report_counts
 from studies.records import Record
@@ -39,6 +40,8 @@ PPO_SETTINGS: dict[str, Any] = {
 
 #: training tasks of ForecastPPO, of those of the others
 SCORED = 400
+#: the same with scores from the training's own episodes
+PLAYED = 1000
 
 Make = Callable[[Path, sfe.SeededTasks, VecEnv, int], PPO]
 
@@ -84,6 +87,13 @@ def _forecast(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
     return tuned(base, playing, seed, PPO_SETTINGS, scorer=scorer, full_every=20)
 
 
+def _forecast_rollouts(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
+    # a look at the validation plays a fifth of the tasks, so not all of them
+    some = pool.subset(np.arange(min(PLAYED, len(pool))))
+    playing = VecMonitor(some.make_vec_env(env.num_envs, 10_000 * seed + 5_000))
+    return tuned(base, playing, seed, PPO_SETTINGS, scorer=sf.RolloutScorer(some, seed=seed))
+
+
 #: settings are those of the cart-poles; none was tuned here
 METHODS: dict[str, Make] = {
     "ppo": _ppo,
@@ -91,10 +101,11 @@ METHODS: dict[str, Make] = {
     "cvar_ppo": _cvar,
     "replay": _ppo,
     "forecast": _forecast,
+    "forecast_rollouts": _forecast_rollouts,
 }
 
 #: methods of this project
-OURS = ("replay", "forecast")
+OURS = ("replay", "forecast", "forecast_rollouts")
 
 LABELS = {
     "base": "checkpoint",
@@ -103,6 +114,7 @@ LABELS = {
     "cvar_ppo": "CVaR-PPO",
     "replay": "PPO and FailureReplay",
     "forecast": "ForecastPPO, learned survival",
+    "forecast_rollouts": "ForecastPPO, RolloutScorer",
 }
 
 #: what is measured, by short name
@@ -207,6 +219,10 @@ def run(job: Run) -> dict[str, Any]:
     }
     if isinstance(model, sf.ForecastPPO) and model.validation is not None:
         extra["times_harmed"] = model.validation.times_harmed
+    if isinstance(model, sf.ForecastPPO) and model.objective is not None:
+        scorer = model.objective.scorer
+        assert isinstance(scorer, (EpisodeScorer, sf.RolloutScorer))
+        extra |= {"calibration": scorer.trust.calibration, "foresight": scorer.trust.foresight}
     return {**measure(args, model, job.seed), **extra}
 
 

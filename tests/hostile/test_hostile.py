@@ -207,6 +207,11 @@ TABLE: dict[str, tuple[Any, dict[str, Any], dict[str, Kind]]] = {
     "GridVecEnv": (lambda **a: sfe.GridVecEnv(POOL, **{"n_envs": 2, **a}), {}, {"n_envs": whole(), "seed": whole(0)}),
     "ExactScorer.score": (lambda **a: sf.ExactScorer(POOL).score(MODEL, **a), {}, {"tasks": tasks(60)}),
     "ExactScorer.rescore": (lambda **a: sf.ExactScorer(POOL).rescore(MODEL, **a), {"tasks": np.array([1])}, {"tasks": tasks(60)}),
+    "RolloutScorer": (
+        sf.RolloutScorer,
+        {"pool": POOL},
+        {"episodes": whole(), "seed": whole(0), "warm_up_failures": whole(0), "tau": Kind(("0.5", NAN, True, [0.5], -0.1, 0.0, 1.0))},
+    ),
     "SurvivalScorer": (sf.SurvivalScorer, {"pool": POOL}, {"episodes": whole(), "seed": whole(0)}),
     "SurvivalScorer.score": (lambda **a: sf.SurvivalScorer(POOL).score(MODEL, **a), {}, {"tasks": tasks(60)}),
     "FrequencyScorer": (sf.FrequencyScorer, {"pool": POOL}, {"episodes": whole(), "seed": whole(0), "n_envs": whole(), "budget": whole()}),

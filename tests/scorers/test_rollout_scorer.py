@@ -261,6 +261,11 @@ def test_foresight_of_whole_episodes():
     assert trust.foresight == 1.0
     trust.add(c, np.ones(100, dtype=bool), 0.1, False)
     assert trust.foresight == pytest.approx(20 / 120)
+    calibration, foresight = trust.warnings_of_episodes()
+    assert "expects 0.02 times the failures" in calibration
+    assert "foreseen only 17% of the failed episodes" in foresight
+    assert not trust.holds
+    assert not Trust().warnings_of_episodes()
 
 
 def test_errors():

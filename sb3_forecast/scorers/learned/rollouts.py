@@ -19,7 +19,7 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
-from sb3_forecast.checks import check_seed, real, task_indices, whole
+from sb3_forecast.checks import check_seed, inside_unit, task_indices, whole
 from sb3_forecast.scorers.learned.choices import choices_of
 from sb3_forecast.scorers.learned.cost_model import CostModel
 from sb3_forecast.scorers.learned.features import features_of
@@ -106,7 +106,7 @@ class RolloutScorer(Scorer):
         self.pool, self.n_tasks = pool, len(pool)
         self.episodes = whole("episodes", episodes, low=1, use="1, or more where luck decides")
         self.warm_up_failures = whole("warm_up_failures", warm_up_failures, low=0, use="10")
-        self.tau = None if tau is None else real("tau", tau, low=0.0, high=1.0, use="None, or a probability such as 0.1")
+        self.tau = None if tau is None else inside_unit("tau", tau, "a probability such as 0.1, or None")
         self._seed = check_seed(seed)
         self.generator = np.random.default_rng([seed, 41])
         self.cost_model = cost_model
@@ -322,9 +322,12 @@ class RolloutScorer(Scorer):
         )
 
     def warnings(self, scores: NDArray[np.float64], k: int) -> tuple[str, ...]:
-        """See :meth:`Trust.warnings`."""
-        assert self.cost_model is not None
-        return tuple(self.trust.warnings(len(self.cost_model.transitions.failing[1]), scores, k))
+        """Reasons not to trust the critic; empty if there are none.
+
+        :param scores: scores of some tasks, shape (tasks,), float64; not used, because tasks that were not played yet have none
+        :param k: number of top scores that the forecast uses; not used
+        """
+        return tuple(self.trust.warnings_of_episodes())
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs."""

@@ -135,6 +135,21 @@ class Trust:
             found.append(f"some of the {k} largest scores are equal, so the fitted tail may be wrong")
         return found
 
+    def warnings_of_episodes(self) -> list[str]:
+        """Reasons not to trust a failure critic that learns from whole episodes; empty if there are none."""
+        found = []
+        if sum(self._observed) >= _ENOUGH and not CALIBRATION[0] <= self.calibration <= CALIBRATION[1]:
+            found.append(
+                f"the failure critic expects {self.calibration:.2f} times the failures that happen; the policy may change faster than it "
+                "learns (try a smaller learning rate), or chance decides (try episodes=...)"
+            )
+        if sum(self._failures) >= _ENOUGH and self.foresight < FORESIGHT:
+            found.append(
+                f"the failure critic has foreseen only {self.foresight:.0%} of the failed episodes; they may be of a new kind, or hazards may "
+                "look like safe places (try an observation that shows the difference)"
+            )
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs."""
         return {name: list(value) if isinstance(value, deque) else value for name, value in vars(self).items()}
