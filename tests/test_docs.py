@@ -99,7 +99,7 @@ class Ledge(gym.Env):
 
 
 def test_model_free(capsys):
-    first, again, other = blocks("docs/model_free.md")
+    first, rollouts, again, other = blocks("docs/model_free.md")
     for old, new in {
         "n_tasks=2_000": "n_tasks=200",
         "learn(500_000)": "learn(6_144)",
@@ -115,6 +115,10 @@ def test_model_free(capsys):
     exec(compile(first, "docs/model_free.md", "exec"), namespace)  # the point of the test
     assert capsys.readouterr().out.count("worst failure probability of a task") == 2
     assert namespace["scorer"].ready
+    rollouts = rollouts.replace("tasks.make_vec_env(16), ", 'tasks.make_vec_env(16), n_steps=64, device="cpu", ').replace(
+        "500_000", "2_048"
+    )
+    exec(compile(rollouts, "docs/model_free.md", "exec"), namespace | {"sfe": sfe, "sf": sf})
     again = "from stable_baselines3 import PPO\n" + again.replace("10.0)", '10.0), n_steps=64, device="cpu"').replace(
         "500_000", "2_048"
     )

@@ -284,3 +284,44 @@ def test_errors():
         scorer.after_rollout(Rollout(model, np.zeros((16, 4)), np.zeros((16, 4), dtype=bool), None))
     assert "10 failed episodes, of which it has seen 0" in scorer.waits_for
     assert not scorer.ready
+
+
+class Late(gym.Env):
+    """The first action decides, and the cost comes with the last step. Nothing is rewarded."""
+
+    observation_space = spaces.Box(0.0, 1.0, (LENGTH + 1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.lost = 0, False
+        return self._see(), {}
+
+    def _see(self):
+        return np.append(np.eye(LENGTH)[min(self.t, LENGTH - 1)], float(self.lost)).astype(np.float32)
+
+    def step(self, action):
+        self.lost |= self.t == 0 and action == 1
+        self.t += 1
+        over = self.t == LENGTH
+        return self._see(), 0.0, over, False, {"late": over and self.lost}
+
+
+def late(step):
+    return step.info["late"]
+
+
+def test_the_decision_long_before_the_cost_is_credited():
+    pool = sfe.SeededTasks(Late, 40, late)
+    settings = {**SMALL_PPO, "n_steps": 64, "seed": 0, "k": 3, "eval_size": 10, "gradient_every": 1, "validation_share": 0.0}
+    first = th.tensor([[1.0] + [0.0] * LENGTH])
+    left = {}
+    for name, scorer in {
+        "rollouts": sf.RolloutScorer(pool),
+        "episodes": sf.EpisodeScorer(pool, n_envs=8, warm_up_rounds=1, warm_up_failures=5),
+    }.items():
+        model = sf.ForecastPPO("MlpPolicy", pool.make_vec_env(8), scorer=scorer, full_every=1, **settings)
+        model.learn(10 * 512)
+        left[name] = model.policy.get_distribution(first).distribution.probs[0, 1].item()
+    # the immediate cost model blames the last step, where nothing can be done
+    assert left["rollouts"] < 0.1 < 0.3 < left["episodes"]
