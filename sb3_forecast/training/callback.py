@@ -248,7 +248,7 @@ class ForecastCallback(BaseCallback):
             # the last forecast stays; its gradient is that of the policy as it is now, at situations that an older one met
             self._go_on_with_the_last_forecast()
             return
-        if scorer.learns and self.objective.scores is None:
+        if scorer.plays and self.objective.scores is None:
             self._warn_of_a_long_scoring()
         try:
             terms = self.objective.refresh(self.model)

@@ -268,6 +268,16 @@ def test_foresight_of_whole_episodes():
     assert not Trust().warnings_of_episodes()
 
 
+def test_nothing_is_said_of_scoring_steps(recwarn):
+    """They would be more than the whole training, if there were any."""
+    pool = sfe.SeededTasks(Late, 200, late)
+    scorer = sf.RolloutScorer(pool, warm_up_failures=1)
+    settings = {**SMALL_PPO, "seed": 0, "k": 3, "eval_size": 10, "validation_share": 0.0}
+    sf.ForecastPPO("MlpPolicy", pool.make_vec_env(4), scorer=scorer, **settings).learn(256)
+    assert scorer.ready
+    assert not [each for each in recwarn if "one scoring of the pool" in str(each.message)]
+
+
 def test_errors():
     pool = sfe.TaskPool("ThinIce-8x8", 60, seed=0)
     scorer = sf.RolloutScorer(pool)

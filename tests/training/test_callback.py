@@ -23,7 +23,14 @@ LOOK = Look(limit_holds=0.9, mean_scale=0.2, mean_failure=0.01, worst_failure=0.
 
 
 def scorer(**changes):
-    given = {"trusted": True, "learns": False, "ready": True, "may_play": True, "warnings": lambda scores, count: []}
+    given = {
+        "trusted": True,
+        "learns": False,
+        "plays": False,
+        "ready": True,
+        "may_play": True,
+        "warnings": lambda scores, count: [],
+    }
     return SimpleNamespace(**{**given, **changes})
 
 
@@ -215,7 +222,7 @@ def test_too_few_scores_are_an_error_unless_the_scorer_may_learn_more(learns):
         raise TooFewScoresError("too few")
 
     found = callback(objective(scorer=scorer(learns=learns, after_rollout=lambda rollout: {}), refresh=refresh))
-    found._costs, found._dones = [np.zeros(2)], [np.zeros(2)]
+    found._costs, found._dones, found._tasks = [np.zeros(2)], [np.zeros(2)], [np.zeros(2, dtype=int)]
     if learns:
         with pytest.warns(sf.TrainingWarning, match="this rollout has no forecast: too few"):
             found._on_rollout_end()
@@ -302,11 +309,11 @@ def test_a_scorer_that_may_not_play_keeps_its_last_forecast(has_partitions):
 
 @pytest.mark.parametrize(("length", "warned"), [(300.0, True), (5.0, False)])
 def test_a_scoring_that_takes_longer_than_the_training_is_warned_of(length, warned):
-    told = objective(scorer=scorer(learns=True, n_tasks=2000, after_rollout=lambda rollout: {}), scores=None)
+    told = objective(scorer=scorer(learns=True, plays=True, n_tasks=2000, after_rollout=lambda rollout: {}), scores=None)
     told.refresh = lambda model: setattr(told, "scores", th.tensor([-1.0, 0.0]).double()) or TERMS
     found = callback(told)
     found.model.ep_info_buffer, found.model._total_timesteps = [{"l": length}, {"l": length}], 500_000
-    found._costs, found._dones = [np.zeros(2)], [np.zeros(2, dtype=bool)]
+    found._costs, found._dones, found._tasks = [np.zeros(2)], [np.zeros(2, dtype=bool)], [np.zeros(2, dtype=int)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found._on_rollout_end()

@@ -58,8 +58,7 @@ class EpisodeScorer(Scorer):
     :raises ValueError: if an argument is out of range or the tasks cannot be played
     """
 
-    samples = True
-    learns = True
+    samples = learns = plays = True
 
     def __init__(
         self,
