@@ -361,6 +361,11 @@ class Scorer(ABC):
         return True
 
     @property
+    def may_move(self) -> bool:
+        """Whether the gradient of the scores may be applied; scores that rank tasks well enough to draw them can still have a poor one."""
+        return self.trusted
+
+    @property
     def steps_played(self) -> int:
         """Number of environment steps that scoring has taken so far."""
         return 0

@@ -161,7 +161,7 @@ class ForecastCallback(BaseCallback):
         self._injector = GradientInjector(lambda: objective.loss(self.model), self._coef, norm, self.gradient_every)
 
     def _coef(self) -> float:
-        if self.objective is None or not self.objective.has_partitions or not self.objective.scorer.trusted:
+        if self.objective is None or not self.objective.has_partitions or not self.objective.scorer.may_move:
             # a cost model that has not learnt enough yet, or sees no risk, gives no scores; one that is often wrong must not move the policy
             return 0.0
         coef = self._schedule(self.model._current_progress_remaining)

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.scorers.learned.cost_model import CostModel
+from sb3_forecast.scorers.learned.preferences import Preferences
 from sb3_forecast.scorers.learned.running import RunningEpisodes, Steps
 from sb3_forecast.scorers.learned.trust import Trust
 from sb3_forecast.scorers.protocols import Rollout
@@ -335,3 +336,51 @@ def test_the_decision_long_before_the_cost_is_credited():
         left[name] = model.policy.get_distribution(first).distribution.probs[0, 1].item()
     # the immediate cost model blames the last step, where nothing can be done
     assert left["rollouts"] < 0.1 < 0.3 < left["episodes"]
+
+
+@pytest.mark.parametrize(("worth", "holds"), [(1.0, True), (0.0, False), (-1.0, False)])
+def test_what_the_preferences_of_a_critic_are_worth(worth, holds):
+    generator = np.random.default_rng(0)
+    preferences = Preferences()
+    assert not preferences.hold
+    assert not preferences.metrics()
+    for _ in range(30):
+        preferred = generator.normal(0.0, 0.1, 400)
+        begin = np.arange(0, 400, 20)
+        # all steps of an episode share most of what happened
+        happened = worth * preferred + np.repeat(generator.normal(0.0, 0.3, 20), 20)
+        preferences.add(preferred, happened, begin)
+    assert preferences.hold == holds
+    assert preferences.slope == pytest.approx(worth, abs=0.35)
+    again = Preferences()
+    again.load_state_dict(copy.deepcopy(preferences.state_dict()))
+    assert again.metrics() == preferences.metrics()
+
+
+def test_preferences_that_are_noise_seldom_hold():
+    """One-sided 95%: with dependent steps, too."""
+    held = 0
+    for seed in range(300):
+        generator = np.random.default_rng(seed)
+        preferences = Preferences()
+        preferred = np.repeat(generator.normal(0.0, 0.1, 100), 5) + generator.normal(0.0, 0.02, 500)
+        preferences.add(preferred, np.repeat(generator.normal(0.0, 0.3, 100), 5), np.arange(0, 500, 5))
+        held += preferences.hold
+    assert 5 <= held <= 28
+
+
+def test_a_critic_whose_preferences_are_noise_moves_nothing(played):
+    _, model = played
+    scorer = copy.copy(model.objective.scorer)
+    scorer.preferences = Preferences()
+    assert scorer.trusted
+    assert not scorer.may_move
+    callback = sf.ForecastCallback(model.objective, forecast_coef=1.0)
+    callback.model = model
+    model.objective.scorer, kept = scorer, model.objective.scorer
+    try:
+        assert callback._coef() == 0.0
+        scorer.preferences.add(np.ones(50), np.ones(50) + np.random.default_rng(0).normal(0, 0.1, 50), np.arange(50))
+        assert callback._coef() == 1.0
+    finally:
+        model.objective.scorer = kept

@@ -31,7 +31,7 @@ def scorer(**changes):
         "may_play": True,
         "warnings": lambda scores, count: [],
     }
-    return SimpleNamespace(**{**given, **changes})
+    return SimpleNamespace(**{"may_move": changes.get("trusted", True), **given, **changes})
 
 
 def objective(**changes):

@@ -23,6 +23,7 @@ from sb3_forecast.checks import check_seed, inside_unit, task_indices, whole
 from sb3_forecast.scorers.learned.choices import choices_of
 from sb3_forecast.scorers.learned.cost_model import CostModel
 from sb3_forecast.scorers.learned.features import features_of
+from sb3_forecast.scorers.learned.preferences import Preferences
 from sb3_forecast.scorers.learned.running import RunningEpisodes, Steps
 from sb3_forecast.scorers.learned.trust import Trust
 from sb3_forecast.scorers.playing import normalisation_of
@@ -110,7 +111,7 @@ class RolloutScorer(Scorer):
         self._seed = check_seed(seed)
         self.generator = np.random.default_rng([seed, 41])
         self.cost_model = cost_model
-        self.trust = Trust()
+        self.trust, self.preferences = Trust(), Preferences()
         self.failures, self.rounds = 0, 0
         self._running = RunningEpisodes()
         self._visits: Visits | None = None
@@ -139,6 +140,11 @@ class RolloutScorer(Scorer):
         """See :meth:`Trust.holds`."""
         return self.trust.holds
 
+    @property
+    def may_move(self) -> bool:
+        """See :attr:`Scorer.may_move` and :class:`Preferences`."""
+        return self.trusted and self.preferences.hold
+
     def choices(self, model: Any) -> Any:
         """What the critic can choose from at an observation; made for the spaces of the first model.
 
@@ -165,7 +171,7 @@ class RolloutScorer(Scorer):
         steps, ended = self._steps_of(rollout)
         over = self._running.add(steps, ended)
         if len(over):
-            self._learn_from(over)
+            self._learn_from(model, choices, over)
         assert self.cost_model is not None
         loss = self.cost_model.fit(_FIT_STEPS)
         self.rounds += 1
@@ -177,6 +183,7 @@ class RolloutScorer(Scorer):
             "forecast/ready": float(self.ready),
             "forecast/tasks_known": float(0 if self._visits is None else len(np.unique(self._visits.tasks))),
             **self.trust.metrics(),
+            **self.preferences.metrics(),
         }
 
     def _steps_of(self, rollout: Rollout) -> tuple[Steps, NDArray[np.int64]]:
@@ -222,8 +229,8 @@ class RolloutScorer(Scorer):
         memory[rows(buffer.episode_starts) > 0.0] = 0.0
         return memory
 
-    def _learn_from(self, over: Steps) -> None:
-        """Give the critic the steps of ended episodes. What it expected of them before is recorded in ``trust``."""
+    def _learn_from(self, model: Any, choices: Any, over: Steps) -> None:
+        """Give the critic the steps of ended episodes. What it expected of them before is recorded."""
         assert self.cost_model is not None
         assert self.tau is not None
         last = np.append(np.diff(over.episode) != 0, True)
@@ -233,8 +240,20 @@ class RolloutScorer(Scorer):
         if self.rounds:
             c = self.cost_model.probabilities(over.inputs)[np.arange(len(over)), over.outputs]
             self.trust.add(c, failed, self.tau, probing=False, warned=np.maximum.reduceat(c, begin)[ends_badly])
+            actor = choices.actor(model)
+            with actor.evaluating(), th.no_grad():
+                seen = choices.considered(actor, over.situations, normalisation_of(model), self.generator)
+                log_pi, _ = actor.consider(seen, normalisation_of(model))
+            risks = self._of_use(choices.risks(self.cost_model, over.features, seen))
+            expected = (log_pi.exp().numpy() * risks).sum(axis=1)
+            self.preferences.add(self._of_use(c) - expected, failed - expected, begin)
         self.failures += int(ends_badly.sum())
         self.cost_model.transitions.add(over.inputs, over.outputs, failed)
+
+    def _of_use(self, c: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Risks without what is below tau, and without certainty."""
+        assert self.tau is not None
+        return np.minimum(np.where(c < self.tau, 0.0, c), _CERTAIN)
 
     def _keep(self, model: Any, choices: Any, over: Steps) -> None:
         """Keep the risky situations of ended episodes, and forget earlier episodes of the same tasks."""
@@ -261,10 +280,7 @@ class RolloutScorer(Scorer):
         chosen = task_indices(tasks, self.n_tasks)
         if self._visits is not None:
             assert self.cost_model is not None
-            assert self.tau is not None
-            self._c = choices.risks(self.cost_model, self._visits.steps.features, self._visits.steps.situations)
-            self._c[self._c < self.tau] = 0.0
-            self._c = np.minimum(self._c, _CERTAIN)
+            self._c = self._of_use(choices.risks(self.cost_model, self._visits.steps.features, self._visits.steps.situations))
         with th.no_grad():
             return self.rescore(model, chosen)
 
@@ -332,7 +348,8 @@ class RolloutScorer(Scorer):
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs."""
         return {
-            "generator": self.generator.bit_generator.state, "trust": self.trust.state_dict(), "failures": self.failures, "rounds": self.rounds,
+            "generator": self.generator.bit_generator.state, "trust": self.trust.state_dict(),
+            "preferences": self.preferences.state_dict(), "failures": self.failures, "rounds": self.rounds,
             "cost_model": None if self.cost_model is None else self.cost_model.state_dict(), "running": self._running.state_dict(),
             "visits": self._visits, "c": self._c.copy(), "choices": self._choices, "tau": self.tau,
         }  # fmt: skip
@@ -344,6 +361,7 @@ class RolloutScorer(Scorer):
         """
         self.generator.bit_generator.state = state["generator"]
         self.trust.load_state_dict(state["trust"])
+        self.preferences.load_state_dict(state["preferences"])
         self.failures, self.rounds = state["failures"], state["rounds"]
         self._choices, self.tau = state["choices"], state["tau"]
         if state["cost_model"] is not None:
