@@ -301,6 +301,8 @@ class Scorer(ABC):
     supports_partial: bool = True
     #: whether scoring the same model twice can give different scores
     samples: bool = False
+    #: whether the gradient of the scores is held to the norm of the algorithm's own gradient, in each step
+    gentle: bool = False
     #: whether a scoring in a training plays episodes of its own
     plays: bool = False
     #: whether the scorer may play episodes now; a training that is told not to keeps the forecast of the last scoring

@@ -158,7 +158,9 @@ class ForecastCallback(BaseCallback):
         objective = self.objective
         # TRPO has max_grad_norm 0 because it does not clip; use the default of PPO
         norm = self.model.max_grad_norm or 0.5
-        self._injector = GradientInjector(lambda: objective.loss(self.model), self._coef, norm, self.gradient_every)
+        self._injector = GradientInjector(
+            lambda: objective.loss(self.model), self._coef, norm, self.gradient_every, objective.scorer.gentle
+        )
 
     def _coef(self) -> float:
         if self.objective is None or not self.objective.has_partitions or not self.objective.scorer.may_move:

@@ -20,13 +20,23 @@ class GradientInjector:
     :param coef: returns the factor of the clipped gradient, called at every injection; 0 adds nothing
     :param max_grad_norm: largest norm of the gradient after clipping
     :param every: add the gradient in every n-th step
+    :param gentle: clip to the norm of the gradient that is there, if that is smaller. An optimizer that divides by the running size of its
+        gradients, as Adam does, makes steps of many times the learning rate of one that is much larger than usual
     """
 
-    def __init__(self, loss: Callable[[], th.Tensor], coef: Callable[[], float], max_grad_norm: float, every: int) -> None:
+    def __init__(
+        self,
+        loss: Callable[[], th.Tensor],
+        coef: Callable[[], float],
+        max_grad_norm: float,
+        every: int,
+        gentle: bool = False,
+    ) -> None:
         self.loss = loss
         self.coef = coef
         self.max_grad_norm = max_grad_norm
         self.every = every
+        self.gentle = gentle
         self._step = 0
 
     def restart(self) -> None:
@@ -54,7 +64,16 @@ class GradientInjector:
             if not loss.requires_grad:
                 return
             gradients = th.autograd.grad(loss, parameters, allow_unused=True)
-        add_clipped(parameters, gradients, coef, self.max_grad_norm)
+        largest = self.max_grad_norm
+        if self.gentle:
+            # only of parameters that both have: the critic's gradient says nothing of what is usual for the actor
+            own = [
+                th.linalg.vector_norm(p.grad.float())
+                for p, gradient in zip(parameters, gradients, strict=True)
+                if p.grad is not None and gradient is not None
+            ]
+            largest = min(largest, float(th.linalg.vector_norm(th.stack(own)))) if own else 0.0
+        add_clipped(parameters, gradients, coef, largest)
 
 
 #: the hook of each optimizer. A run that an error stopped leaves its hook behind, so the next run must find it and replace it

@@ -116,6 +116,7 @@ def test_the_gradient_is_that_of_the_failure_probability():
     model.learn(8000, callback=sf.ForecastCallback(objective, forecast_coef=0.0))
     risks = model.policy.get_distribution(seen).distribution.probs[:, 1].double()
     exact = 1.0 - (1.0 - RISK * risks).prod()
+    scorer.score(model)
     score = scorer.rescore(model, np.array([0]))[0]
     p = sf.failure_probability(score)
     # not without bias: episodes that fail are short, and the steps of each are averaged
@@ -253,6 +254,14 @@ def test_only_the_latest_episodes_count(played):
     visits = model.objective.scorer._visits
     assert (np.bincount(visits.tasks) <= 1).all()
     assert set(visits.steps.episode) <= set(visits.episodes)
+
+
+def test_rescoring_needs_a_scoring_after_the_last_rollout(played, monkeypatch):
+    _, model = played
+    scorer = model.objective.scorer
+    monkeypatch.setattr(scorer, "_c", np.zeros((len(scorer._visits.steps) + 1, 3)))
+    with pytest.raises(RuntimeError, match=r"call score\(model\) first"):
+        scorer.rescore(model, np.array([0]))
 
 
 def test_foresight_of_whole_episodes():

@@ -27,6 +27,7 @@ def scorer(**changes):
         "trusted": True,
         "learns": False,
         "plays": False,
+        "gentle": False,
         "ready": True,
         "may_play": True,
         "warnings": lambda scores, count: [],

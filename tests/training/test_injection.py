@@ -118,3 +118,23 @@ def test_a_second_injector_replaces_the_first_and_detaching_ends_it():
     for _ in range(2):  # a second time is no error
         detach(counted.optimizer)
     assert counted.steps(1) == pytest.approx([1.0], rel=1e-5)
+
+
+@pytest.mark.parametrize(("gentle", "norm"), [(False, 0.5), (True, 0.01)])
+def test_a_gentle_gradient_is_not_longer_than_the_one_that_is_there(gentle, norm):
+    """The norm counts of parameters that both gradients have: that of the critic, which is large, does not."""
+    actor, critic = th.nn.Parameter(th.zeros(4)), th.nn.Parameter(th.zeros(3))
+    optimizer = th.optim.SGD([actor, critic], lr=1.0)
+    injector = GradientInjector(lambda: 100.0 * actor.sum(), lambda: 1.0, 0.5, 1, gentle)
+    actor.grad, critic.grad = th.full((4,), 0.005), th.full((3,), 9.0)
+    before = actor.grad.clone()
+    injector(optimizer, (), {})
+    assert (actor.grad - before).norm().item() == pytest.approx(norm, rel=1e-3)
+    assert th.equal(critic.grad, th.full((3,), 9.0))
+
+
+def test_a_gentle_gradient_alone_moves_nothing():
+    actor = th.nn.Parameter(th.zeros(4))
+    optimizer = th.optim.SGD([actor], lr=1.0)
+    GradientInjector(lambda: actor.sum(), lambda: 1.0, 0.5, 1, True)(optimizer, (), {})
+    assert actor.grad is None or not actor.grad.any()

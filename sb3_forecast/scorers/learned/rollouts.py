@@ -91,9 +91,10 @@ class RolloutScorer(Scorer):
     :raises ValueError: if an argument is out of range
     """
 
-    samples = True
-    learns = True
+    samples = learns = True
     supports_partial = False
+    #: Adam makes large steps of gradients that are new to it: single updates have ruined agents
+    gentle = True
 
     def __init__(
         self,
@@ -290,12 +291,15 @@ class RolloutScorer(Scorer):
         :param model: on-policy model
         :param tasks: indices of the tasks
         :return: scores, shape (tasks,), float64, CPU
+        :raises RuntimeError: if nothing was scored since the last rollout
         """
         chosen = task_indices(tasks, self.n_tasks)
         none = th.full((len(chosen),), -th.inf, dtype=th.float64)
         visits = self._visits
         if visits is None:
             return none
+        if len(self._c) != len(visits.steps):
+            raise RuntimeError("rescore() needs a scoring after the last rollout, got none; call score(model) first")
         place = np.full(self.n_tasks, -1)
         place[chosen] = np.arange(len(chosen))
         steps = visits.steps
@@ -377,4 +381,10 @@ class RolloutScorer(Scorer):
         if kept is not None:
             kept.transitions = copy.copy(kept.transitions)
             kept.transitions.forget_all_but_failing()
-        return {**vars(self), "cost_model": kept, "_visits": None, "_c": np.zeros((0, 1)), "_running": RunningEpisodes()}
+        return {
+            **vars(self),
+            "cost_model": kept,
+            "_visits": None,
+            "_c": np.zeros((0, 1)),
+            "_running": RunningEpisodes(),
+        }
