@@ -216,7 +216,8 @@ class ForecastCallback(BaseCallback):
             check_finite(self.locals["new_obs"], self.locals["rewards"], self.locals["infos"])
             self._costs.append(costs)
             self._dones.append(np.array(self.locals["dones"]))
-            self._tasks.append(np.array([info.get("task", -1) for info in self.locals["infos"]]))
+            if self.objective.scorer.learns:
+                self._tasks.append(np.array([info.get("task", -1) for info in self.locals["infos"]]))
             if self._normalize is not None:
                 self._seen.append(self._current)
                 self._current = self._normalize.get_original_obs()
