@@ -381,6 +381,15 @@ def test_preferences_that_are_noise_seldom_hold():
     assert 5 <= held <= 28
 
 
+def test_training_with_it_is_gentle(played):
+    pool, model = played
+    for scorer, gentle in ((model.objective.scorer, True), (sf.ExactScorer(pool), False)):
+        objective = sf.ForecastObjective(scorer, sf.MeanFailureLoss(n_tasks=1))
+        callback = sf.ForecastCallback(objective, forecast_coef=1.0)
+        callback.init_callback(model)
+        assert callback._injector.gentle == gentle
+
+
 def test_a_critic_whose_preferences_are_noise_moves_nothing(played):
     _, model = played
     scorer = copy.copy(model.objective.scorer)

@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_forecast.scorers.actor import Actor
 from sb3_forecast.scorers.learned.cost_model import CostModel
 from sb3_forecast.scorers.learned.features import features_of, n_features
-from sb3_forecast.scorers.situations import Situations
+from sb3_forecast.scorers.situations import Situations, joined_observations
 
 #: candidates per observation; half of them from the wide distribution
 CANDIDATES = 16
@@ -34,6 +34,16 @@ CANDIDATES = 16
 _WIDE = 3.0
 
 Features = NDArray[np.float32]
+
+
+def flat(batches: Any) -> Any:
+    """Entries of a rollout buffer as one batch.
+
+    :param batches: an array of shape (steps, environments, ...), or a dictionary of such arrays
+    """
+    if isinstance(batches, dict):
+        return {key: flat(value) for key, value in batches.items()}
+    return batches.reshape(-1, *batches.shape[2:])
 
 
 class Choices(ABC):
@@ -100,6 +110,19 @@ class Choices(ABC):
         :param features: features of the observations, shape (n, features)
         :param actions: the buffer's actions, shape (n, *action)
         """
+
+    def of_rollout(self, model: Any, observations: list[Any] | None) -> tuple[Any, Features, Features, NDArray[np.int64]]:
+        """The transitions of a full rollout buffer, all environments of a step side by side.
+
+        :param model: the model that acted
+        :param observations: observations of each step as the environment gave them, if the buffer holds normalised ones; ``None`` to use the
+            buffer's
+        :return: observations, their features, and inputs and output of the cost model
+        """
+        buffer = model.rollout_buffer
+        seen = flat(buffer.observations) if observations is None else joined_observations(observations)
+        features = features_of(seen, model.observation_space)
+        return seen, features, *self.of_buffer(model, features, flat(buffer.actions))
 
     @abstractmethod
     def outputs(self, columns: NDArray[np.int64]) -> NDArray[np.int64]:

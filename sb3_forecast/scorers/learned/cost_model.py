@@ -166,6 +166,13 @@ class CostModel:
         ).x
         self.platt = np.array([math.exp(found[0]), found[1]])
 
+    def small(self) -> CostModel:
+        """The same model, without the transitions that it learnt from, except the failing ones."""
+        kept = copy.copy(self)
+        kept.transitions = copy.copy(self.transitions)
+        kept.transitions.forget_all_but_failing()
+        return kept
+
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs."""
         return {

@@ -11,8 +11,7 @@ avoid what the cost model foresees (``docs/model_free.md``).
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,19 +19,17 @@ import torch as th
 from numpy.typing import NDArray
 
 from sb3_forecast.checks import check_seed, inside_unit, task_indices, whole
-from sb3_forecast.scorers.learned.choices import choices_of
+from sb3_forecast.scorers.learned.choices import choices_of, flat
 from sb3_forecast.scorers.learned.cost_model import CostModel
-from sb3_forecast.scorers.learned.features import features_of
 from sb3_forecast.scorers.learned.preferences import Preferences
 from sb3_forecast.scorers.learned.running import RunningEpisodes, Steps
+from sb3_forecast.scorers.learned.scorer import CERTAIN
 from sb3_forecast.scorers.learned.trust import Trust
 from sb3_forecast.scorers.playing import normalisation_of
 from sb3_forecast.scorers.protocols import Pool, Rollout, Scorer, Tasks
-from sb3_forecast.scorers.situations import Situations, joined_observations
+from sb3_forecast.scorers.situations import Situations
 from sb3_forecast.statistics.scores import failure_score
 
-#: largest c that is used: c = 1 would give an infinite score
-_CERTAIN = 1.0 - 1e-9
 #: a situation is kept if c of an action is above this share of tau when its episode ends: the critic may change its mind
 _KEPT = 0.1
 #: optimizer steps of the critic after each rollout
@@ -172,12 +169,16 @@ class RolloutScorer(Scorer):
         steps, ended = self._steps_of(rollout)
         over = self._running.add(steps, ended)
         if len(over):
+            actor = choices.actor(model)
+            with actor.evaluating():
+                considered = choices.considered(actor, over.situations, normalisation_of(model), self.generator)
+            over = replace(over, situations=considered)
             self._learn_from(model, choices, over)
         assert self.cost_model is not None
         loss = self.cost_model.fit(_FIT_STEPS)
         self.rounds += 1
         if len(over):
-            self._keep(model, choices, over)
+            self._keep(choices, over)
         return {
             "forecast/cost_loss": loss,
             "forecast/failures_seen": float(self.failures),
@@ -189,19 +190,10 @@ class RolloutScorer(Scorer):
 
     def _steps_of(self, rollout: Rollout) -> tuple[Steps, NDArray[np.int64]]:
         """The steps of a rollout, and the episodes that ended in it."""
-        buffer, choices = rollout.model.rollout_buffer, self.choices(rollout.model)
-        count, envs = rollout.costs.shape
-
-        def rows(batches: Any) -> Any:
-            if isinstance(batches, dict):
-                return {key: rows(value) for key, value in batches.items()}
-            return batches.reshape(count * envs, *batches.shape[2:])
-
-        seen = rows(buffer.observations) if rollout.observations is None else joined_observations(rollout.observations)
-        features = features_of(seen, rollout.model.observation_space)
-        inputs, outputs = choices.of_buffer(rollout.model, features, rows(buffer.actions))
-        situations = Situations(seen, self._masks(rollout.model, rows), self._memory(rollout.model, rows))
-        numbers = self._running.numbers(rollout.dones, buffer.episode_starts[0].astype(np.bool_))
+        model = rollout.model
+        seen, features, inputs, outputs = self.choices(model).of_rollout(model, rollout.observations)
+        situations = Situations(seen, self._masks(model), self._memory(model))
+        numbers = self._running.numbers(rollout.dones, model.rollout_buffer.episode_starts[0].astype(np.bool_))
         assert rollout.tasks is not None
         steps = Steps(
             numbers.reshape(-1),
@@ -214,20 +206,20 @@ class RolloutScorer(Scorer):
         )
         return steps, numbers[rollout.dones]
 
-    def _masks(self, model: Any, rows: Any) -> NDArray[np.bool_] | None:
+    def _masks(self, model: Any) -> NDArray[np.bool_] | None:
         if not self.choices(model).actor(model).masked:
             return None
-        masks: NDArray[np.bool_] = rows(model.rollout_buffer.action_masks).astype(np.bool_)
+        masks: NDArray[np.bool_] = flat(model.rollout_buffer.action_masks).astype(np.bool_)
         return masks
 
-    def _memory(self, model: Any, rows: Any) -> NDArray[np.float32] | None:
+    def _memory(self, model: Any) -> NDArray[np.float32] | None:
         if not self.choices(model).actor(model).remembers:
             return None
         buffer = model.rollout_buffer
         # the buffer holds (steps, layers, environments, width)
         parts = [part.transpose(0, 2, 1, 3) for part in (buffer.hidden_states_pi, buffer.cell_states_pi)]
-        memory: NDArray[np.float32] = np.stack([rows(part) for part in parts], axis=1).astype(np.float32)
-        memory[rows(buffer.episode_starts) > 0.0] = 0.0
+        memory: NDArray[np.float32] = np.stack([flat(part) for part in parts], axis=1).astype(np.float32)
+        memory[flat(buffer.episode_starts) > 0.0] = 0.0
         return memory
 
     def _learn_from(self, model: Any, choices: Any, over: Steps) -> None:
@@ -243,9 +235,8 @@ class RolloutScorer(Scorer):
             self.trust.add(c, failed, self.tau, probing=False, warned=np.maximum.reduceat(c, begin)[ends_badly])
             actor = choices.actor(model)
             with actor.evaluating(), th.no_grad():
-                seen = choices.considered(actor, over.situations, normalisation_of(model), self.generator)
-                log_pi, _ = actor.consider(seen, normalisation_of(model))
-            risks = self._of_use(choices.risks(self.cost_model, over.features, seen))
+                log_pi, _ = actor.consider(over.situations, normalisation_of(model))
+            risks = self._of_use(choices.risks(self.cost_model, over.features, over.situations))
             expected = (log_pi.exp().numpy() * risks).sum(axis=1)
             self.preferences.add(self._of_use(c) - expected, failed - expected, begin)
         self.failures += int(ends_badly.sum())
@@ -254,16 +245,12 @@ class RolloutScorer(Scorer):
     def _of_use(self, c: NDArray[np.float64]) -> NDArray[np.float64]:
         """Risks without what is below tau, and without certainty."""
         assert self.tau is not None
-        return np.minimum(np.where(c < self.tau, 0.0, c), _CERTAIN)
+        return np.minimum(np.where(c < self.tau, 0.0, c), CERTAIN)
 
-    def _keep(self, model: Any, choices: Any, over: Steps) -> None:
+    def _keep(self, choices: Any, over: Steps) -> None:
         """Keep the risky situations of ended episodes, and forget earlier episodes of the same tasks."""
         assert self.cost_model is not None
         assert self.tau is not None
-        actor = choices.actor(model)
-        with actor.evaluating(), th.no_grad():
-            situations = choices.considered(actor, over.situations, normalisation_of(model), self.generator)
-        over = Steps(over.episode, over.task, over.cost, situations, over.features, over.inputs, over.outputs)
         c = choices.risks(self.cost_model, over.features, over.situations)
         episodes, begin, lengths = np.unique(over.episode, return_index=True, return_counts=True)
         kept = np.flatnonzero((c.max(axis=1) >= _KEPT * self.tau) | over.cost)
@@ -313,7 +300,7 @@ class RolloutScorer(Scorer):
         length = visits.lengths[np.searchsorted(visits.episodes, steps.episode[rows])]
         zeros = th.zeros(len(chosen), dtype=th.float64)
         # what failed has failed, whatever the critic expected
-        happened = th.where(th.from_numpy(steps.cost[rows]), _CERTAIN, risk.detach())
+        happened = th.where(th.from_numpy(steps.cost[rows]), CERTAIN, risk.detach())
         p = zeros.index_add(0, slot, happened * th.from_numpy(share / length))
         # the policy gradient is a sum over steps, not a mean
         total = zeros.index_add(0, slot, risk * th.from_numpy(share))
@@ -377,13 +364,9 @@ class RolloutScorer(Scorer):
 
     def __getstate__(self) -> dict[str, Any]:
         # what a model is saved with; state_dict() has the rest
-        kept = copy.copy(self.cost_model)
-        if kept is not None:
-            kept.transitions = copy.copy(kept.transitions)
-            kept.transitions.forget_all_but_failing()
         return {
             **vars(self),
-            "cost_model": kept,
+            "cost_model": None if self.cost_model is None else self.cost_model.small(),
             "_visits": None,
             "_c": np.zeros((0, 1)),
             "_running": RunningEpisodes(),

@@ -8,7 +8,6 @@ if the cost comes at once or within a few steps; ``trust.py`` checks whether it 
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +27,7 @@ from sb3_forecast.scorers.learned.trust import Trust
 from sb3_forecast.scorers.learned.visits import RiskyVisits
 from sb3_forecast.scorers.playing import TaskQueue, count_success, own_normalisation, stationary
 from sb3_forecast.scorers.protocols import Measurement, Rollout, Scorer, SupportsEpisodes, Tasks
-from sb3_forecast.scorers.situations import Situations, joined_observations
+from sb3_forecast.scorers.situations import Situations
 from sb3_forecast.scorers.survival import episode_scores, log_survival_of_step
 
 #: largest c that is used: c = 1 would give an infinite score
@@ -188,19 +187,9 @@ class EpisodeScorer(Scorer):
         :param observations: original observations of each step, if the buffer holds normalised ones; ``None`` to use the
             buffer's
         """
-        buffer = model.rollout_buffer
-        steps, envs = costs.shape
-        self._steps_observed += steps * envs
-
-        def rows(batches: Any) -> Any:
-            if isinstance(batches, dict):
-                return {key: rows(value) for key, value in batches.items()}
-            return batches.reshape(steps * envs, *batches.shape[2:])
-
-        seen = rows(buffer.observations) if observations is None else joined_observations(observations)
+        self._steps_observed += costs.size
+        _, _, features, actions = self.choices.of_rollout(model, observations)
         failed, known = label_costs(costs > 0.0, dones, self.delay)
-        features = features_of(seen, model.observation_space)
-        features, actions = self.choices.of_buffer(model, features, rows(buffer.actions))
         chosen = known.reshape(-1)
         self._add(features[chosen], actions[chosen], failed.reshape(-1)[chosen], probing=False)
 
@@ -437,10 +426,7 @@ class EpisodeScorer(Scorer):
 
     def __getstate__(self) -> dict[str, Any]:
         # environments cannot be saved; of the transitions only the failing ones are kept, for `ready` (state_dict() has all)
-        kept = copy.copy(self.cost_model)
-        kept.transitions = copy.copy(kept.transitions)
-        kept.transitions.forget_all_but_failing()
-        return {**vars(self), "env": None, "cost_model": kept, "_visits": []}
+        return {**vars(self), "env": None, "cost_model": self.cost_model.small(), "_visits": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
