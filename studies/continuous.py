@@ -153,6 +153,11 @@ def _forecast_penalty(simulator: Simulator, base: Path, pool: Any, env: VecEnv, 
     return _forecast(simulator, base, pool, sf.CostPenalty(env, PENALTY), seed)
 
 
+def _forecast_rollouts(simulator: Simulator, base: Path, pool: Any, env: VecEnv, seed: int) -> PPO:
+    scorer = sf.RolloutScorer(pool, seed=seed)
+    return tuned(base, env, seed, simulator.ppo, scorer=scorer, p_floor=_FORECAST["p_floor"], drawn_share=0.5)
+
+
 #: methods that play tasks again which failed in training
 REPLAYED = ("replay", "replay_bare")
 
@@ -165,10 +170,11 @@ METHODS: dict[str, Make] = {
     "replay_bare": _ppo,
     "forecast": _forecast,
     "forecast_penalty": _forecast_penalty,
+    "forecast_rollouts": _forecast_rollouts,
 }
 
 #: methods of this project
-OURS = ("replay", "replay_bare", "forecast", "forecast_penalty")
+OURS = ("replay", "replay_bare", "forecast", "forecast_penalty", "forecast_rollouts")
 
 LABELS = {
     "base": "checkpoint",
@@ -180,6 +186,7 @@ LABELS = {
     "replay_bare": "PPO and FailureReplay",
     "forecast": "ForecastPPO, learned survival",
     "forecast_penalty": "ForecastPPO, reward - 10 cost",
+    "forecast_rollouts": "ForecastPPO, RolloutScorer",
 }
 
 #: what is measured, by short name
@@ -252,18 +259,18 @@ class Settings:
         return kept_settings(self)
 
 
-def measure(args: Settings, model: PPO, seed: int) -> dict[str, Any]:
+def measure(simulator: Simulator, episodes: int, model: Any, seed: int) -> dict[str, Any]:
     """Count failures and successes on fresh tasks, usual and rare ones apart.
 
-    :param args: the options
+    :param simulator: where the agent acts
+    :param episodes: episodes of each fresh task
     :param model: the agent
     :param seed: seed of the run; held-out tasks are those of seeds of their own
     """
-    simulator = args.used
     found: dict[str, Any] = {}
     for kind, size, first in zip(("usual", "rare"), simulator.held_out, (1_000_000, 2_000_000), strict=True):
         tasks = simulator.tasks(size, first + seed, float(kind == "rare"))
-        counted = sf.FrequencyScorer(tasks, args.episodes, seed=seed, n_envs=64, deterministic=False).measure(model)
+        counted = sf.FrequencyScorer(tasks, episodes, seed=seed, n_envs=64, deterministic=False).measure(model)
         assert counted.frequencies is not None
         found[kind] = counted.frequencies
         # MuJoCo's pendulum has no success of its own: all it has to do is not to fall
@@ -297,7 +304,7 @@ def run(job: Run) -> dict[str, Any]:
     if job.method == "base":
         env = VecMonitor(pool.make_vec_env(simulator.n_envs, 10_000 * job.seed))
         model = checkpoint(env, job.seed, simulator.ppo, simulator.base_steps, job.folder / "base", show)
-        found = measure(args, model, job.seed)
+        found = measure(simulator, args.episodes, model, job.seed)
         save_model(model, base)
         return found
     env = VecMonitor(pool.make_vec_env(simulator.n_envs, 10_000 * job.seed + 5_000))
@@ -313,11 +320,11 @@ def run(job: Run) -> dict[str, Any]:
     }
     if isinstance(model, sf.ForecastPPO) and model.objective is not None:
         scorer = model.objective.scorer
-        assert isinstance(scorer, EpisodeScorer)
+        assert isinstance(scorer, (EpisodeScorer, sf.RolloutScorer))
         assert model.validation is not None
         extra |= {"calibration": scorer.trust.calibration, "foresight": scorer.trust.foresight}
         extra["times_harmed"] = model.validation.times_harmed
-    return {**measure(args, model, job.seed), **extra}
+    return {**measure(simulator, args.episodes, model, job.seed), **extra}
 
 
 def report(args: Settings, records: list[Record], console: Console) -> None:

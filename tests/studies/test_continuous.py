@@ -1,5 +1,6 @@
 """The study of continuous actions: its simulators, what it measures, and its figure."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import sb3_forecast_envs as sfe
 from studies import continuous, pushed_poles
-from studies.continuous import SIMULATORS, Settings, pendulum_tasks
+from studies.continuous import SIMULATORS, pendulum_tasks
 from studies.cost_only_report import dots
 from studies.pushed_poles import PushedPoleTasks
 from studies.statistics import Column
@@ -97,7 +98,7 @@ def test_usual_and_rare_tasks_are_weighed_by_the_mass_of_the_rare_mode(counts_su
             return SimpleNamespace(frequencies=np.where(self.rare, 0.6, 0.1), success=success)
 
     monkeypatch.setattr(continuous.sf, "FrequencyScorer", Counter)
-    found = continuous.measure(Settings(held_out=(30, 10)), None, 1)
+    found = continuous.measure(replace(SIMULATORS["poles"], held_out=(30, 10)), 2, None, 1)
     assert (found["usual_failure"], found["rare_mean_failure"], found["rare_often"]) == pytest.approx((0.1, 0.6, 1.0))
     assert found["mean_failure"] == pytest.approx(0.997 * 0.1 + 0.003 * 0.6)
     usual, rare = (0.8, 0.3) if counts_success else (0.9, 0.4)
