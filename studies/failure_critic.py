@@ -98,7 +98,7 @@ class Ledger(BaseCallback):
 
 
 class ForecastSAC(BaseCallback):
-    """Adds the gradient of the forecastability loss to every step of SAC's actor. Scores are the critic's, at the first observation of each task.
+    """Adds the gradient of the forecastability loss to every step of SAC's actor. Scores are the critic's, at each task's first observation.
 
     The gradient of a task's score is that of the critic's value of the policy's action, at steps of that task in the replay buffer.
 
@@ -121,7 +121,8 @@ class ForecastSAC(BaseCallback):
     ) -> None:
         super().__init__()
         self.ledger = ledger
-        self.firsts, self.loss, self.every, self.wait = th.from_numpy(firsts), loss, every, wait
+        self.firsts, self.loss = th.from_numpy(firsts), loss
+        self.every, self.wait = every, wait
         self.generator = np.random.default_rng([seed, 57])
         self.weights = np.zeros(len(firsts))
         self.count = 0

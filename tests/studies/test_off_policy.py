@@ -53,7 +53,7 @@ def test_the_ledger_agrees_with_the_steps_and_the_buffer(trained):
 
 
 def test_the_critic_tells_failing_tasks_from_others(trained):
-    model, ledger, _, forecast, _ = trained
+    _, ledger, _, forecast, _ = trained
     rows = np.arange(ledger.costs.size)
     stored = ledger.tasks.reshape(-1) >= 0
     failed = ledger.costs.reshape(-1) > 0.0
