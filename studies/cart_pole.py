@@ -38,6 +38,9 @@ PPO_SETTINGS: dict[str, Any] = {
     "gamma": 0.99,
 }
 
+#: some methods have so many times more training tasks than the others: where no scoring plays them, tasks cost nothing
+MANY = 5
+
 Make = Callable[[Path, sfe.CartPoleTasks, VecEnv, int], PPO]
 
 
@@ -81,8 +84,15 @@ def _fixed_multiplier(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: in
     return lagrangian(base, env, seed, PPO_SETTINGS, rate=0.001)
 
 
+def _forecast_rollouts_many(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
+    # a look at the validation plays as many tasks as with the other pool
+    share = 0.2 / MANY
+    scorer = sf.RolloutScorer(pool, seed=seed)
+    return tuned(base, env, seed, PPO_SETTINGS, scorer=scorer, p_floor=1e-6, validation_share=share)
+
+
 #: methods that play tasks again which failed in training
-REPLAYED = ("replay", "lagrangian_replay")
+REPLAYED = ("replay", "replay_many", "lagrangian_replay")
 
 #: with the settings chosen on seeds 100 and 101, see docs/model_free.md
 METHODS: dict[str, Make] = {
@@ -96,7 +106,13 @@ METHODS: dict[str, Make] = {
     "penalty": _penalty,
     "replay": _penalty,
     "lagrangian_replay": _fixed_multiplier,
+    "ppo_many": _ppo,
+    "replay_many": _penalty,
+    "forecast_rollouts_many": _forecast_rollouts_many,
 }
+
+#: methods that are trained on MANY tasks
+WITH_MANY = ("ppo_many", "replay_many", "forecast_rollouts_many")
 
 LABELS = {
     "base": "checkpoint",
@@ -110,6 +126,9 @@ LABELS = {
     "penalty": "PPO, reward - 10 cost",
     "replay": "... and FailureReplay",
     "lagrangian_replay": "PPO-Lagrangian, multiplier 10, FailureReplay",
+    "ppo_many": "PPO goes on, 40,000 tasks",
+    "replay_many": "PPO, reward - 10 cost, and FailureReplay, 40,000 tasks",
+    "forecast_rollouts_many": "ForecastPPO, RolloutScorer, 40,000 tasks",
 }
 
 #: what is measured, by short name
@@ -148,7 +167,7 @@ class Settings:
     count_scoring: bool = True
     """Whether the steps of scoring and probing use up fine_tune_timesteps; if not, all methods get the same updates."""
     pool_size: int = 8000
-    """Training tasks."""
+    """Training tasks; of the methods `..._many` five times as many."""
     held_out_size: int = 8000
     """Fresh tasks for the report."""
     rare_fraction: float = 0.003
@@ -207,6 +226,8 @@ def run(job: Run) -> dict[str, Any]:
         found = measure(args, model, job.seed).to_dict()
         save_model(model, base)
         return found
+    if job.method in WITH_MANY:
+        pool = sfe.CartPoleTasks(MANY * args.pool_size, job.seed, args.rare_fraction)
     env = VecMonitor(pool.make_vec_env(args.n_envs, 10_000 * job.seed + 5_000))
     model = METHODS[job.method](base, pool, env, job.seed)
     model.set_logger(configure(str(job.folder / job.method), ["tensorboard"]))
