@@ -48,8 +48,10 @@ def test_train_cart_pole(tmp_path):
     script = str(EXAMPLES / "train_cart_pole.py")
     output = tmp_path / "out"
     steps = ["--total-timesteps", "8192", "--fine-tune-timesteps", "8192"]
-    assert "rare success" in run(script, *TINY_POLES, *steps, "--methods", "ppo", "--output", str(output)).stdout
-    assert "PPO goes on" in (output / "table.md").read_text()
+    methods = ("--methods", "ppo", "forecast_rollouts_many")
+    assert "rare success" in run(script, *TINY_POLES, *steps, *methods, "--output", str(output)).stdout
+    table = (output / "table.md").read_text()
+    assert all(name in table for name in ("PPO goes on", "RolloutScorer, 40,000 tasks"))
     assert (output / "forecast.png").stat().st_size > 10_000
     wrong = run(script, *TINY_POLES, "--methods", "magic", "--output", str(tmp_path / "none"), check=False)
     assert "got ['magic']" in wrong.stderr
@@ -84,13 +86,29 @@ def test_train_continuous(simulator, tmp_path):
         "--simulator", simulator, "--base-steps", "8192", "--steps", "16384", "--pool-size", "200", "--held-out", "20", "10", "--episodes", "1",
         "--no-progress-bar",
     ]  # fmt: skip
-    methods = ("--methods", "cvar_ppo", "replay", "forecast", "forecast_penalty")
+    methods = ("--methods", "cvar_ppo", "replay", "forecast", "forecast_penalty", "forecast_rollouts")
     assert "rare success" in run(script, *tiny, *methods, "--output", str(output)).stdout
     table = (output / "table.md").read_text()
     assert all(name in table for name in ("checkpoint", "CVaR-PPO", "FailureReplay", "ForecastPPO, learned survival"))
     assert (output / "failures.png").stat().st_size > 10_000
     wrong = run(script, *tiny, "--steps", "0", "--output", str(tmp_path / "none"), check=False)
     assert "steps must be at least 1, got 0" in wrong.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_train_off_policy(tmp_path):
+    script = str(EXAMPLES / "train_off_policy.py")
+    output = tmp_path / "out"
+    tiny = [
+        "--base-steps", "4000", "--steps", "2000", "--pool-size", "400", "--held-out", "20", "10", "--episodes", "1", "--no-progress-bar",
+    ]  # fmt: skip
+    assert "rare success" in run(script, *tiny, "--output", str(output)).stdout
+    table = (output / "table.md").read_text()
+    assert all(name in table for name in ("checkpoint", "SAC goes on", "FailureReplay, failure critic"))
+    assert (output / "failures.png").stat().st_size > 10_000
+    wrong = run(script, *tiny, "--held-out", "0", "1", "--output", str(tmp_path / "none"), check=False)
+    assert "held_out must be two numbers of at least 1, got (0, 1)" in wrong.stderr
     assert not (tmp_path / "none").exists()
 
 
