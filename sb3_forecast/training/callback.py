@@ -83,6 +83,8 @@ def forecast_metrics(objective: ForecastObjective, terms: LossTerms, seconds: fl
 
 #: a scoring that takes a larger share of the training's steps than this is warned of
 _LONG_SCORING = 0.1
+#: a look at the validation of so few steps is never warned of
+_SHORT_LOOK = 100_000
 _UNTRUSTED = "the forecast is not active: the scorer's checks failed, so its gradient is not applied"
 #: after this number of rollouts without a ready scorer the user is told
 IDLE_ROLLOUTS = 20
@@ -184,12 +186,15 @@ class ForecastCallback(BaseCallback):
     def _validate(self) -> None:
         """Look at the tasks that no gradient sees, and take back what did harm."""
         assert self.validation is not None
+        first = self.validation.start is None
         try:
             report, reasons = self.validation.look(self.model)
         except NoForecastError as error:
             # an agent that fails in fewer than k tasks has no forecast to look at
             self.logger.record("validation/no_forecast", str(error), exclude=("tensorboard",))
             return
+        if first:
+            self._warn_of_a_long_look()
         values = {name: getattr(report, name) for name in ("limit_holds", "worst_failure", "mean_failure", "success")}
         for name, value in values.items():
             if not np.isnan(value):
@@ -309,6 +314,16 @@ class ForecastCallback(BaseCallback):
             self._warn(
                 f"one scoring of the pool takes about {steps:,.0f} environment steps ({tasks:,} tasks of {length:.0f} steps), "
                 f"and the training has {total:,}; use fewer tasks, or EpisodeScorer(max_share=0.5)"
+            )
+
+    def _warn_of_a_long_look(self) -> None:
+        """A look that counts failures plays every task of the validation: a share of many tasks is many."""
+        assert self.validation is not None
+        steps, total = self.validation.steps_played, self.model._total_timesteps
+        if steps > max(_LONG_SCORING * total, _SHORT_LOOK):
+            self._warn(
+                f"one look at the validation takes {steps:,} environment steps ({len(self.validation.pool):,} tasks), and the training has "
+                f"{total:,}; use a smaller validation_share"
             )
 
     def _warn_of_idleness(self) -> None:

@@ -327,6 +327,28 @@ def test_a_scoring_that_takes_longer_than_the_training_is_warned_of(length, warn
         )
 
 
+@pytest.mark.parametrize(
+    ("steps", "started", "warned"),
+    [(150_000, False, True), (150_000, True, False), (90_000, False, False), (99_000, False, False)],
+)
+def test_a_look_that_takes_longer_than_the_training_is_warned_of(steps, started, warned):
+    watched = Validated()
+    watched.start, watched.steps_played, watched.pool = object() if started else None, steps, range(8000)
+    found = callback(None, validation=watched, validate_every=1)
+    # a tenth of it is less than 100,000 steps
+    found.model._total_timesteps = 900_000
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found._on_rollout_start()
+    said = [str(each.message) for each in caught if "one look at the validation" in str(each.message)]
+    assert len(said) == warned
+    if warned:
+        assert said[0] == (
+            "one look at the validation takes 150,000 environment steps (8,000 tasks), and the training has 900,000; "
+            "use a smaller validation_share"
+        )
+
+
 def test_scores_that_cannot_be_trusted_draw_no_tasks():
     for trusted, share in ((True, 0.25), (False, 0.0)):
         found = callback(objective(scorer=scorer(trusted=trusted)), drawn_share=0.25)
