@@ -235,7 +235,11 @@ if __name__ == "__main__":
         "continuous_poles", continuous, "failures", (*usual, "replay", "forecast_penalty"), folder / "continuous_poles.png"
     )
     counted(
-        "continuous_pendulum", continuous, "failures", (*usual, "replay_bare", "forecast"), folder / "continuous_pendulum.png"
+        "continuous_pendulum",
+        continuous,
+        "failures",
+        (*usual, "replay_bare", "forecast", "forecast_rollouts"),
+        folder / "continuous_pendulum.png",
     )
     for study in ("password_game", "smollm2"):
         prompts(study, folder / f"{study}.png")

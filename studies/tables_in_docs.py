@@ -132,6 +132,7 @@ TABLES = {
                 Row(continuous.LABELS[method], method)
                 for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo", "replay_bare")
             ),
+            Row(continuous.LABELS["forecast_rollouts"], "forecast_rollouts"),
             Row("ForecastPPO, learned survival, seeds 1 to 3", "forecast"),
         ],
         [column for name, column in continuous.COLUMNS.items() if name not in ("success", "rare_success")],
