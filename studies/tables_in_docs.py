@@ -84,6 +84,11 @@ TABLES = {
         for family in ("thin-ice", "decoy", "bridge", "wind", "vault", "cart-pole", "password-game")
     },
     **{name: _family(name, earlier) for name, earlier in _FAMILIES.items()},
+    "ablations-thin-ice": Table(
+        "ablations_thin_ice",
+        _rows("ppo", "drawn_only", "mean_failure_equipped", "forecast_guarded", "line_only", "forecast"),
+        [_GRID[column] for column in ("limit", "interval", "within", "worst", "mean", "success", "rare_success")],
+    ),
     "gridworld": Table(
         "gridworld",
         (
