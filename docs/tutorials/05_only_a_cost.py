@@ -35,5 +35,5 @@ for task in found.probabilities.argsort()[::-1][:5]:
     print(f"task {task}: p = {found.probabilities[task]:.1e}, 90% interval {low:.1e} to {high:.1e}")
 
 # %%
-# To train with a cost only, pass ``scorer=sf.EpisodeScorer(tasks, probes=100)`` to ``ForecastPPO``: a network learns which actions are followed
-# by a cost. ``max_share`` limits its share of the environment steps. It says when it must not be trusted.
+# To train with a cost only, pass ``scorer=sf.RolloutScorer(tasks)`` to ``ForecastPPO``, and many tasks: a critic learns from the training's own
+# episodes which actions end in a failure, and takes no further steps. It says when it must not be trusted.

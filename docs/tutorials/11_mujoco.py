@@ -56,5 +56,6 @@ for task in found.probabilities.argsort()[::-1][:6]:
 # On the command line: ``python -m sb3_forecast evaluate model.zip --env-id Hopper-v5 --failed sb3_forecast_envs:ended_early --scorer
 # splitting``.
 #
-# Against a rare mode that the agent has not learnt, begin with ``callback=sf.FailureReplay()``. Training with a learned scorer
-# (``scorer=sf.EpisodeScorer(...)``) works with any action space that on-policy algorithms have: see :doc:`/model_free` for what both gain.
+# Against a rare mode that the agent has not learnt, begin with ``callback=sf.FailureReplay()``, or with ``ForecastPPO``, many tasks and
+# ``scorer=sf.RolloutScorer(tasks)``. It works with any action space that on-policy algorithms have: see :doc:`/model_free` for what both
+# gain.
