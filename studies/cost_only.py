@@ -77,8 +77,9 @@ def check_methods(chosen: Sequence[str], known: Collection[str]) -> None:
 
 
 def kept_settings(settings: Any) -> dict[str, Any]:
-    """The options that a result depends on.
+    """The options that a result depends on, as a record in JSON gives them back: a list where there is a tuple.
 
     :param settings: the options of a study, a dataclass
     """
-    return {name: value for name, value in asdict(settings).items() if name not in _OF_THE_RUNNER}
+    kept = {name: value for name, value in asdict(settings).items() if name not in _OF_THE_RUNNER}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}

@@ -1,6 +1,6 @@
 """An attempt: a failure critic that is trained off-policy on a replay buffer, and injected into the actor's optimizer.
 
-It is part of a study and not of the library, because it did not win (``docs/model_free.md``, "Off-policy training").
+It is part of a study and not of the library, because it did not win (``docs/model_free.md``, "Off-policy training: tried, not shipped").
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies import active, cart_pole, continuous, gridworld, lunar_lander
+from studies import active, cart_pole, continuous, gridworld, lunar_lander, off_policy
 from studies.gridworld_methods import LABELS as GRIDWORLD
 from studies.statistics import Column
 from studies.tables import Row, Table
@@ -14,6 +14,7 @@ SOURCES = {
     "active": active.STUDY.sources,
     "lunar_lander": lunar_lander.STUDY.sources,
     "continuous": continuous.STUDY.sources,
+    "off_policy": off_policy.STUDY.sources,
     "password_game": ("studies/password_game.py", "studies/password_methods.py"),
 }
 
@@ -143,6 +144,11 @@ TABLES = {
             Row("ForecastPPO, learned survival, seeds 1 to 3", "forecast"),
         ],
         [column for name, column in continuous.COLUMNS.items() if name not in ("success", "rare_success")],
+    ),
+    "off-policy": Table(
+        "off_policy",
+        [Row(off_policy.LABELS[method], method) for method in ("base", "sac", "replay", "forecast_replay")],
+        [column for name, column in continuous.COLUMNS.items() if name != "updates"],
     ),
     "password-game": Table("password_game", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
     "password-game-rare5": Table("password_game_rare5", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),

@@ -1,5 +1,6 @@
 """The study of continuous actions: its simulators, what it measures, and its figure."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 import sb3_forecast_envs as sfe
-from studies import continuous, pushed_poles
+from studies import continuous, off_policy, pushed_poles
 from studies.continuous import SIMULATORS, pendulum_tasks
 from studies.cost_only_report import dots
 from studies.pushed_poles import PushedPoleTasks
@@ -104,6 +105,13 @@ def test_usual_and_rare_tasks_are_weighed_by_the_mass_of_the_rare_mode(counts_su
     usual, rare = (0.8, 0.3) if counts_success else (0.9, 0.4)
     assert found["rare_success"] == pytest.approx(rare)
     assert found["success"] == pytest.approx(0.997 * usual + 0.003 * rare)
+
+
+@pytest.mark.parametrize("settings", [continuous.Settings(held_out=(30, 10)), off_policy.Settings()])
+def test_settings_are_those_that_a_record_gives_back(settings):
+    """A run that was stopped must not be refused as one of other settings."""
+    assert json.loads(json.dumps(settings.kept())) == settings.kept()
+    assert settings.kept()["held_out"] == list(settings.held_out)
 
 
 def test_a_dot_per_seed_and_open_ones_where_nothing_was_seen(tmp_path):
