@@ -40,6 +40,8 @@ PPO_SETTINGS: dict[str, Any] = {
 
 #: some methods have so many times more training tasks than the others: where no scoring plays them, tasks cost nothing
 MANY = 5
+#: tasks that are kept back for the validation of RolloutScorer at most
+LOOKED_AT = 1600
 
 Make = Callable[[Path, sfe.CartPoleTasks, VecEnv, int], PPO]
 
@@ -72,7 +74,9 @@ def _forecast_line(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) 
 
 
 def _forecast_rollouts(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
-    return tuned(base, env, seed, PPO_SETTINGS, scorer=sf.RolloutScorer(pool, seed=seed), p_floor=1e-6)
+    # a look at the validation plays as many tasks of a large pool as of the usual one
+    share = min(0.2, LOOKED_AT / len(pool))
+    return tuned(base, env, seed, PPO_SETTINGS, scorer=sf.RolloutScorer(pool, seed=seed), p_floor=1e-6, validation_share=share)
 
 
 def _penalty(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
@@ -82,13 +86,6 @@ def _penalty(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO
 def _fixed_multiplier(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
     # tasks that are played again fail more often than the pool, so a multiplier that adapts to the episodes would grow without need
     return lagrangian(base, env, seed, PPO_SETTINGS, rate=0.001)
-
-
-def _forecast_rollouts_many(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
-    # a look at the validation plays as many tasks as with the other pool
-    share = 0.2 / MANY
-    scorer = sf.RolloutScorer(pool, seed=seed)
-    return tuned(base, env, seed, PPO_SETTINGS, scorer=scorer, p_floor=1e-6, validation_share=share)
 
 
 #: methods that play tasks again which failed in training
@@ -108,7 +105,7 @@ METHODS: dict[str, Make] = {
     "lagrangian_replay": _fixed_multiplier,
     "ppo_many": _ppo,
     "replay_many": _penalty,
-    "forecast_rollouts_many": _forecast_rollouts_many,
+    "forecast_rollouts_many": _forecast_rollouts,
 }
 
 #: methods that are trained on MANY tasks

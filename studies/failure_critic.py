@@ -23,9 +23,7 @@ from sb3_forecast.training.injection import GradientInjector, attach, detach
 
 #: transitions of a batch of the critic; as many of the actor's gradient
 BATCH = 256
-#: steps of the critic for each step of the actor's optimizer
-STEPS = 1
-#: share of a batch that comes from tasks which failed at least once. The task is chosen by its past, the step's end is not: no bias
+#: share of a batch that comes from tasks which failed at least once. It is the task that is chosen by how it ended, not the step
 FAILING = 0.5
 #: how fast the target network follows
 TAU = 0.01
@@ -97,7 +95,7 @@ class Ledger(BaseCallback):
         return True
 
 
-class ForecastSAC(BaseCallback):
+class FailureCriticCallback(BaseCallback):
     """Adds the gradient of the forecastability loss to every step of SAC's actor. Scores are the critic's, at each task's first observation.
 
     The gradient of a task's score is that of the critic's value of the policy's action, at steps of that task in the replay buffer.
@@ -125,6 +123,9 @@ class ForecastSAC(BaseCallback):
         self.every, self.wait = every, wait
         self.generator = np.random.default_rng([seed, 57])
         self.weights = np.zeros(len(firsts))
+        #: steps of the buffer that are of tasks which failed, and those that the forecast weighs, with the chance of each
+        self.failing = self.weighed = np.zeros(0, dtype=np.int64)
+        self.chance = np.zeros(0)
         self.count = 0
 
     def _on_training_start(self) -> None:
@@ -214,8 +215,7 @@ class ForecastSAC(BaseCallback):
         self.count += 1
         if not len(self.failing):
             return nothing
-        for _ in range(STEPS):
-            self._learn(stored, self.failing)
+        self._learn(stored, self.failing)
         if not len(self.weighed):
             return nothing
         rows = self.weighed[self.generator.choice(len(self.weighed), size=BATCH, p=self.chance)]

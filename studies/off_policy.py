@@ -23,7 +23,7 @@ from sb3_forecast_envs.cart_pole import physics as cp
 from studies.continuous import COLUMNS, PENALTY, SIMULATORS, measure
 from studies.cost_only import check_methods, kept_settings
 from studies.cost_only_report import report_counts
-from studies.failure_critic import ForecastSAC, Ledger
+from studies.failure_critic import FailureCriticCallback, Ledger
 from studies.records import Record
 from studies.runner import Run, Study
 from studies.tools import save_model
@@ -46,7 +46,7 @@ N_ENVS = 32
 def _forecast(pool: sfe.CartPoleTasks, ledger: Ledger, seed: int) -> list[BaseCallback]:
     firsts = cp.observe(pool.parameters[:, cp.START], pool.parameters, np.zeros(len(pool), dtype=np.int64))
     loss = sf.ForecastLoss(eval_size=200, k=10, n_partitions=128, p_floor=1e-6)
-    return [ForecastSAC(ledger, np.asarray(firsts, dtype=np.float32), loss, seed=seed)]
+    return [FailureCriticCallback(ledger, np.asarray(firsts, dtype=np.float32), loss, seed=seed)]
 
 
 def _replay(pool: sfe.CartPoleTasks, ledger: Ledger, seed: int) -> list[BaseCallback]:

@@ -186,15 +186,15 @@ class ForecastCallback(BaseCallback):
     def _validate(self) -> None:
         """Look at the tasks that no gradient sees, and take back what did harm."""
         assert self.validation is not None
-        first = self.validation.start is None
+        before = self.validation.steps_played
         try:
             report, reasons = self.validation.look(self.model)
         except NoForecastError as error:
             # an agent that fails in fewer than k tasks has no forecast to look at
             self.logger.record("validation/no_forecast", str(error), exclude=("tensorboard",))
             return
-        if first:
-            self._warn_of_a_long_look()
+        finally:
+            self._warn_of_a_long_look(self.validation.steps_played - before)
         values = {name: getattr(report, name) for name in ("limit_holds", "worst_failure", "mean_failure", "success")}
         for name, value in values.items():
             if not np.isnan(value):
@@ -316,11 +316,13 @@ class ForecastCallback(BaseCallback):
                 f"and the training has {total:,}; use fewer tasks, or EpisodeScorer(max_share=0.5)"
             )
 
-    def _warn_of_a_long_look(self) -> None:
+    def _warn_of_a_long_look(self, steps: int) -> None:
         """A look that counts failures plays every task of the validation: a share of many tasks is many."""
         assert self.validation is not None
-        steps, total = self.validation.steps_played, self.model._total_timesteps
-        if steps > max(_LONG_SCORING * total, _SHORT_LOOK):
+        if steps <= _SHORT_LOOK:
+            return
+        total = self.model._total_timesteps
+        if steps > _LONG_SCORING * total:
             self._warn(
                 f"one look at the validation takes {steps:,} environment steps ({len(self.validation.pool):,} tasks), and the training has "
                 f"{total:,}; use a smaller validation_share"

@@ -7,8 +7,8 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
 import sb3_forecast as sf
-from studies.failure_critic import FailureCritic, ForecastSAC, Ledger
-from studies.off_policy import METHODS, PENALISED, SAC_SETTINGS
+from studies.failure_critic import FailureCritic, FailureCriticCallback, Ledger
+from studies.off_policy import METHODS, SAC_SETTINGS
 from studies.pushed_poles import PushedPoleTasks
 
 SMALL = {**SAC_SETTINGS, "buffer_size": 4096, "learning_starts": 256, "batch_size": 32, "gradient_steps": 1, "device": "cpu"}
@@ -87,7 +87,7 @@ def test_nothing_is_added_before_enough_has_failed():
     model = SAC("MlpPolicy", PushedPoleTasks(64, 3, 0.2).make_vec_env(8, 0), seed=1, **SMALL)
     ledger = Ledger.empty(4096, 8)
     firsts = np.zeros((64, model.observation_space.shape[0]), dtype=np.float32)
-    forecast = ForecastSAC(ledger, firsts, sf.ForecastLoss(eval_size=24, k=5), wait=10**6)
+    forecast = FailureCriticCallback(ledger, firsts, sf.ForecastLoss(eval_size=24, k=5), wait=10**6)
     model.learn(800, callback=[ledger, forecast])
     assert forecast.count > 0
     assert not len(forecast.failing)
@@ -99,7 +99,3 @@ def test_a_critic_begins_at_rare_failures():
     critic = FailureCritic(4)
     assert critic(th.zeros(3, 3), th.zeros(3, 1)).shape == (2, 3)
     assert critic.failure(th.randn(50, 3), th.randn(50, 1)).max() < 0.05
-
-
-def test_what_costs_is_known():
-    assert set(PENALISED) <= set(METHODS)

@@ -266,12 +266,15 @@ class Validated:
         self.reasons, self.factor, self.error, self.chosen = list(reasons), factor, error, chosen
         self.rollouts, self.looks, self.start = 0, 0, object()
         self.waits, self.steps_watched = False, 0
+        #: steps that a look takes, and of all looks so far
+        self.steps, self.steps_played = 0, 0
 
     def may_look(self, scored):
         return not self.waits
 
     def look(self, model):
         self.looks += 1
+        self.steps_played += self.steps
         if self.error:
             raise self.error
         return LOOK, self.reasons
@@ -327,26 +330,27 @@ def test_a_scoring_that_takes_longer_than_the_training_is_warned_of(length, warn
         )
 
 
+@pytest.mark.parametrize("error", [None, NoForecastError("too few")])
 @pytest.mark.parametrize(
-    ("steps", "started", "warned"),
-    [(150_000, False, True), (150_000, True, False), (90_000, False, False), (99_000, False, False)],
+    ("steps", "total", "warned"),
+    # too long; a small part of a long training; short, whatever it is a part of
+    [(150_000, 900_000, True), (150_000, 2_000_000, False), (99_000, 100_000, False)],
 )
-def test_a_look_that_takes_longer_than_the_training_is_warned_of(steps, started, warned):
-    watched = Validated()
-    watched.start, watched.steps_played, watched.pool = object() if started else None, steps, range(8000)
+def test_a_look_that_takes_much_of_the_training_is_warned_of_once(steps, total, warned, error):
+    watched = Validated(error=error)
+    watched.steps, watched.pool = steps, range(8000)
     found = callback(None, validation=watched, validate_every=1)
-    # a tenth of it is less than 100,000 steps
-    found.model._total_timesteps = 900_000
+    found.model._total_timesteps = total
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found._on_rollout_start()
+        for _ in range(3):
+            found._on_rollout_start()
     said = [str(each.message) for each in caught if "one look at the validation" in str(each.message)]
-    assert len(said) == warned
-    if warned:
-        assert said[0] == (
-            "one look at the validation takes 150,000 environment steps (8,000 tasks), and the training has 900,000; "
-            "use a smaller validation_share"
-        )
+    text = (
+        "one look at the validation takes 150,000 environment steps (8,000 tasks), and the training has 900,000; "
+        "use a smaller validation_share"
+    )
+    assert said == [text] * warned
 
 
 def test_scores_that_cannot_be_trusted_draw_no_tasks():
