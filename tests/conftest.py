@@ -7,6 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+# The tests run side by side, so each takes one thread, unless `make test-kernels` asks for another number. What a test starts is to know it too:
+# threads that wait in a busy loop for a busy processor take many times as long. It is read when torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import pytest
 import torch as th
@@ -14,7 +19,6 @@ from stable_baselines3 import PPO
 
 import sb3_forecast_envs as sfe
 
-# the tests run side by side: one thread each, unless `make test-kernels` asks for another number
 th.set_num_threads(int(os.environ.get("SB3_FORECAST_TEST_THREADS", "1")))
 
 # numba keeps compiled functions, and looks only at the file that a function is in, not at those that it calls

@@ -18,22 +18,26 @@ def run(*arguments, check=True):
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=check)
 
 
-def test_train_gridworld(tmp_path):
+FEW = ("ppo", "ppo_lagrangian", "forecast")
+ALL = ("ppo", "cost_penalty", "ppo_lagrangian", "mean_failure_bare", "mean_failure_equipped", "forecast")
+
+
+@pytest.mark.parametrize(("chosen", "methods"), [(["--methods", *FEW], FEW), pytest.param([], ALL, marks=pytest.mark.slow)])
+def test_train_gridworld(tmp_path, chosen, methods):
     script = str(EXAMPLES / "train_gridworld.py")
     output = tmp_path / "out"
-    first = run(script, *TINY, "--output", str(output))
+    arguments = [*TINY, *chosen, "--output", str(output)]
+    first = run(script, *arguments)
     assert "rare success" in first.stdout
     records = read_records(output / "records")
-    assert {record.method for record in records} == {
-        "base", "ppo", "cost_penalty", "ppo_lagrangian", "mean_failure_bare", "mean_failure_equipped", "forecast",
-    }  # fmt: skip
+    assert {record.method for record in records} == {"base", *methods}
     assert all(0.0 <= record.result["limit_holds"] <= 1.0 for record in records)
     for picture in ("forecast.png", "training.png", "worst_tasks.png"):
         assert (output / picture).stat().st_size > 10_000
     written = {path: path.stat().st_mtime_ns for path in output.glob("seed1/*.zip")}
-    run(script, *TINY, "--output", str(output))
+    run(script, *arguments)
     assert written == {path: path.stat().st_mtime_ns for path in output.glob("seed1/*.zip")}  # nothing is trained twice
-    other = run(script, *TINY, "--output", str(output), "--splits", "10", check=False)
+    other = run(script, *arguments, "--splits", "10", check=False)
     assert "that differ in ['splits']" in " ".join(other.stderr.split())
 
 

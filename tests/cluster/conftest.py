@@ -5,6 +5,8 @@ import os
 import pytest
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Ray's workers make way for other processes by default; beside other tests they would hardly run at all
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # the name that Ray reads
 
 
 @pytest.fixture(scope="module")

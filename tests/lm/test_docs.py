@@ -1,5 +1,6 @@
 """The code in docs/lm.md runs, with a small model of one's own; and so does the example."""
 
+import os
 import re
 import subprocess
 import sys
@@ -55,7 +56,8 @@ def test_train_password_game(tmp_path, tokenizer, methods):
         "--samples", "2", "--max-new-tokens", "3", "--splits", "10",
         "--teaching-steps", "2", "--no-progress-bar", "--method", *methods, "--output", str(tmp_path / "out"),
     ]  # fmt: skip
-    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": "", "HF_HUB_OFFLINE": "1"}
+    threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": "", "HF_HUB_OFFLINE": "1", **threads}
     first = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert first.returncode == 0, first.stderr[-2000:]
     assert "sampled rare leak" in first.stdout
