@@ -73,10 +73,15 @@ def _forecast_line(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) 
     return tuned(base, env, seed, PPO_SETTINGS, scorer=scorer, p_floor=1e-6, full_every=20, forecast_kind="line")
 
 
-def _forecast_rollouts(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
+def _forecast_rollouts(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int, probe_share: float = 0.0) -> PPO:
     # a look at the validation plays as many tasks of a large pool as of the usual one
     share = min(0.2, LOOKED_AT / len(pool))
-    return tuned(base, env, seed, PPO_SETTINGS, scorer=sf.RolloutScorer(pool, seed=seed), p_floor=1e-6, validation_share=share)
+    scorer = sf.RolloutScorer(pool, seed=seed, probe_share=probe_share)
+    return tuned(base, env, seed, PPO_SETTINGS, scorer=scorer, p_floor=1e-6, validation_share=share)
+
+
+def _forecast_probes(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
+    return _forecast_rollouts(base, pool, env, seed, probe_share=0.2)
 
 
 def _penalty(base: Path, pool: sfe.CartPoleTasks, env: VecEnv, seed: int) -> PPO:
@@ -106,10 +111,11 @@ METHODS: dict[str, Make] = {
     "ppo_many": _ppo,
     "replay_many": _penalty,
     "forecast_rollouts_many": _forecast_rollouts,
+    "forecast_probes_many": _forecast_probes,
 }
 
 #: methods that are trained on MANY tasks
-WITH_MANY = ("ppo_many", "replay_many", "forecast_rollouts_many")
+WITH_MANY = ("ppo_many", "replay_many", "forecast_rollouts_many", "forecast_probes_many")
 
 LABELS = {
     "base": "checkpoint",
@@ -126,6 +132,7 @@ LABELS = {
     "ppo_many": "PPO goes on, 40,000 tasks",
     "replay_many": "PPO, reward - 10 cost, and FailureReplay, 40,000 tasks",
     "forecast_rollouts_many": "ForecastPPO, RolloutScorer, 40,000 tasks",
+    "forecast_probes_many": "ForecastPPO, RolloutScorer with probes, 40,000 tasks",
 }
 
 #: what is measured, by short name

@@ -33,6 +33,8 @@ Make = Callable[[Path, sfe.TaskPool, int, int], PPO]
 BARE: dict[str, Any] = {"validation_share": 0.0}
 #: tasks of the bare supervised penalty: what one would simulate in every update without cached exact scores
 BARE_TASKS = 4000
+#: tasks that are kept back for a validation that plays them, at most
+LOOKED_AT = 1600
 
 
 def _env(pool: sfe.TaskPool, n_envs: int, seed: int) -> VecEnv:
@@ -95,6 +97,17 @@ def _forecast_episodes(max_share: float) -> Make:
     return make
 
 
+def _forecast_rollouts(probe_share: float) -> Make:
+    """The same by the training's own episodes. Of the validation 1,600 tasks are enough, since each look plays them."""
+
+    def make(base: Path, pool: sfe.TaskPool, n_envs: int, seed: int) -> PPO:
+        scorer = sf.RolloutScorer(pool, seed=seed, probe_share=probe_share)
+        share = min(0.2, LOOKED_AT / len(pool))
+        return _tuned(scorer=scorer, p_floor=1e-6, validation_share=share)(base, pool, n_envs, seed)
+
+    return make
+
+
 METHODS: dict[str, Make] = {
     "ppo": _tuned(forecast_coef=0.0),
     "cost_penalty": _penalty,
@@ -109,6 +122,8 @@ METHODS: dict[str, Make] = {
     "cvar_ppo": _cvar,
     "forecast_episodes": _forecast_episodes(1.0),
     "forecast_episodes_half": _forecast_episodes(0.5),
+    "forecast_rollouts": _forecast_rollouts(0.0),
+    "forecast_probes": _forecast_rollouts(0.2),
     "replay": _penalty,
 }
 
@@ -116,7 +131,9 @@ METHODS: dict[str, Make] = {
 REPLAYED = ("replay",)
 
 #: methods of the comparison in which nobody is told more than the cost of a step
-MODEL_FREE = ("ppo_lagrangian_10", "cvar_ppo", "forecast_episodes", "forecast_episodes_half", "replay")
+MODEL_FREE = (
+    "ppo_lagrangian_10", "cvar_ppo", "forecast_episodes", "forecast_episodes_half", "forecast_rollouts", "forecast_probes", "replay",
+)  # fmt: skip
 #: parts of ForecastPPO by themselves, and the loss that was its default in 0.2
 ABLATIONS = ("forecast_guarded", "line_only", "drawn_only")
 #: what is compared by default: everybody knows the tasks' dynamics, or nobody looks at them
@@ -137,5 +154,7 @@ LABELS = {
     "cvar_ppo": "CVaR-PPO",
     "forecast_episodes": "ForecastPPO, model-free",
     "forecast_episodes_half": "ForecastPPO, half of the steps for scoring",
+    "forecast_rollouts": "ForecastPPO, RolloutScorer",
+    "forecast_probes": "ForecastPPO, RolloutScorer with probes",
     "replay": "PPO, reward - cost, and FailureReplay",
 }

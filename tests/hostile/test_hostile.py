@@ -210,7 +210,8 @@ TABLE: dict[str, tuple[Any, dict[str, Any], dict[str, Kind]]] = {
     "RolloutScorer": (
         sf.RolloutScorer,
         {"pool": POOL},
-        {"episodes": whole(), "seed": whole(0), "warm_up_failures": whole(0), "tau": Kind(("0.5", NAN, True, [0.5], -0.1, 0.0, 1.0))},
+        {"episodes": whole(), "seed": whole(0), "warm_up_failures": whole(0), "tau": Kind(("0.5", NAN, True, [0.5], -0.1, 0.0, 1.0)),
+         "probe_share": Kind(("0.5", NAN, True, [0.5], -0.1, 1.0)), "n_envs": whole()},
     ),
     "SurvivalScorer": (sf.SurvivalScorer, {"pool": POOL}, {"episodes": whole(), "seed": whole(0)}),
     "SurvivalScorer.score": (lambda **a: sf.SurvivalScorer(POOL).score(MODEL, **a), {}, {"tasks": tasks(60)}),

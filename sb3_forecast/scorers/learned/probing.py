@@ -1,4 +1,4 @@
-"""Which actions the probes take: mostly the policy's own, a fifth of them exploratory."""
+"""Which actions probes take."""
 
 from __future__ import annotations
 
@@ -35,3 +35,19 @@ def probing_actions(
     actions = np.where(explore[0] < 0.1, draw(allowed.astype(np.float64), explore[1]), actions)
     disagreement = np.where(allowed, logits.std(axis=0), -1.0)
     return np.where((explore[0] >= 0.1) & (explore[0] < 0.2), disagreement.argmax(axis=1), actions)
+
+
+def likeliest_to_teach(
+    log_pi: NDArray[np.float64], logits: NDArray[np.float64], generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Exploratory actions: half of them random, half where the members of the ensemble disagree most.
+
+    :param log_pi: log-probabilities of the policy, shape (episodes, actions); an action that a mask forbids has about -1e8
+    :param logits: predictions of the members, shape (members, episodes, actions)
+    :param generator: source of randomness
+    :return: actions, shape (episodes,)
+    """
+    allowed = log_pi > -1e6
+    random = draw(allowed.astype(np.float64), generator.random(len(log_pi)))
+    doubtful = np.where(allowed, logits.std(axis=0), -1.0).argmax(axis=1)
+    return np.where(generator.random(len(log_pi)) < 0.5, random, doubtful)

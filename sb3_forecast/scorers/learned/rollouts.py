@@ -1,4 +1,4 @@
-"""Failure scores from the training's own episodes, without one further step.
+"""Failure scores from the training's own episodes: without one further step, unless probes are wanted.
 
 A failure critic c(s, a) learns from whole episodes: the probability that the episode fails, now or later, after action a on observation s. A
 task's failure probability is the mean of sum_a pi(a|s) c(s, a) over the latest episode that the training played on it. Its gradient is the
@@ -17,16 +17,18 @@ from typing import Any
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_forecast.checks import check_seed, inside_unit, task_indices, whole
 from sb3_forecast.scorers.learned.choices import choices_of, flat
 from sb3_forecast.scorers.learned.cost_model import CostModel
 from sb3_forecast.scorers.learned.preferences import Preferences
+from sb3_forecast.scorers.learned.probes import Probes
 from sb3_forecast.scorers.learned.running import RunningEpisodes, Steps
 from sb3_forecast.scorers.learned.scorer import CERTAIN
 from sb3_forecast.scorers.learned.trust import Trust
 from sb3_forecast.scorers.playing import normalisation_of
-from sb3_forecast.scorers.protocols import Pool, Rollout, Scorer, Tasks
+from sb3_forecast.scorers.protocols import Rollout, Scorer, SupportsEpisodes, Tasks
 from sb3_forecast.scorers.situations import Situations
 from sb3_forecast.statistics.scores import failure_score
 
@@ -74,7 +76,7 @@ class Visits:
 
 
 class RolloutScorer(Scorer):
-    """Failure scores from the training's own episodes; it plays none of its own.
+    """Failure scores from the training's own episodes; it plays none of its own, but for probes if they are wanted.
 
     Tasks that the training has not played yet have no score (minus infinity). It is a scorer for training: to measure, use another one.
 
@@ -84,8 +86,14 @@ class RolloutScorer(Scorer):
     :param tau: c below this counts as 0, because false alarms at safe situations would swamp the tail; ``None`` for 0.1 where actions are
         Discrete, and for 0.01 elsewhere
     :param warm_up_failures: number of failed episodes before scores are used
+    :param probe_share: share of all environment steps that probes may take: further episodes that try other actions, half of them on the worst
+        tasks, so that the critic learns of failures which a good agent hardly shows. Use them only in simulators, where failures do no harm;
+        0 for none
+    :param env: environments for the probes, with the same wrappers as the model's own, but without ``VecNormalize``; they are not saved with
+        the model; ``None`` for environments made by the pool
+    :param n_envs: number of parallel environments that the pool makes for the probes; not used if ``env`` is given
     :param cost_model: a failure critic to continue with; ``None`` for a new one
-    :raises ValueError: if an argument is out of range
+    :raises ValueError: if an argument is out of range, or there are to be probes of tasks that cannot be played
     """
 
     samples = learns = True
@@ -95,11 +103,14 @@ class RolloutScorer(Scorer):
 
     def __init__(
         self,
-        pool: Pool,
+        pool: SupportsEpisodes,
         episodes: int = 1,
         seed: int = 0,
         tau: float | None = None,
         warm_up_failures: int = 10,
+        probe_share: float = 0.0,
+        env: VecEnv | None = None,
+        n_envs: int = 32,
         cost_model: CostModel | None = None,
     ) -> None:
         self.pool, self.n_tasks = pool, len(pool)
@@ -109,11 +120,14 @@ class RolloutScorer(Scorer):
         self._seed = check_seed(seed)
         self.generator = np.random.default_rng([seed, 41])
         self.cost_model = cost_model
+        self.probes = Probes(pool, probe_share, seed, env, n_envs)
         self.trust, self.preferences = Trust(), Preferences()
         self.failures, self.rounds = 0, 0
         self._running = RunningEpisodes()
         self._visits: Visits | None = None
         self._c: NDArray[np.float64] = np.zeros((0, 1))
+        #: scores of all tasks, of the latest full scoring; the probes choose the worst tasks by it
+        self._last: NDArray[np.float64] | None = None
         #: choices, made with the spaces of the first model
         self._choices: Any = None
 
@@ -121,6 +135,11 @@ class RolloutScorer(Scorer):
     def key(self) -> str:
         """Key of the pool whose tasks are scored."""
         return self.pool.key
+
+    @property
+    def steps_played(self) -> int:
+        """Number of environment steps that probes have taken so far."""
+        return self.probes.steps_played
 
     @property
     def ready(self) -> bool:
@@ -173,7 +192,8 @@ class RolloutScorer(Scorer):
             with actor.evaluating():
                 considered = choices.considered(actor, over.situations, normalisation_of(model), self.generator)
             over = replace(over, situations=considered)
-            self._learn_from(model, choices, over)
+            self._learn_from(model, choices, over, probing=False)
+        self._probe(model, choices, len(steps), over)
         assert self.cost_model is not None
         loss = self.cost_model.fit(_FIT_STEPS)
         self.rounds += 1
@@ -183,6 +203,7 @@ class RolloutScorer(Scorer):
             "forecast/cost_loss": loss,
             "forecast/failures_seen": float(self.failures),
             "forecast/ready": float(self.ready),
+            "forecast/steps_played": float(self.steps_played),
             "forecast/tasks_known": float(0 if self._visits is None else len(np.unique(self._visits.tasks))),
             **self.trust.metrics(),
             **self.preferences.metrics(),
@@ -222,7 +243,17 @@ class RolloutScorer(Scorer):
         memory[flat(buffer.episode_starts) > 0.0] = 0.0
         return memory
 
-    def _learn_from(self, model: Any, choices: Any, over: Steps) -> None:
+    def _probe(self, model: Any, choices: Any, rollout_steps: int, over: Steps) -> None:
+        """Play the probes that are due, if any, and give their steps to the critic."""
+        assert self.cost_model is not None
+        count = self.probes.due(rollout_steps, np.unique(over.episode, return_counts=True)[1])
+        if not count:
+            return
+        steps = self.probes.play(model, choices, self.cost_model, self.probes.tasks(count, self._last))
+        if len(steps):
+            self._learn_from(model, choices, steps, probing=True)
+
+    def _learn_from(self, model: Any, choices: Any, over: Steps, probing: bool) -> None:
         """Give the critic the steps of ended episodes. What it expected of them before is recorded."""
         assert self.cost_model is not None
         assert self.tau is not None
@@ -232,7 +263,7 @@ class RolloutScorer(Scorer):
         failed = np.repeat(ends_badly, np.diff(np.append(begin, len(over))))
         if self.rounds:
             c = self.cost_model.probabilities(over.inputs)[np.arange(len(over)), over.outputs]
-            self.trust.add(c, failed, self.tau, probing=False, warned=np.maximum.reduceat(c, begin)[ends_badly])
+            self.trust.add(c, failed, self.tau, probing, warned=np.maximum.reduceat(c, begin)[ends_badly])
             actor = choices.actor(model)
             with actor.evaluating(), th.no_grad():
                 log_pi, _ = actor.consider(over.situations, normalisation_of(model))
@@ -270,7 +301,10 @@ class RolloutScorer(Scorer):
             assert self.cost_model is not None
             self._c = self._of_use(choices.risks(self.cost_model, self._visits.steps.features, self._visits.steps.situations))
         with th.no_grad():
-            return self.rescore(model, chosen)
+            scores = self.rescore(model, chosen)
+        if tasks is None:
+            self._last = scores.numpy().copy()
+        return scores
 
     def rescore(self, model: Any, tasks: Tasks) -> th.Tensor:
         """Scores with a graph: the current policy at the situations of the latest episodes, with the critic as it was at the last scoring.
@@ -342,7 +376,8 @@ class RolloutScorer(Scorer):
             "generator": self.generator.bit_generator.state, "trust": self.trust.state_dict(),
             "preferences": self.preferences.state_dict(), "failures": self.failures, "rounds": self.rounds,
             "cost_model": None if self.cost_model is None else self.cost_model.state_dict(), "running": self._running.state_dict(),
-            "visits": self._visits, "c": self._c.copy(), "choices": self._choices, "tau": self.tau,
+            "visits": self._visits, "c": self._c.copy(), "choices": self._choices, "tau": self.tau, "probes": self.probes.state_dict(),
+            "last": None if self._last is None else self._last.copy(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -361,6 +396,8 @@ class RolloutScorer(Scorer):
             self.cost_model.load_state_dict(state["cost_model"])
         self._running.load_state_dict(state["running"])
         self._visits, self._c = state["visits"], state["c"].copy()
+        self.probes.load_state_dict(state["probes"])
+        self._last = None if state["last"] is None else state["last"].copy()
 
     def __getstate__(self) -> dict[str, Any]:
         # what a model is saved with; state_dict() has the rest

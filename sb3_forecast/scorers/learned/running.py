@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +48,17 @@ class Steps:
 
     def joined(self, later: Steps) -> Steps:
         """These steps, then others."""
-        return Steps(
-            np.concatenate([self.episode, later.episode]), np.concatenate([self.task, later.task]), np.concatenate([self.cost, later.cost]),
-            Situations.joined([self.situations, later.situations]), np.concatenate([self.features, later.features]),
-            np.concatenate([self.inputs, later.inputs]), np.concatenate([self.outputs, later.outputs]),
-        )  # fmt: skip
+        return Steps.all_of([self, later])
+
+    @staticmethod
+    def all_of(parts: Sequence[Steps]) -> Steps:
+        """The steps of several parts, one after the other.
+
+        :param parts: at least one
+        """
+        names = ("episode", "task", "cost", "features", "inputs", "outputs")
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return Steps(situations=Situations.joined([part.situations for part in parts]), **arrays)
 
 
 class RunningEpisodes:
@@ -97,14 +104,7 @@ class RunningEpisodes:
         known = steps if self._open is None else self._open.joined(steps)
         over = np.isin(known.episode, ended)
         self._open = known.take(np.flatnonzero(~over))
-        rows = np.flatnonzero(over)
-        rows = rows[np.argsort(known.episode[rows], kind="stable")]
-        costs = known.cost[rows].astype(np.int64)
-        before: NDArray[np.int64] = np.cumsum(costs) - costs
-        first = np.append(True, np.diff(known.episode[rows]) != 0)
-        # costs before the step, in its own episode; an episode has failed with its first cost
-        before -= np.maximum.accumulate(np.where(first, before, 0)) if len(rows) else before
-        return known.take(rows[before == 0])
+        return up_to_first_costs(known.take(np.flatnonzero(over)))
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs."""
@@ -116,3 +116,17 @@ class RunningEpisodes:
         :param state: as returned by :meth:`state_dict`
         """
         self._current, self._next, self._open = state["current"].copy(), state["next"], state["open"]
+
+
+def up_to_first_costs(steps: Steps) -> Steps:
+    """The steps of each episode up to its first cost, with which it has failed; sorted by episode.
+
+    :param steps: steps of whole episodes, or of their ends; those of an episode in the order of time
+    """
+    order = np.argsort(steps.episode, kind="stable")
+    costs = steps.cost[order].astype(np.int64)
+    before: NDArray[np.int64] = np.cumsum(costs) - costs
+    first = np.append(True, np.diff(steps.episode[order]) != 0)
+    # costs before the step, in its own episode
+    before -= np.maximum.accumulate(np.where(first, before, 0)) if len(order) else before
+    return steps.take(order[before == 0])
