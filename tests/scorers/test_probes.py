@@ -16,7 +16,7 @@ import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.scorers.learned.probes import Probes
 from tests.conftest import SMALL_PPO
-from tests.scorers.test_rollout_scorer import LENGTH, RISK, Chain, Oracle, Slope, chain_failed
+from tests.scorers.test_rollout_scorer import LENGTH, Chain, Oracle, Slope, chain_failed
 
 
 def test_the_labels_are_unbiased():
@@ -29,20 +29,23 @@ def test_the_labels_are_unbiased():
     critic = Oracle(probabilities)
     probes = Probes(pool, 0.9, 0, None, 16)
     probes.due(1, np.array([LENGTH]))
-    scorer = sf.RolloutScorer(pool)
-    steps = probes.play(model, scorer.choices(model), critic, np.arange(6000))
-    failed = np.isin(steps.episode, steps.episode[steps.cost])
-    at = steps.features.argmax(axis=1)
-    for t in range(LENGTH):
-        for action in range(2):
-            chosen = (at == t) & (steps.outputs == action)
-            truth = critic.table[t, action]
-            error = np.sqrt(truth * (1.0 - truth) / chosen.sum())
-            assert chosen.sum() > 50
-            assert failed[chosen].mean() == pytest.approx(truth, abs=4.0 * error + 1e-9)
+    choices = sf.RolloutScorer(pool).choices(model)
+    told = probes.play(model, choices, critic, lambda features, seen: choices.risks(critic, features, seen), np.arange(6000))
+    for steps, failed in (
+        (told.seen, np.isin(told.seen.episode, told.seen.episode[told.seen.cost])),
+        (told.drawn, told.drawn.cost),
+    ):
+        at = steps.features.argmax(axis=1)
+        for t in range(LENGTH):
+            for action in range(2):
+                chosen = (at == t) & (steps.outputs == action)
+                truth = critic.table[t, action]
+                error = np.sqrt(truth * (1.0 - truth) / chosen.sum())
+                assert chosen.sum() > 50
+                assert failed[chosen].mean() == pytest.approx(truth, abs=4.0 * error + 1e-9)
+    steps = told.seen
     # a policy that hardly takes the risky action shows few failures; the probes do not wait for it
     assert (steps.outputs == 1).mean() > 3.0 * probabilities.mean()
-    assert failed[steps.outputs == 1].mean() > RISK
 
 
 def train(kind="plain", steps=6 * 512, share=0.3, seed=0):
@@ -100,9 +103,15 @@ def test_a_state_comes_back():
     tasks = scorer.probes.tasks(50, scorer._last)
     np.testing.assert_array_equal(again.probes.tasks(50, again._last), tasks)
     assert again.steps_played == scorer.steps_played
-    played = [x.probes.play(model, x.choices(model), x.cost_model, tasks) for x in (scorer, again)]
-    np.testing.assert_array_equal(played[0].features, played[1].features)
-    np.testing.assert_array_equal(played[0].outputs, played[1].outputs)
+
+    def played(of):
+        choices = of.choices(model)
+        return of.probes.play(model, choices, of.cost_model, lambda *seen: choices.risks(of.cost_model, *seen), tasks)
+
+    one, other = played(scorer), played(again)
+    for part in ("seen", "drawn"):
+        for name in ("features", "outputs", "cost"):
+            np.testing.assert_array_equal(getattr(getattr(one, part), name), getattr(getattr(other, part), name))
 
 
 def test_environments_do_not_travel_with_the_scorer():

@@ -1,13 +1,16 @@
 """Episodes that try other actions, so that a failure critic learns of failures which a good agent hardly shows.
 
 A probe follows the policy up to a random step, then takes one to three exploratory actions, then follows the policy again. Whether it fails
-says of the last exploratory action what the critic is to know: does the episode fail after this action, if the policy goes on? Of what came
-before it says nothing, so that is left out. Which action is the last is decided before the episode begins: if it were the one after which the
-episode ends, actions that fail would be told more often than the same actions when they do not fail.
+says of the last exploratory action what the critic is to know: does the episode fail after this action, if the policy goes on? Of the
+exploratory actions before it, it says only whether they fail at once; what would have come then is drawn from what the critic expects of the
+policy there. Which action is the last is decided before the episode begins: if it were the one after which the episode ends, actions that fail
+would be told more often than the same actions when they do not fail.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +28,28 @@ from sb3_forecast.scorers.playing import TaskQueue, own_normalisation, stationar
 from sb3_forecast.scorers.protocols import SupportsEpisodes, Tasks
 from sb3_forecast.scorers.situations import Situations
 
+Risks = Callable[[NDArray[np.float32], Situations], NDArray[np.float64]]
+
 #: largest number of exploratory actions of a probe, one after the other
 _LONGEST = 3
 #: every second probe plays one of so many of the worst tasks
 _WORST = 100
 #: weight of the latest episodes in the mean length of episodes
 _LATEST = 0.1
+
+
+@dataclass(frozen=True)
+class Told:
+    """What probes tell of actions.
+
+    :param seen: the steps from each probe's last exploratory action on, up to its first cost; sorted by episode, then in the order of time.
+        Nothing of a probe that ended before
+    :param drawn: earlier exploratory actions, an episode of one step each; its cost is whether it failed at once, or else is drawn from what
+        the critic expects of the policy afterwards
+    """
+
+    seen: Steps
+    drawn: Steps
 
 
 class Probes:
@@ -109,21 +128,23 @@ class Probes:
         chosen = worst[self.generator.integers(len(worst), size=count)]
         return np.where(np.arange(count) % 2 == 0, uniform, chosen)
 
-    def play(self, model: Any, choices: Choices, critic: CostModel, tasks: Tasks) -> Steps:
+    def play(self, model: Any, choices: Choices, critic: CostModel, risks: Risks, tasks: Tasks) -> Told:
         """Play one probe of each given task.
 
         :param model: on-policy model
         :param choices: what it can choose from
         :param critic: the failure critic; half of the exploratory actions are those that its members disagree about
+        :param risks: what it expects of each column, from features and situations, shape (batch, columns)
         :param tasks: the tasks, shape (probes,)
-        :return: the steps from each probe's last exploratory action on, up to its first cost; sorted by episode, then in the order of time.
-            Nothing of a probe that ended before
         """
         assert self.env is not None
         actor, normalize = choices.actor(model), own_normalisation(model, self.env)
         begin = self.generator.integers(max(int(self._length), 1), size=len(tasks))
         last = begin + self.generator.integers(_LONGEST, size=len(tasks))
-        told: list[Steps] = []
+        told, drawn, failed = [], [], np.zeros(len(tasks), dtype=np.bool_)
+        #: exploratory steps whose future is to be drawn, and the environments that took them
+        waiting: Steps | None = None
+        places = np.zeros(0, dtype=np.int64)
         with stationary(self.env), actor.evaluating(), th.no_grad():
             self.env.seed(int(self.generator.integers(2**31)))
             queue = TaskQueue(self.env, tasks)
@@ -134,26 +155,33 @@ class Probes:
                 masks = np.stack(self.env.env_method("action_masks")) if actor.masked else None
                 seen = choices.considered(actor, Situations(queue.observations, masks, memory), normalize, self.generator)
                 log_pi, memory = actor.consider(seen, normalize)
+                pi = log_pi.exp().numpy()
+                if waiting is not None and len(waiting):
+                    expected = (pi[places] * risks(features[places], seen.take(places))).sum(axis=1)
+                    drawn.append(replace(waiting, cost=self.generator.random(len(places)) < expected))
                 probe = np.maximum(queue.episodes, 0)
-                explores = (time >= begin[probe]) & (time <= last[probe])
-                rows = np.flatnonzero((queue.episodes >= 0) & (time >= last[probe]))
-                own = draw(log_pi.exp().numpy(), self.generator.random(len(time)))
+                # nothing more is told of a probe that has failed
+                running = (queue.episodes >= 0) & ~failed[probe]
+                explores = running & (time >= begin[probe]) & (time <= last[probe])
+                own = draw(pi, self.generator.random(len(time)))
                 other = likeliest_to_teach(log_pi.numpy(), choices.logits(critic, features, seen), self.generator)
                 columns = np.where(explores, other, own)
                 actions, inputs = choices.taken(features, seen, columns)
+                before_last = explores & (time < last[probe])
                 step = queue.step(actions)
                 self.steps_played += len(columns)
-                episodes = step.episodes[rows]
-                told.append(
-                    Steps(
-                        episodes, tasks[episodes], step.costs[rows] > 0.0, seen.take(rows), features[rows], inputs[rows],
-                        choices.outputs(columns)[rows],
-                    )
-                )  # fmt: skip
+                steps = Steps(probe, tasks[probe], step.costs > 0.0, seen, features, inputs, choices.outputs(columns))
+                told.append(steps.take(np.flatnonzero(running & (time >= last[probe]))))
+                over = step.dones | (step.costs > 0.0)
+                drawn.append(steps.take(np.flatnonzero(before_last & over)))
+                places = np.flatnonzero(before_last & ~over)
+                waiting = steps.take(places)
+                failed[probe[running & (step.costs > 0.0)]] = True
                 time = np.where(step.dones, 0, time + 1)
                 if memory is not None:
                     memory[step.dones] = 0.0
-        return up_to_first_costs(Steps.all_of(told))
+        alone = Steps.all_of(drawn)
+        return Told(up_to_first_costs(Steps.all_of(told)), replace(alone, episode=np.arange(len(alone))))
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs."""

@@ -249,9 +249,17 @@ class RolloutScorer(Scorer):
         count = self.probes.due(rollout_steps, np.unique(over.episode, return_counts=True)[1])
         if not count:
             return
-        steps = self.probes.play(model, choices, self.cost_model, self.probes.tasks(count, self._last))
-        if len(steps):
-            self._learn_from(model, choices, steps, probing=True)
+
+        def risks(features: NDArray[np.float32], seen: Situations) -> NDArray[np.float64]:
+            assert self.cost_model is not None
+            return self._of_use(choices.risks(self.cost_model, features, seen))
+
+        told = self.probes.play(model, choices, self.cost_model, risks, self.probes.tasks(count, self._last))
+        if len(told.seen):
+            self._learn_from(model, choices, told.seen, probing=True)
+        # what is drawn from the critic's own expectations says nothing of whether it is right
+        drawn = told.drawn
+        self.cost_model.transitions.add(drawn.inputs, drawn.outputs, drawn.cost)
 
     def _learn_from(self, model: Any, choices: Any, over: Steps, probing: bool) -> None:
         """Give the critic the steps of ended episodes. What it expected of them before is recorded."""
