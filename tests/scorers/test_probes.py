@@ -68,6 +68,9 @@ def train(kind="plain", steps=6 * 512, share=0.3, seed=0):
     return pool, scorer, model.learn(steps, callback=callback)
 
 
+play = Probes.play
+
+
 @pytest.mark.parametrize("kind", ["plain", "normalised", "masked", "recurrent", "continuous"])
 def test_every_kind_of_agent(kind):
     _, scorer, _ = train(kind, steps=4 * 512)
@@ -100,8 +103,8 @@ def test_a_state_comes_back():
     pool, scorer, model = train()
     again = sf.RolloutScorer(pool, warm_up_failures=1, probe_share=0.3, n_envs=4)
     again.load_state_dict(copy.deepcopy(scorer.state_dict()))
-    tasks = scorer.probes.tasks(50, scorer._last)
-    np.testing.assert_array_equal(again.probes.tasks(50, again._last), tasks)
+    tasks = scorer.probes.tasks(50, np.arange(60), scorer._last)
+    np.testing.assert_array_equal(again.probes.tasks(50, np.arange(60), again._last), tasks)
     assert again.steps_played == scorer.steps_played
 
     def played(of):
@@ -129,11 +132,13 @@ def test_half_of_them_play_the_worst_tasks():
     probes = Probes(sfe.TaskPool("ThinIce-8x8", 1000, seed=0), 0.2, 0, None, 4)
     scores = np.full(1000, -np.inf)
     scores[[3, 5, 8]] = 1.0, 2.0, 0.5
-    tasks = probes.tasks(400, scores)
+    played = np.arange(0, 1000, 2)
+    tasks = probes.tasks(400, played, scores)
     assert 195 <= np.isin(tasks, [3, 5, 8]).sum() <= 210
-    assert len(np.unique(tasks)) > 150
+    assert len(np.unique(tasks)) > 130
+    assert np.isin(tasks, [*played, 3, 5]).all()
     for nothing in (None, np.full(1000, -np.inf)):
-        assert len(np.unique(probes.tasks(400, nothing))) > 300
+        assert len(np.unique(probes.tasks(400, played, nothing))) > 220
 
 
 def test_few_are_saved_up_until_all_environments_are_busy():
@@ -163,3 +168,16 @@ def test_a_training_counts_them():
     )
     model.learn(6 * 256)
     assert model.objective.scorer.steps_played > 0
+
+
+def test_they_play_no_task_that_is_kept_back(monkeypatch):
+    played = []
+    monkeypatch.setattr(Probes, "play", lambda self, *args: played.append(args[-1]) or play(self, *args))
+    pool = sfe.TaskPool("ThinIce-8x8", 60, seed=0, rare_fraction=0.2)
+    scorer = sf.RolloutScorer(pool, warm_up_failures=1, probe_share=0.3, n_envs=4)
+    settings = {**SMALL_PPO, "seed": 0, "k": 3, "eval_size": 10, "validation_share": 0.4}
+    model = sf.ForecastPPO("MlpPolicy", sfe.GridVecEnv(pool, 16, seed=0), scorer=scorer, **settings).learn(6 * 256)
+    kept_back = model.objective.validation
+    assert len(kept_back) == 24
+    assert len(played) > 1
+    assert not np.isin(np.concatenate(played), kept_back).any()

@@ -111,14 +111,15 @@ class Probes:
             )
         return count if count >= self.env.num_envs else 0
 
-    def tasks(self, count: int, scores: NDArray[np.float64] | None) -> Tasks:
+    def tasks(self, count: int, played: Tasks, scores: NDArray[np.float64] | None) -> Tasks:
         """The tasks to play: half of them at random, half of those with the largest scores.
 
         :param count: number of probes
+        :param played: tasks that the training has played, so none that is kept back from it; shape (tasks,), at least one
         :param scores: latest known scores, shape (N,); ``None`` if there are none
         :return: indices, shape (count,), int64
         """
-        uniform: Tasks = self.generator.integers(len(self.pool), size=count)
+        uniform: Tasks = played[self.generator.integers(len(played), size=count)]
         if scores is None:
             return uniform
         worst = np.argsort(-scores, kind="stable")[:_WORST]

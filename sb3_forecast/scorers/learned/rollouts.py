@@ -247,14 +247,15 @@ class RolloutScorer(Scorer):
         """Play the probes that are due, if any, and give their steps to the critic."""
         assert self.cost_model is not None
         count = self.probes.due(rollout_steps, np.unique(over.episode, return_counts=True)[1])
-        if not count:
+        if not count or (self._visits is None and not len(over)):
             return
 
         def risks(features: NDArray[np.float32], seen: Situations) -> NDArray[np.float64]:
             assert self.cost_model is not None
             return self._of_use(choices.risks(self.cost_model, features, seen))
 
-        told = self.probes.play(model, choices, self.cost_model, risks, self.probes.tasks(count, self._last))
+        played = np.unique(over.task if self._visits is None else np.append(self._visits.tasks, over.task))
+        told = self.probes.play(model, choices, self.cost_model, risks, self.probes.tasks(count, played, self._last))
         if len(told.seen):
             self._learn_from(model, choices, told.seen, probing=True)
         # what is drawn from the critic's own expectations says nothing of whether it is right
