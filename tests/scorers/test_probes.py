@@ -19,9 +19,18 @@ from tests.conftest import SMALL_PPO
 from tests.scorers.test_rollout_scorer import LENGTH, Chain, Oracle, Slope, chain_failed
 
 
-def test_the_labels_are_unbiased():
+class GoesOn(Chain):
+    """The same, but the episode goes on after a failure."""
+
+    def step(self, action):
+        seen, reward, _, truncated, info = super().step(action)
+        return seen, reward, self.t == LENGTH, truncated, info
+
+
+@pytest.mark.parametrize("environment", [Chain, GoesOn])
+def test_the_labels_are_unbiased(environment):
     """What the critic learns from: the share of failures after each action is its probability under the policy, though probes fail more."""
-    pool = sfe.SeededTasks(Chain, 6000, chain_failed)
+    pool = sfe.SeededTasks(environment, 6000, chain_failed)
     model = PPO("MlpPolicy", pool.make_vec_env(4), n_steps=16, batch_size=64, seed=0, device="cpu")
     with th.no_grad():
         model.policy.action_net.bias.copy_(th.tensor([1.5, -1.5]))
