@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import pickle
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
@@ -55,6 +57,35 @@ def test_the_labels_are_unbiased(environment):
     steps = told.seen
     # a policy that hardly takes the risky action shows few failures; the probes do not wait for it
     assert (steps.outputs == 1).mean() > 3.0 * probabilities.mean()
+
+
+class Shows(gym.Env):
+    """Action 1 fails, the episode goes on, and the observation shows that it has failed."""
+
+    observation_space = spaces.Box(0.0, 1.0, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.lost = 0, False
+        return np.zeros(2, dtype=np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        self.lost |= action == 1
+        return np.array([self.t / 8.0, self.lost], dtype=np.float32), -1.0 if action == 1 else 0.0, self.t == 8, False, {}
+
+
+def test_nothing_is_told_of_what_comes_after_a_failure():
+    pool = sfe.SeededTasks(Shows, 300, chain_failed)
+    model = PPO("MlpPolicy", pool.make_vec_env(4), n_steps=16, batch_size=64, seed=0, device="cpu")
+    probes, choices = Probes(pool, 0.9, 0, None, 16), sf.RolloutScorer(pool).choices(model)
+    probes.due(1, np.array([8]))
+    critic = choices.new_cost_model(0)
+    told = probes.play(model, choices, critic, lambda features, seen: choices.risks(critic, features, seen), np.arange(300))
+    for steps in (told.seen, told.drawn):
+        assert steps.cost.sum() > 20
+        assert (steps.features[:, 1] == 0.0).all()
 
 
 def train(kind="plain", steps=6 * 512, share=0.3, seed=0):
