@@ -99,7 +99,7 @@ class Ledge(gym.Env):
 
 
 def test_model_free(capsys):
-    first, rollouts, again, other = blocks("docs/model_free.md")
+    first, rollouts, probing, again, other = blocks("docs/model_free.md")
     for old, new in {
         "n_tasks=2_000": "n_tasks=200",
         "learn(500_000)": "learn(6_144)",
@@ -119,6 +119,8 @@ def test_model_free(capsys):
         "500_000", "2_048"
     )
     exec(compile(rollouts, "docs/model_free.md", "exec"), namespace | {"sfe": sfe, "sf": sf})
+    exec(compile(probing, "docs/model_free.md", "exec"), namespace)
+    assert namespace["scorer"].probes.share == 0.2
     again = "from stable_baselines3 import PPO\n" + again.replace("10.0)", '10.0), n_steps=64, device="cpu"').replace(
         "500_000", "2_048"
     )
