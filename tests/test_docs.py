@@ -1,5 +1,6 @@
 """The code in README and docs runs; numbers are made smaller, nothing else is changed."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -163,3 +164,18 @@ def test_cluster(agent, tmp_path, monkeypatch, capsys):
     finally:
         ray.shutdown()
     assert "95% limit" in capsys.readouterr().out
+
+
+def test_the_defaults_that_choosing_tells():
+    rows = [
+        line.split("|") for line in (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8").splitlines() if "|" in line
+    ]
+    told = {name: row[2].strip() for row in rows for name in re.findall(r"`(\w+)`", row[1])}
+    defaults = {name: parameter.default for name, parameter in inspect.signature(sf.ForecastPPO).parameters.items()}
+    for name in ("p_floor", "forecast_coef", "validation_share", "drawn_share"):
+        assert float(told[name].split()[0]) == defaults[name]
+    assert (told["min_success"], defaults["min_success"]) == ("none", None)
+    assert float(told["max_share"].split()[0]) == inspect.signature(sf.EpisodeScorer).parameters["max_share"].default
+    replay = inspect.signature(sf.FailureReplay).parameters
+    (row,) = (row[2] for row in rows if "FailureReplay" in row[1])
+    assert [replay[name].default for name in ("share", "per_task")] == [float(x) for x in row.split(",")]
