@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_forecast as sf
 import sb3_forecast_envs as sfe
 from sb3_forecast.scorers.learned.probes import Probes
+from sb3_forecast.scorers.learned.transitions import Transitions
 from tests.conftest import SMALL_PPO
 from tests.scorers.test_rollout_scorer import LENGTH, Chain, Oracle, Slope, chain_failed
 
@@ -221,3 +222,20 @@ def test_they_play_no_task_that_is_kept_back(monkeypatch):
     assert len(kept_back) == 24
     assert len(played) > 1
     assert not np.isin(np.concatenate(played), kept_back).any()
+
+
+def test_the_critic_learns_from_what_they_tell(monkeypatch):
+    told, added = [], []
+    monkeypatch.setattr(Probes, "play", lambda self, *args: told.append(play(self, *args)) or told[-1])
+    add = Transitions.add
+    monkeypatch.setattr(Transitions, "add", lambda self, *args: added.append(args) or add(self, *args))
+    _, scorer, _ = train(steps=3 * 512)
+    for each in told:
+        labels = {"seen": np.isin(each.seen.episode, each.seen.episode[each.seen.cost]), "drawn": each.drawn.cost}
+        for part, failed in labels.items():
+            steps = getattr(each, part)
+            (found,) = (args for args in added if np.array_equal(args[0], steps.inputs))
+            np.testing.assert_array_equal(found[1], steps.outputs)
+            np.testing.assert_array_equal(found[2], failed)
+    assert len(told) > 1
+    assert scorer.failures >= sum(each.seen.cost.sum() for each in told) > 0
