@@ -100,7 +100,10 @@ TABLES = {
     ),
     "thin-ice-model-free": Table(
         "thin_ice_model_free",
-        _rows("base", "ppo", "ppo_lagrangian_10", "cvar_ppo", "forecast_episodes"),
+        [
+            *_rows("base", "ppo", "ppo_lagrangian_10", "cvar_ppo", "forecast_episodes"),
+            Row(f"{GRIDWORLD['forecast_probes']}, seed 1 only", "forecast_probes"),
+        ],
         [_GRID[name] for name in ("limit", "error", "worst", "mean", "rare_mean", "success", "rare_success")],
     ),
     "thin-ice-updates": Table("thin_ice_updates", _rows("base", "forecast_episodes"), [_GRID[name] for name in _FREE_NAMES]),
