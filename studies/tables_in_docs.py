@@ -25,6 +25,9 @@ _POLE_NAMES = ("limit", "error", "under", "worst", "mean", "rare_mean", "success
 
 #: the password game's columns; not from studies.password_game, which needs the extra `lm`
 _PROMPTS = {
+    "limit": Column("95% limit holds", ("limit_holds",), "{:.0%}"),
+    "interval": Column("90% interval holds", ("interval_holds",), "{:.0%}"),
+    "tenfold": Column("within 10x", ("within_10x",), "{:.0%}"),
     "error": Column("forecast error, psi", ("error", "mean_abs"), "{:.3f}"),
     "scales": Column("... / scale", ("error_in_scale", "mean_abs"), "{:.1f}"),
     "signed": Column("signed", ("error", "signed"), "{:+.2f}"),
@@ -154,6 +157,11 @@ TABLES = {
         [column for name, column in continuous.COLUMNS.items() if name != "updates"],
     ),
     "password-game": Table("password_game", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
+    "password-game-limits": Table(
+        "password_game_limits",
+        _PROMPT_ROWS,
+        [_PROMPTS[name] for name in ("limit", "interval", "tenfold", "worst", "further", "accuracy")],
+    ),
     "password-game-rare5": Table("password_game_rare5", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
     "password-game-rare3": Table("password_game_rare3", _PROMPT_ROWS, [_PROMPTS[name] for name in _PROMPT_NAMES]),
     "smollm2": Table("smollm2", _PROMPT_ROWS, [_PROMPTS[name] for name in (*_PROMPT_NAMES, "authorised")]),
