@@ -126,8 +126,11 @@ TABLES = {
     "lunar-lander": Table(
         "lunar_lander",
         [
-            Row(lunar_lander.LABELS[method], method)
-            for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo", "replay", "forecast")
+            *(
+                Row(lunar_lander.LABELS[method], method)
+                for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo", "replay", "forecast")
+            ),
+            Row(f"{lunar_lander.LABELS['forecast_rollouts']}, seeds 1 and 2", "forecast_rollouts"),
         ],
         list(lunar_lander.COLUMNS.values()),
     ),
