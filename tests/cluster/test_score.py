@@ -281,6 +281,7 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_an_address_that_does_not_answer():
     code = (
         "import sb3_forecast.cluster.connection as c\n"

@@ -56,7 +56,7 @@ def play_both(family, steps, n_envs=8, seed=11):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("steps", [2_500, pytest.param(12_500, marks=pytest.mark.slow)])
 def test_vec_env_equals_minigrid(family, steps):
-    """32,000 random steps in eight environments; 100,000 in the slow tests."""
+    """20,000 random steps in eight environments; 100,000 in the slow tests."""
     seen = play_both(family(8, rare_fraction=0.3), steps)
     assert seen["failure"] > 20, seen
     assert seen["success"] > (0 if family is sfe.Vault else 20), seen
