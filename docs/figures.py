@@ -230,7 +230,13 @@ if __name__ == "__main__":
     decoy_training(folder / "decoy_training.png")
     active(folder / "active.png")
     usual = ("base", "ppo", "ppo_lagrangian", "cvar_ppo")
-    counted("lunar_lander", lunar_lander, "crashes", (*usual, "replay", "forecast"), folder / "lunar_lander.png")
+    counted(
+        "lunar_lander",
+        lunar_lander,
+        "crashes",
+        (*usual, "replay", "forecast", "forecast_rollouts"),
+        folder / "lunar_lander.png",
+    )
     counted(
         "continuous_poles", continuous, "failures", (*usual, "replay", "forecast_penalty"), folder / "continuous_poles.png"
     )

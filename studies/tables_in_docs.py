@@ -130,7 +130,7 @@ TABLES = {
                 Row(lunar_lander.LABELS[method], method)
                 for method in ("base", "ppo", "ppo_lagrangian", "cvar_ppo", "replay", "forecast")
             ),
-            Row(f"{lunar_lander.LABELS['forecast_rollouts']}, seeds 1 and 2", "forecast_rollouts"),
+            Row(f"{lunar_lander.LABELS['forecast_rollouts']}, seeds 1 to 3", "forecast_rollouts"),
         ],
         list(lunar_lander.COLUMNS.values()),
     ),
