@@ -87,16 +87,11 @@ def _forecast(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
     return tuned(base, playing, seed, PPO_SETTINGS, scorer=scorer, full_every=20)
 
 
-def _forecast_rollouts(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int, probe_share: float = 0.0) -> PPO:
+def _forecast_rollouts(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
     # a look at the validation plays a fifth of the tasks, so not all of them
     some = pool.subset(np.arange(min(PLAYED, len(pool))))
     playing = VecMonitor(some.make_vec_env(env.num_envs, 10_000 * seed + 5_000))
-    scorer = sf.RolloutScorer(some, seed=seed, probe_share=probe_share, n_envs=16)
-    return tuned(base, playing, seed, PPO_SETTINGS, scorer=scorer)
-
-
-def _forecast_probes(base: Path, pool: sfe.SeededTasks, env: VecEnv, seed: int) -> PPO:
-    return _forecast_rollouts(base, pool, env, seed, probe_share=0.2)
+    return tuned(base, playing, seed, PPO_SETTINGS, scorer=sf.RolloutScorer(some, seed=seed))
 
 
 #: settings are those of the cart-poles; none was tuned here
@@ -107,11 +102,10 @@ METHODS: dict[str, Make] = {
     "replay": _ppo,
     "forecast": _forecast,
     "forecast_rollouts": _forecast_rollouts,
-    "forecast_probes": _forecast_probes,
 }
 
 #: methods of this project
-OURS = ("replay", "forecast", "forecast_rollouts", "forecast_probes")
+OURS = ("replay", "forecast", "forecast_rollouts")
 
 LABELS = {
     "base": "checkpoint",
@@ -121,7 +115,6 @@ LABELS = {
     "replay": "PPO and FailureReplay",
     "forecast": "ForecastPPO, learned survival",
     "forecast_rollouts": "ForecastPPO, RolloutScorer",
-    "forecast_probes": "ForecastPPO, RolloutScorer with probes",
 }
 
 #: what is measured, by short name

@@ -117,7 +117,7 @@ TABLES = {
             *(Row(cart_pole.LABELS[method], method) for method in ("penalty", "replay", "lagrangian_replay", "forecast")),
             *(Row(f"{cart_pole.LABELS[method]}, limits compared", method) for method in ("forecast_half", "forecast_line")),
             Row(f"{cart_pole.LABELS['forecast_rollouts']}, seed 1 only", "forecast_rollouts"),
-            *(Row(cart_pole.LABELS[method], method) for method in cart_pole.WITH_MANY if method != "forecast_probes_many"),
+            *(Row(cart_pole.LABELS[method], method) for method in cart_pole.WITH_MANY),
             Row("ForecastPPO 0.2.0, no validation, seeds 1 to 3", "forecast", "cart_pole_unguarded"),
             Row("... equal updates: 99, scoring not counted", "forecast", "cart_pole_updates"),
         ),

@@ -127,11 +127,10 @@ def test_they_stay_within_their_share():
         assert 0.5 * share < scorer.steps_played / (scorer.steps_played + model.num_timesteps) < 1.5 * share
 
 
-def test_without_a_share_none_is_played_and_nothing_changes():
-    (_, one, a), (_, other, b) = train(share=0.0), train(share=0.0)
-    assert one.steps_played == other.steps_played == 0
-    assert one.probes.env is None
-    assert all(th.equal(p, q) for p, q in zip(a.policy.parameters(), b.policy.parameters(), strict=True))
+def test_without_a_share_none_is_played():
+    _, scorer, _ = train(steps=2 * 512, share=0.0)
+    assert scorer.steps_played == 0
+    assert scorer.probes.env is None
 
 
 def test_the_same_seed_gives_the_same_training():
